@@ -1,0 +1,104 @@
+"""Budgets in the units people use, each with a stated denominator: "10%", "10% of all", "650 tokens", "4GiB"."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Literal
+
+from attrs import field, frozen
+
+from scalekv_core.errors import BudgetError
+from scalekv_core.geometry import CacheGeometry, format_bytes
+
+Unit = Literal["history", "all", "tokens", "bytes"]
+
+_FORM = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%\s*(?:of\s+(?:the\s+)?(?:all|history))?|tokens?|[KMGT]?i?B)", re.I)
+_FORMS = "write it as '10%' (of the history that enters the last scale), '10% of all', '650 tokens' or '4GiB'"
+_BYTES = {"B": 1} | {
+    prefix + suffix: base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for suffix, base in (("B", 1000), ("iB", 1024))
+}
+
+
+@frozen
+class Budget:
+    """How much of the cache may be held: the mean capacity over layers and heads.
+
+    Attributes:
+        amount: exact number, in ``unit``; a share is a fraction of 1.
+        unit: ``history`` (share of the tokens that enter the last scale, the papers' convention),
+            ``all`` (share of all tokens), ``tokens`` (per layer and head) or ``bytes`` (of the whole batch).
+
+    >>> str(Budget.parse("10%")), str(Budget.parse("650 tokens")), Budget.parse("4GiB").amount
+    ('10% of history', '650 tokens', Fraction(4294967296, 1))
+    """
+
+    amount: Fraction = field(converter=Fraction)
+    unit: Unit = "history"
+
+    @classmethod
+    def parse(cls, text: str | Budget) -> Budget:
+        """The budget that a text stands for.
+
+        Raises:
+            BudgetError: not one of the four forms.
+        """
+        if isinstance(text, Budget):
+            return text
+        match = _FORM.fullmatch(str(text).strip())
+        if match is None:
+            raise BudgetError(f"budget {text!r} is not understood; {_FORMS}")
+        number, unit = Fraction(match["number"]), match["unit"]
+        if unit.startswith("%"):
+            return cls(number / 100, "all" if unit.lower().endswith("all") else "history")
+        if unit.lower().startswith("token"):
+            return cls(number, "tokens")
+        return cls(number * _byte_unit(unit), "bytes")
+
+    def slots(self, geometry: CacheGeometry, *, slot_bytes: Fraction | None = None) -> int:
+        """Places for tokens that this budget buys in one row, over all layers and heads.
+
+        Args:
+            geometry: the cache that it is spent on.
+            slot_bytes: bytes of one token in one head, where a codec stores it smaller; defaults to dense.
+
+        Raises:
+            BudgetError: the budget is zero, or larger than the history that enters the last scale.
+        """
+        most = geometry.schedule.last_history * geometry.slots_per_token
+        bought = {
+            "history": self.amount * most,
+            "all": self.amount * geometry.schedule.total * geometry.slots_per_token,
+            "tokens": self.amount * geometry.slots_per_token,
+            "bytes": self.amount / (geometry.rows * (slot_bytes or geometry.slot_bytes)),
+        }[self.unit]
+        if self.amount <= 0:
+            raise BudgetError(f"budget {self} holds nothing; give more than 0")
+        if bought > most:
+            raise BudgetError(f"budget {self} is more than the whole history: {self._whole(geometry)}")
+        return int(bought)
+
+    def _whole(self, geometry: CacheGeometry) -> str:
+        history, total = geometry.schedule.last_history, geometry.schedule.total
+        return (
+            f"at most {history} of the {total} tokens are read by a later scale "
+            f"(= '100%' = '{history} tokens' = {format_bytes(geometry.history_bytes)} here); use policy 'full' to keep them all"
+        )
+
+    def __str__(self) -> str:
+        if self.unit in ("history", "all"):
+            return f"{_plain(self.amount * 100)}% of {self.unit}"
+        return f"{_plain(self.amount)} tokens" if self.unit == "tokens" else format_bytes(int(self.amount))
+
+
+def _byte_unit(unit: str) -> int:
+    for name, size in _BYTES.items():
+        if name.lower() == unit.lower():
+            return size
+    raise BudgetError(f"byte unit {unit!r} is not known; {_FORMS}")
+
+
+def _plain(number: Fraction) -> str:
+    return str(int(number)) if number.denominator == 1 else f"{float(number):.6g}"

@@ -1,0 +1,42 @@
+"""Stored keys or values: codes that carry the token axis, and ranges that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from attrs import evolve, field, frozen
+from torch import Tensor
+
+from scalekv_core import ops
+
+
+@frozen(eq=False)
+class Encoded:
+    """What a codec made of one (B, H, N, D) tensor.
+
+    Attributes:
+        tokens: {name: (B, H, N, ...)} whatever belongs to a token; gathered when tokens are evicted.
+        ranges: {name: tensor} whatever belongs to all tokens, such as a scale per channel.
+    """
+
+    tokens: dict[str, Tensor]
+    ranges: dict[str, Tensor] = field(factory=dict)
+
+    @property
+    def length(self) -> int:
+        """N."""
+        return next(iter(self.tokens.values())).shape[2]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor that is held."""
+        yield from self.tokens.values()
+        yield from self.ranges.values()
+
+    def gather(self, index: Tensor) -> Encoded:
+        """The codes of the tokens at ``index`` (B, H, keep), copied out of the larger storage."""
+        return evolve(self, tokens={name: ops.gather_tokens(x, index) for name, x in self.tokens.items()})
+
+    def join(self, later: Encoded) -> Encoded:
+        """These codes followed by later ones that were encoded with the same ranges."""
+        return evolve(self, tokens={name: torch.cat([x, later.tokens[name]], dim=2) for name, x in self.tokens.items()})

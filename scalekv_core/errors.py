@@ -1,0 +1,68 @@
+"""Every mistake a user can make ends in one of these: one line that says who, where, wanted, got, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ScaleKVError(Exception):
+    """Root of all errors that scalekv raises on purpose; the command line prints them without a traceback."""
+
+
+class InputError(ScaleKVError, ValueError):
+    """A value that the user gave is out of range or of the wrong form."""
+
+
+class UnknownName(ScaleKVError, LookupError):
+    """A name that nothing installed answers to."""
+
+
+class BudgetError(InputError):
+    """A budget that cannot be met: zero, larger than the history, or below what the policy needs."""
+
+
+class ProfileError(ScaleKVError):
+    """A policy needs an attention profile and has none, or has that of another model."""
+
+
+class PluginError(ScaleKVError):
+    """A plugin cannot be loaded or offers something that it may not offer."""
+
+
+class ContractError(ScaleKVError):
+    """A strategy broke its contract: a selector that returned too many tokens, an allocator that overspent."""
+
+
+class SessionError(ScaleKVError):
+    """Compression was switched on where it cannot be, twice, or to no effect."""
+
+
+class CheckpointError(ScaleKVError):
+    """A weights file is truncated, of another model, or holds something that is not data."""
+
+
+class MissingExtra(ScaleKVError, ImportError):
+    """An optional dependency is needed for this and is not installed."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> UnknownName:
+    """The error for an unknown name: the installed ones, the nearest match, and an optional hint.
+
+    >>> print(unknown_name("policy", "scalkv", ["full", "scalekv"]))
+    no policy is called 'scalkv'; did you mean 'scalekv'? Installed: full, scalekv
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    guess = f"; did you mean {near[0]!r}?" if near else ";"
+    listed = ", ".join(names) if names else "none"
+    return UnknownName(f"no {kind} is called {name!r}{guess} Installed: {listed}{hint}")
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingExtra:
+    """The error for an optional dependency that is not installed.
+
+    >>> print(missing_extra("matplotlib", "plot", "scalekv explain"))
+    scalekv explain needs matplotlib, which is not installed; run: pip install 'scalekv[plot]'
+    """
+    return MissingExtra(f"{purpose} needs {package}, which is not installed; run: pip install 'scalekv[{extra}]'")

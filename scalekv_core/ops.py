@@ -1,0 +1,108 @@
+"""The tensor functions of the hot path: no loop over rows or tokens, no device sync, memory bounded by a stated number."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_BYTES = 64 * 2**20
+"""The most that one chunk of attention probabilities may take."""
+
+
+def top_tokens(scores: Tensor, keep: int) -> Tensor:
+    """(B, H, keep) indices of the highest scores, ascending.
+
+    Args:
+        scores: (B, H, N), ``keep <= N``.
+
+    >>> top_tokens(torch.tensor([[[0.1, 0.9, 0.5, 0.7]]]), 2)
+    tensor([[[1, 3]]])
+    """
+    return scores.topk(keep, dim=-1, sorted=False).indices.sort(dim=-1).values
+
+
+def all_tokens(x: Tensor, start: int, stop: int) -> Tensor:
+    """(B, H, stop - start) the indices ``start:stop`` for every row and head of x (B, H, ...)."""
+    return torch.arange(start, stop, device=x.device).expand(x.shape[0], x.shape[1], -1)
+
+
+def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
+    """(B, H, keep, ...) the tokens of x at ``index``, in new memory.
+
+    Args:
+        x: (B, H, N, ...).
+        index: (B, H, keep) int64.
+
+    >>> gather_tokens(torch.tensor([[[[1.0], [2.0], [3.0]]]]), torch.tensor([[[0, 2]]])).flatten()
+    tensor([1., 3.])
+    """
+    rows, heads, tokens = x.shape[:3]
+    if x.dim() == 3 or not x.is_contiguous():
+        wide = index.reshape(*index.shape, *(1,) * (x.dim() - 3)).expand(*index.shape, *x.shape[3:])
+        return x.gather(2, wide)
+    # Whole rows are copied at once, several times faster than an element-wise gather.
+    first = torch.arange(rows * heads, device=x.device).mul_(tokens).view(rows, heads, 1)
+    flat = x.reshape(rows * heads * tokens, *x.shape[3:]).index_select(0, (index + first).flatten())
+    return flat.view(rows, heads, index.shape[2], *x.shape[3:])
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, counts: Tensor | None = None) -> Tensor:
+    """(B, H, n, D) softmax(q.k * softmax_scale + log counts) v.
+
+    A token that stands for c others counts c times; without counts there is no bias and the fast kernels stay.
+    """
+    bias = None if counts is None else counts.log().unsqueeze(2).to(q.dtype)  # (B, H, 1, N)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=softmax_scale)
+
+
+def attention_mass(
+    q: Tensor, k: Tensor, *, softmax_scale: float, counts: Tensor | None = None, chunk_bytes: int = CHUNK_BYTES
+) -> Tensor:
+    """(B, H, N) float32: the attention each key gets, summed over the queries.
+
+    Args:
+        q: (B, H, m, D) queries.
+        k: (B, H, N, D) keys.
+        softmax_scale: factor on q.k.
+        counts: (B, H, N) how many tokens each key stands for.
+        chunk_bytes: queries are taken in chunks whose float32 probabilities fit into this many bytes.
+    """
+    mass = q.new_zeros(k.shape[:3], dtype=torch.float32)
+    bias = None if counts is None else counts.log().unsqueeze(2)
+    for part in q.split(chunk_length(k, chunk_bytes), dim=2):
+        mass += attention_probabilities(part, k, softmax_scale, bias).sum(dim=2)
+    return mass
+
+
+def attention_probabilities(q: Tensor, k: Tensor, softmax_scale: float, bias: Tensor | None = None) -> Tensor:
+    """(B, H, m, N) float32 softmax of the logits. For few queries only: nothing here is chunked."""
+    logits = torch.matmul(q * softmax_scale, k.transpose(2, 3)).float()
+    if bias is not None:
+        logits += bias
+    return logits.softmax(dim=-1)
+
+
+def chunk_length(k: Tensor, chunk_bytes: int = CHUNK_BYTES) -> int:
+    """How many queries at a time keep a float32 (B, H, queries, N) tensor within ``chunk_bytes``; at least one."""
+    return max(1, chunk_bytes // (4 * k.shape[0] * k.shape[1] * k.shape[2]))
+
+
+def fold(x: Tensor, counts: Tensor, target: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """((B, H, keep, D), (B, H, keep)) count-weighted means of the tokens folded together, and their counts.
+
+    Args:
+        x: (B, H, N, D) keys or values.
+        counts: (B, H, N) float32.
+        target: (B, H, N) which of the ``keep`` tokens each goes to; -1 drops it.
+
+    >>> x = torch.tensor([[[[1.0], [3.0], [9.0]]]])
+    >>> means, counts = fold(x, torch.ones(1, 1, 3), torch.tensor([[[0, 0, -1]]]), 1)
+    >>> means.item(), counts.item()
+    (2.0, 2.0)
+    """
+    bin_of = torch.where(target < 0, keep, target)  # dropped tokens go to a bin that is cut off again
+    total = counts.new_zeros(*counts.shape[:2], keep + 1).scatter_add_(2, bin_of, counts)
+    sums = counts.new_zeros(*x.shape[:2], keep + 1, x.shape[3])
+    sums.scatter_add_(2, bin_of.unsqueeze(-1).expand_as(x), x.float() * counts.unsqueeze(-1))
+    return (sums[:, :, :keep] / total[:, :, :keep].unsqueeze(-1)).to(x.dtype), total[:, :, :keep].clone()
