@@ -13,7 +13,9 @@ from scalekv_core.geometry import CacheGeometry, format_bytes
 
 Unit = Literal["history", "all", "tokens", "bytes"]
 
-_FORM = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%\s*(?:of\s+(?:the\s+)?(?:all|history))?|tokens?|[KMGT]?i?B)", re.I)
+_FORM = re.compile(
+    r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%\s*(?:of\s+(?:the\s+)?(?:all|history))?|tokens?|[KMGT]?i?B)", re.I
+)
 _FORMS = "write it as '10%' (of the history that enters the last scale), '10% of all', '650 tokens' or '4GiB'"
 _BYTES = {"B": 1} | {
     prefix + suffix: base**power

@@ -59,7 +59,9 @@ class LayerRoles:
         if labels.ndim != 3 or not np.issubdtype(labels.dtype, np.integer):
             raise ContractError(f"layer roles are integers [K, L, H]; got {labels.dtype} of shape {labels.shape}")
         if labels.size and not 0 <= labels.min() <= labels.max() < len(self.names):
-            raise ContractError(f"layer roles name {len(self.names)} roles; labels go from {labels.min()} to {labels.max()}")
+            raise ContractError(
+                f"layer roles name {len(self.names)} roles; labels go from {labels.min()} to {labels.max()}"
+            )
 
     @classmethod
     def alike(cls, name: str, geometry: CacheGeometry) -> LayerRoles:
@@ -214,7 +216,7 @@ class ScoringSelector(TokenSelector):
 
     @abstractmethod
     def score(self, view: CacheView, keep: int) -> Tensor:
-        """(B, H, N) the higher, the more worth keeping; +inf is kept in any case. NaN is refused."""
+        """(B, H, N) the higher, the more worth keeping; +inf is kept in any case; never NaN."""
 
     def select(self, view: CacheView, keep: int) -> Tensor:
         return ops.top_tokens(self.score(view, keep), keep)

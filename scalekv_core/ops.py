@@ -47,6 +47,11 @@ def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     return flat.view(rows, heads, index.shape[2], *x.shape[3:])
 
 
+def tight(x: Tensor) -> Tensor:
+    """x in storage of its own size: itself, or a copy if it is a view of something larger."""
+    return x if x.untyped_storage().nbytes() == x.nbytes else x.clone(memory_format=torch.contiguous_format)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, counts: Tensor | None = None) -> Tensor:
     """(B, H, n, D) softmax(q.k * softmax_scale + log counts) v.
 

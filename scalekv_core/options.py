@@ -85,7 +85,9 @@ def _find(owner: str, parts: Mapping[str, Any], name: str) -> tuple[str, str]:
     if len(having) == 1:
         return having[0], name
     if having:
-        raise InputError(f"option {name!r} belongs to several parts of policy {owner!r}; say {' or '.join(f'{p}.{name}' for p in having)}")
+        raise InputError(
+            f"option {name!r} belongs to several parts of policy {owner!r}; say {' or '.join(f'{p}.{name}' for p in having)}"
+        )
     known = {option: value for strategy in parts.values() for option, value in options_of(strategy).items()}
     raise InputError(_no_option(f"policy {owner!r}", name, known))
 

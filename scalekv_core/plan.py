@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 from attrs import field, frozen
+from attrs.converters import optional
 from numpy.typing import NDArray
 
 from scalekv_core.errors import ContractError
@@ -56,7 +57,7 @@ class CachePlan:
 
     schedule: ScaleSchedule
     capacity: NDArray[np.int64] = field(converter=_whole_numbers)
-    quota: NDArray[np.int64] | None = field(default=None, converter=lambda q: None if q is None else _whole_numbers(q))
+    quota: NDArray[np.int64] | None = field(default=None, converter=optional(_whole_numbers))
 
     def __attrs_post_init__(self) -> None:
         scales, capacity = len(self.schedule), self.capacity
@@ -77,7 +78,9 @@ class CachePlan:
         for k in range(scales):
             ceiling[..., k] = self.schedule.tokens[k]
             if (quota[k] > ceiling).any() or (quota[k] < 0).any():
-                raise ContractError(f"quota after scale {k} asks for tokens of a source scale that are gone or not there")
+                raise ContractError(
+                    f"quota after scale {k} asks for tokens of a source scale that are gone or not there"
+                )
             ceiling = quota[k].copy()
         if (quota.sum(axis=-1) > self.capacity).any():
             raise ContractError("quotas of the source scales add up to more than the capacity")

@@ -45,10 +45,10 @@ class Policy:
         """{part: strategy} of all five."""
         return {part: getattr(self, part) for part in PARTS}
 
-    def with_parts(self, **parts: Any) -> Policy:
-        """The same policy with these parts exchanged; the name says which."""
-        changes = "".join(f" {part}={type(value).__name__}" for part, value in parts.items())
-        return evolve(self, name=self.name + changes, **parts)
+    def with_parts(self, names: Mapping[str, str], parts: Mapping[str, Any]) -> Policy:
+        """The same policy with these parts exchanged; its name says which."""
+        changes = "".join(f" {part}={name}" for part, name in names.items())
+        return evolve(self, name=self.name + changes, **parts) if parts else self
 
     def with_options(self, options: Mapping[str, Any]) -> Policy:
         """The same policy with options set: ``window`` in whichever part has it, or ``selector.window``.

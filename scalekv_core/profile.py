@@ -67,22 +67,35 @@ class AttentionProfile:
             if math.isclose(measured, fraction, rel_tol=1e-6):
                 return self.top_share[..., index]
         listed = ", ".join(f"{f:g}" for f in self.fractions)
-        raise ProfileError(f"the profile of {self.model!r} has no concentration for {fraction:g} of the history; it has {listed}")
+        raise ProfileError(
+            f"the profile of {self.model!r} has no concentration for {fraction:g} of the history; it has {listed}"
+        )
 
     def check_fits(self, geometry: CacheGeometry, model: str | None = None) -> None:
         """Raises ProfileError unless this was measured on a model of that shape, schedule and (if given) name."""
         mine, theirs = self.mass.shape[1:3], (geometry.layers, geometry.heads)
         made = "make one with: scalekv calibrate"
         if model is not None and self.model != model:
-            raise ProfileError(f"the profile was measured on {self.model!r}, the model is {model!r}; {made} --model {model}")
+            raise ProfileError(
+                f"the profile was measured on {self.model!r}, the model is {model!r}; {made} --model {model}"
+            )
         if mine != theirs:
-            raise ProfileError(f"the profile was measured on {mine[0]} layers x {mine[1]} heads, the model has {theirs[0]} x {theirs[1]}; {made}")
+            raise ProfileError(
+                f"the profile was measured on {mine[0]} layers x {mine[1]} heads, the model has {theirs[0]} x {theirs[1]}; {made}"
+            )
         if self.schedule != geometry.schedule:
-            raise ProfileError(f"the profile was measured with maps {self.schedule}, the image has {geometry.schedule}; {made}")
+            raise ProfileError(
+                f"the profile was measured with maps {self.schedule}, the image has {geometry.schedule}; {made}"
+            )
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file whose header holds the provenance."""
-        header = {"model": self.model, "maps": self.schedule.maps, "fractions": self.fractions, "provenance": dict(self.provenance)}
+        header = {
+            "model": self.model,
+            "maps": self.schedule.maps,
+            "fractions": self.fractions,
+            "provenance": dict(self.provenance),
+        }
         arrays = {"mass": np.ascontiguousarray(self.mass), "top_share": np.ascontiguousarray(self.top_share)}
         save_file(arrays, str(path), metadata={"scalekv_profile": json.dumps(header)})
 
@@ -105,7 +118,9 @@ class AttentionProfile:
                     provenance=header["provenance"],
                 )
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise ProfileError(f"{path} is not a profile that scalekv calibrate wrote ({_first_line(error)})") from error
+            raise ProfileError(
+                f"{path} is not a profile that scalekv calibrate wrote ({_first_line(error)})"
+            ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,388 @@
+"""The KV cache of one image (or batch): attention over history and current map, then the cut.
+
+``attend`` is the one place where keys and values are read, dropped, folded and stored. Everything that depends on the
+plan is decided on the host before the first token, so nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from attrs import define, evolve, field
+from torch import Tensor
+
+from scalekv_core import ops
+from scalekv_core.clock import Clock, NoClock
+from scalekv_core.encoded import Encoded
+from scalekv_core.errors import ContractError, SessionError
+from scalekv_core.footprint import scratch_slots
+from scalekv_core.interfaces import CacheView
+from scalekv_core.plan import CachePlan, HeadGroup
+from scalekv_core.policy import Policy
+
+Observer = Callable[[CacheView, Tensor | None], None]
+"""Called after every scale of every head group with what was seen and which tokens stay (None: all)."""
+
+
+@define(eq=False)
+class _GroupStore:
+    """What one group of heads holds: one dense block."""
+
+    group: HeadGroup
+    index: Tensor | None = None  # the group's heads on the device; None where it is all heads of the layer
+    keys: Encoded | None = None
+    values: Encoded | None = None
+    positions: Tensor | None = None  # (B, Hg, N) int32; None as long as they are the latest without a gap
+    counts: Tensor | None = None  # (B, Hg, N) float32; None as long as nothing was folded: they are 1
+    statistics: dict[str, Tensor] = field(factory=dict)
+
+    @property
+    def length(self) -> int:
+        return 0 if self.keys is None else self.keys.length
+
+    def tensors(self) -> Iterator[Tensor]:
+        for encoded in (self.keys, self.values):
+            if encoded is not None:
+                yield from encoded.tensors()
+        yield from (x for x in (self.positions, self.counts, *self.statistics.values()) if x is not None)
+
+    def clear(self) -> None:
+        self.keys = self.values = self.positions = self.counts = None
+        self.statistics = {}
+
+
+@define(eq=False)
+class _LayerStore:
+    groups: list[_GroupStore]
+    scale: int = 0  # the scale that the layer's next attend belongs to
+
+
+class _Scratch:
+    """One buffer for keys and one for values per device and dtype, shared by all layers and allocated once."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._buffers: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
+
+    def view(self, name: str, like: Tensor, tokens: int) -> Tensor:
+        """(B, H, tokens, D) contiguous, at the start of the buffer."""
+        rows, heads, _, width = like.shape
+        key = (name, like.device, like.dtype)
+        if key not in self._buffers:
+            self._buffers[key] = like.new_empty(rows * self._slots * width)
+        return self._buffers[key][: rows * heads * tokens * width].view(rows, heads, tokens, width)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    def clear(self) -> None:
+        self._buffers.clear()
+
+
+class KVCache:
+    """Keys and values of one image (or batch) under a plan and a policy.
+
+    Args:
+        plan: what every head may hold after every scale.
+        policy: who selects, folds and encodes.
+        check: check every answer of the selector (costs a device sync each); otherwise only the first one.
+        clock: measures the stages.
+        observer: is shown every view and what stays.
+    """
+
+    def __init__(
+        self,
+        plan: CachePlan,
+        policy: Policy,
+        *,
+        check: bool = False,
+        clock: Clock | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.plan = plan
+        self.policy = policy
+        self.dropped = False
+        self.resident: list[int] = [0] * len(plan.schedule)
+        self._check_next = True
+        self._check_always = check
+        self._clock = clock or NoClock()
+        self._observer = observer
+        self._scratch = _Scratch(scratch_slots(plan, policy))
+        self._rows: int | None = None
+        self._layers = [_LayerStore([_GroupStore(group) for group in groups]) for groups in plan.groups]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+        """(B, H, n, D) the attention of the current map over the history and itself.
+
+        Afterwards the layer holds what its plan allows after this scale.
+
+        Args:
+            layer: which one, from 0.
+            q, k, v: (B, H, n, D) of the current map, as attention reads them.
+            softmax_scale: factor on q.k.
+
+        Raises:
+            SessionError: the map is not the one that the schedule has next, or rows or heads have changed.
+            ContractError: the policy broke its contract.
+        """
+        store = self._layers[layer]
+        self._check_input(layer, store, q, k, v)
+        scale = store.scale
+        store.scale += 1
+        if len(store.groups) == 1:
+            out = self._attend_group(layer, scale, store.groups[0], q, k, v, softmax_scale)
+        else:
+            out = torch.empty_like(q)
+            for group in store.groups:
+                index = self._head_index(group, q.device)
+                q_part, k_part, v_part = (x.index_select(1, index) for x in (q, k, v))
+                part = self._attend_group(layer, scale, group, q_part, k_part, v_part, softmax_scale)
+                out.index_copy_(1, index, part)
+        self.resident[scale] = self.resident_bytes() if layer == self.plan.layers - 1 else self.resident[scale]
+        return out
+
+    def resident_bytes(self) -> int:
+        """Bytes of all storage that is really held, each storage once, views by what they keep alive."""
+        storages = {}
+        for tensor in self.tensors():
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        return sum(storages.values())
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of the scratch buffers."""
+        return self._scratch.nbytes
+
+    @property
+    def complete(self) -> bool:
+        """Whether every layer has seen every scale."""
+        return all(store.scale == len(self.plan.schedule) for store in self._layers)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor that is held between scales (the scratch is not)."""
+        for store in self._layers:
+            for group in store.groups:
+                yield from group.tensors()
+
+    def held_tokens(self, layer: int) -> list[int]:
+        """Tokens that each head of the layer holds now."""
+        held = [0] * self.plan.heads
+        for store in self._layers[layer].groups:
+            for head in store.group.heads:
+                held[head] = store.length
+        return held
+
+    def close(self) -> None:
+        """Forgets everything and gives the memory back."""
+        for store in self._layers:
+            store.scale = 0
+            for group in store.groups:
+                group.clear()
+        self._scratch.clear()
+        self._rows = None
+
+    # -- one group of heads ---------------------------------------------------------------------------------------
+
+    def _attend_group(
+        self, layer: int, scale: int, store: _GroupStore, q: Tensor, k: Tensor, v: Tensor, softmax_scale: float
+    ) -> Tensor:
+        keep, total = store.group.held[scale], store.length + k.shape[2]
+        in_place = keep == total and self.policy.codec.dense
+        with self._clock.stage(scale, "read"):
+            keys, values = self._whole(store, k, v, in_place=in_place)
+            counts = None if store.counts is None else F.pad(store.counts, (0, k.shape[2]), value=1.0)
+        with self._clock.stage(scale, "attention"):
+            out = ops.attend(q, keys, values, softmax_scale=softmax_scale, counts=counts)
+        if keep == 0 and self._observer is None:
+            store.clear()
+            return out
+        view = self._view(layer, scale, store, q, keys, values, counts, softmax_scale)
+        view = self._observe(view) if keep else view
+        kept = None if keep in (0, total) else self._select(view, store.group, keep)
+        if self._observer is not None:
+            self._observer(view, kept if keep else torch.empty(*k.shape[:2], 0, dtype=torch.int64, device=k.device))
+        if keep == 0:
+            store.clear()
+        elif in_place:
+            store.keys, store.values = Encoded({"x": keys}), Encoded({"x": values})
+            self._carry(store, view, counts, None)
+        else:
+            self._store(store, view, k, v, kept)
+        return out
+
+    def _whole(self, store: _GroupStore, k: Tensor, v: Tensor, *, in_place: bool) -> tuple[Tensor, Tensor]:
+        """History and current map, (B, H, N, D) each: new memory that will be kept, or the shared scratch."""
+        codec = self.policy.codec
+        history, total = store.length, store.length + k.shape[2]
+        whole = []
+        for name, stored, current in (("key", store.keys, k), ("value", store.values, v)):
+            shape = (*current.shape[:2], total, current.shape[3])
+            buffer = current.new_empty(shape) if in_place else self._scratch.view(name, current, total)
+            if stored is not None:
+                codec.decode(stored, name, buffer[:, :, :history])  # type: ignore[arg-type]
+            buffer[:, :, history:] = current
+            whole.append(buffer)
+        return whole[0], whole[1]
+
+    def _view(
+        self,
+        layer: int,
+        scale: int,
+        store: _GroupStore,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        counts: Tensor | None,
+        softmax_scale: float,
+    ) -> CacheView:
+        return CacheView(
+            q=q,
+            k=k,
+            v=v,
+            positions=self._positions(store, k, scale),
+            counts=counts,
+            statistics={name: self._statistic(store, name, k, q.shape[2]) for name in self.policy.selector.statistics},
+            schedule=self.plan.schedule,
+            layer=layer,
+            scale=scale,
+            heads=store.group.heads,
+            softmax_scale=softmax_scale,
+        )
+
+    def _positions(self, store: _GroupStore, k: Tensor, scale: int) -> Tensor:
+        """(B, H, N) int32; as long as the tokens are the latest without a gap they are counted, not stored."""
+        stop = self.plan.schedule.seen[scale]
+        start = stop - k.shape[2] if store.positions is None else self.plan.schedule.history[scale]
+        counted = torch.arange(start, stop, dtype=torch.int32, device=k.device).expand(k.shape[0], k.shape[1], -1)
+        return counted if store.positions is None else torch.cat([store.positions, counted], dim=2)
+
+    def _statistic(self, store: _GroupStore, name: str, k: Tensor, current: int) -> Tensor:
+        """(B, H, N) what was observed so far; zero for the current map."""
+        if name not in store.statistics:
+            return k.new_zeros(k.shape[:3], dtype=torch.float32)
+        return F.pad(store.statistics[name], (0, current))
+
+    def _observe(self, view: CacheView) -> CacheView:
+        """The view with the statistics that the selector has brought up to date."""
+        selector = self.policy.selector
+        if not selector.statistics:
+            return view
+        with self._clock.stage(view.scale, "observe"):
+            statistics = dict(selector.observe(view))
+        for name in selector.statistics:
+            if name not in statistics or statistics[name].shape != view.positions.shape:
+                raise ContractError(
+                    f"{self._who(view)} must return statistic {name!r} of shape {tuple(view.positions.shape)} from observe; "
+                    f"got {tuple(statistics[name].shape) if name in statistics else 'nothing'}"
+                )
+        return evolve(view, statistics={name: ops.tight(statistics[name].float()) for name in selector.statistics})
+
+    def _select(self, view: CacheView, group: HeadGroup, keep: int) -> Tensor:
+        selector = self.policy.selector
+        with self._clock.stage(view.scale, "select"):
+            if group.quota is None:
+                kept = selector.select(view, keep)
+            else:
+                kept = selector.select_by_source(view, self._source_parts(view, group))
+        self._check_kept(view, kept, keep)
+        self.dropped = True
+        return kept
+
+    def _source_parts(self, view: CacheView, group: HeadGroup) -> list[tuple[int, int, int]]:
+        """(start, stop, keep) of every source scale's tokens, which lie side by side and equally many in every row."""
+        assert group.quota is not None
+        before = group.quota[view.scale - 1] if view.scale else ()
+        parts, start = [], 0
+        for source in range(view.scale + 1):
+            there = view.current if source == view.scale else before[source]
+            parts.append((start, start + there, group.quota[view.scale][source]))
+            start += there
+        return parts
+
+    def _store(self, store: _GroupStore, view: CacheView, k: Tensor, v: Tensor, kept: Tensor | None) -> None:
+        """Puts what stays into new, tight memory; the old goes when the last name for it does."""
+        codec = self.policy.codec
+        keys, values, counts = view.k, view.v, view.counts
+        if kept is not None and not self.policy.merger.drops:
+            with self._clock.stage(view.scale, "merge"):
+                keys, values, counts = self._fold(view, kept)
+            with self._clock.stage(view.scale, "store"):
+                store.keys, store.values = codec.encode(keys, "key"), codec.encode(values, "value")
+                self._carry(store, view, counts, kept, folded=True)
+            return
+        with self._clock.stage(view.scale, "store"):
+            store.keys = codec.keep(store.keys, k, keys, kept, "key")
+            store.values = codec.keep(store.values, v, values, kept, "value")
+            self._carry(store, view, counts, kept)
+
+    def _fold(self, view: CacheView, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        target = self.policy.merger.assign(view, kept)
+        keep = kept.shape[2]
+        if target.shape != view.positions.shape or target.dtype != torch.int64:
+            raise ContractError(
+                f"merger {type(self.policy.merger).__name__} must assign int64 {tuple(view.positions.shape)}; "
+                f"got {target.dtype} {tuple(target.shape)} for layer {view.layer} at scale {view.scale}"
+            )
+        counts = view.counts if view.counts is not None else torch.ones_like(view.positions, dtype=torch.float32)
+        keys, folded = ops.fold(view.k, counts, target, keep)
+        values, _ = ops.fold(view.v, counts, target, keep)
+        return keys, values, folded
+
+    def _carry(
+        self, store: _GroupStore, view: CacheView, counts: Tensor | None, kept: Tensor | None, *, folded: bool = False
+    ) -> None:
+        """Takes positions, counts and statistics along with the tokens that stay."""
+        if kept is None:
+            store.positions = None if store.positions is None else view.positions
+            store.counts = counts
+            store.statistics = dict(view.statistics)
+            return
+        store.positions = ops.gather_tokens(view.positions, kept)
+        store.counts = counts if folded or counts is None else ops.gather_tokens(counts, kept)
+        store.statistics = {name: ops.gather_tokens(x, kept) for name, x in view.statistics.items()}
+
+    # -- refusals -------------------------------------------------------------------------------------------------
+
+    def _check_input(self, layer: int, store: _LayerStore, q: Tensor, k: Tensor, v: Tensor) -> None:
+        schedule = self.plan.schedule
+        if store.scale >= len(schedule):
+            raise SessionError(
+                f"layer {layer} has seen all {len(schedule)} maps of the schedule and is given another one"
+            )
+        wanted = (self._rows or q.shape[0], self.plan.heads, schedule.tokens[store.scale])
+        if q.shape[:3] != wanted or k.shape[:3] != wanted or v.shape != k.shape or q.shape[3] != k.shape[3]:
+            raise SessionError(
+                f"layer {layer} at scale {store.scale} wants q, k and v of (rows, heads, tokens) = {wanted}; "
+                f"got q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+            )
+        self._rows = q.shape[0]
+
+    def _check_kept(self, view: CacheView, kept: Tensor, keep: int) -> None:
+        wanted = (*view.positions.shape[:2], keep)
+        if tuple(kept.shape) != wanted or kept.dtype != torch.int64:
+            raise ContractError(
+                f"{self._who(view)} returned {kept.dtype} of shape {tuple(kept.shape)}; wanted int64 {wanted}: "
+                f"its capacity is {keep} of {view.tokens} tokens"
+            )
+        if self._check_next or self._check_always:
+            self._check_next = False
+            _check_indices(self._who(view), kept, view.tokens)
+
+    def _who(self, view: CacheView) -> str:
+        return f"selector {type(self.policy.selector).__name__} of policy {self.policy.name!r}, layer {view.layer} at scale {view.scale},"
+
+    def _head_index(self, store: _GroupStore, device: torch.device) -> Tensor:
+        if store.index is None or store.index.device != device:
+            store.index = torch.tensor(store.group.heads, device=device)
+        return store.index
+
+
+def _check_indices(who: str, kept: Tensor, tokens: int) -> None:
+    if int(kept.min()) < 0 or int(kept.max()) >= tokens:
+        raise ContractError(f"{who} returned an index outside of 0..{tokens - 1}")
+    if not bool((kept[..., 1:] > kept[..., :-1]).all()):
+        raise ContractError(f"{who} returned indices that are not ascending and unique")

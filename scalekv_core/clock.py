@@ -1,0 +1,47 @@
+"""Where the time of an image goes, stage by stage; costs nothing when nobody asks."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+STAGES = ("read", "attention", "observe", "select", "merge", "store")
+"""The stages of one ``attend``: history into scratch, attention, statistics, selection, folding, gather and encode."""
+
+
+class Clock:
+    """Seconds per (scale, stage). On CUDA every stage waits for the device, so use it for shares, not for totals."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.seconds: dict[tuple[int, str], float] = defaultdict(float)
+        self._wait = torch.cuda.synchronize if device is not None and device.type == "cuda" else _nothing
+
+    @contextmanager
+    def stage(self, scale: int, stage: str) -> Iterator[None]:
+        """Adds the time spent inside to (scale, stage)."""
+        self._wait()
+        start = time.perf_counter()
+        yield
+        self._wait()
+        self.seconds[scale, stage] += time.perf_counter() - start
+
+    def total(self, *stages: str) -> float:
+        """Seconds of these stages, or of all."""
+        return sum(seconds for (_, stage), seconds in self.seconds.items() if not stages or stage in stages)
+
+
+class NoClock(Clock):
+    """Measures nothing."""
+
+    _idle: AbstractContextManager[None] = nullcontext()
+
+    def stage(self, scale: int, stage: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return self._idle
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,76 @@
+"""What a plan will weigh, exactly, before anything is allocated."""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+
+from scalekv_core.geometry import CacheGeometry
+from scalekv_core.plan import CachePlan, HeadGroup
+from scalekv_core.policy import Policy
+
+
+@frozen(kw_only=True)
+class Footprint:
+    """Bytes of a cache under a plan.
+
+    Attributes:
+        planned: [K] bytes held after each scale: keys, values, positions, counts and statistics.
+        scratch: bytes of the buffer that history is read into, shared by all layers.
+        unmodified: what the unmodified model holds at the end, its last map too.
+    """
+
+    planned: tuple[int, ...]
+    scratch: int
+    unmodified: int
+
+    @property
+    def most_planned(self) -> int:
+        """The most that is held after any scale."""
+        return max(self.planned)
+
+
+def footprint(plan: CachePlan, policy: Policy, geometry: CacheGeometry) -> Footprint:
+    """The bytes of this plan under this policy in this model and batch."""
+    scales = range(len(plan.schedule))
+    return Footprint(
+        planned=tuple(_held_bytes(plan, policy, geometry, scale) for scale in scales),
+        scratch=scratch_slots(plan, policy) * geometry.slot_bytes * geometry.rows,
+        unmodified=geometry.unmodified_bytes,
+    )
+
+
+def scratch_slots(plan: CachePlan, policy: Policy) -> int:
+    """Heads x tokens of the largest head group that has to be read into scratch; 0 if none ever has."""
+    most = 0
+    for group in (group for groups in plan.groups for group in groups):
+        before = 0
+        for held, new in zip(group.held, plan.schedule.tokens, strict=True):
+            in_place = policy.codec.dense and held == before + new
+            most = max(most, 0 if in_place else len(group.heads) * (before + new))
+            before = held
+    return most
+
+
+def _held_bytes(plan: CachePlan, policy: Policy, geometry: CacheGeometry, scale: int) -> int:
+    groups = (group for groups in plan.groups for group in groups)
+    return sum(_group_bytes(plan, policy, geometry, group, scale) for group in groups)
+
+
+def _group_bytes(plan: CachePlan, policy: Policy, geometry: CacheGeometry, group: HeadGroup, scale: int) -> int:
+    tokens, heads, rows = group.held[scale], len(group.heads), geometry.rows
+    if tokens == 0:
+        return 0
+    cut = _has_gaps(plan, group, scale)
+    words = len(policy.selector.statistics) + cut + (cut and not policy.merger.drops)
+    codes = policy.codec.nbytes(rows=rows, heads=heads, tokens=tokens, head_dim=geometry.head_dim, dtype=geometry.dtype)
+    return 2 * codes + words * torch.float32.itemsize * rows * heads * tokens
+
+
+def _has_gaps(plan: CachePlan, group: HeadGroup, scale: int) -> bool:
+    """Whether tokens were dropped from what is held, so that positions (and counts) have to be stored."""
+    cut, before = False, 0
+    for held, new in zip(group.held[: scale + 1], plan.schedule.tokens, strict=False):
+        cut = bool(held) and (cut or held < before + new)
+        before = held
+    return cut

@@ -1,0 +1,126 @@
+"""Image models that can be loaded by name: what the command line draws with, and what tutorials and tests use."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from attrs import field, frozen
+from attrs.validators import ge, gt, instance_of
+from torch import Tensor, nn
+
+from scalekv_core.geometry import CacheGeometry
+from scalekv_core.profile import AttentionProfile
+from scalekv_core.schedule import ScaleSchedule
+
+
+@frozen(kw_only=True)
+class Sampling:
+    """How tokens are drawn. Two runs are compared only if these are equal.
+
+    Attributes:
+        guidance: strength of classifier-free guidance; 0 draws without it.
+        top_k: how many of the likeliest values compete; 0 lets all.
+        top_p: how much probability they may hold; 0 lets all.
+        temperature: divides the logits.
+        greedy: take the likeliest value; seeds play no part.
+    """
+
+    guidance: float = field(default=0.0, validator=ge(0))
+    top_k: int = field(default=0, validator=ge(0))
+    top_p: float = field(default=0.0, validator=ge(0))
+    temperature: float = field(default=1.0, validator=gt(0))
+    greedy: bool = False
+
+
+@frozen(eq=False, kw_only=True)
+class Generation:
+    """What came out of a model for a batch of B images.
+
+    Attributes:
+        images: (B, 3, H, W) in [0, 1].
+        tokens: per scale (B, n) or (B, n, bits): what the image was decoded from.
+        choices: the same shapes: what the model itself chose; differs from ``tokens`` only where they were forced.
+        logits: per scale (B, n, V) after guidance, if they were asked for.
+    """
+
+    images: Tensor
+    tokens: tuple[Tensor, ...]
+    choices: tuple[Tensor, ...]
+    logits: tuple[Tensor, ...] | None = None
+
+
+class ImageModel(ABC):
+    """A loaded model.
+
+    Attributes:
+        name: the name it was loaded by.
+        module: what attention happens in; what an adapter attaches to.
+        schedule: the maps of its images.
+        sampling: its defaults.
+        profile: its attention profile, if one ships or was found.
+    """
+
+    name: str
+    module: nn.Module
+    schedule: ScaleSchedule
+    sampling: Sampling
+    profile: AttentionProfile | None = None
+
+    @abstractmethod
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        sampling: Sampling | None = None,
+        forced: Sequence[Tensor] | None = None,
+        keep_logits: bool = False,
+    ) -> Generation:
+        """One image per prompt; an image depends on its own prompt and seed only, not on its batch.
+
+        Args:
+            prompts: one per image, in the model's language (digits for var-tiny, text for Infinity).
+            seeds: one per image.
+            sampling: None takes the model's defaults.
+            forced: tokens of every scale that take the place of the model's choices (teacher forcing).
+            keep_logits: return the logits too.
+
+        Raises:
+            InputError: a prompt that the model cannot draw, a wrong number of seeds or of forced tokens.
+        """
+
+
+@frozen(kw_only=True)
+class ModelCard(ABC):
+    """What is known of an image model before it is loaded, and how it is loaded.
+
+    Attributes:
+        summary: one line for ``scalekv models``.
+        weights: where its weights come from, in words.
+        geometry: the shape of its cache, for one row.
+    """
+
+    summary: str = field(validator=instance_of(str))
+    weights: str = field(validator=instance_of(str))
+    geometry: CacheGeometry
+
+    needs_weights: ClassVar[bool] = False
+
+    @abstractmethod
+    def load(
+        self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> ImageModel:
+        """The model, ready to draw.
+
+        Raises:
+            CheckpointError: weights are missing, truncated, or of another model.
+        """
+
+    @property
+    def example(self) -> str:
+        """A prompt that shows the model."""
+        return ""
