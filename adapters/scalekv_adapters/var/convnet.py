@@ -1,6 +1,6 @@
 """The convolutional encoder and decoder of VAR's VQVAE.
 
-They are apart from the quantiser because nothing here knows about scales, and because generation needs the decoder only.
+They are apart from the quantiser because nothing here knows about scales; generation needs the decoder only.
 Parameter names follow the published checkpoints, where `down.0` and `up.0` are the levels of the highest resolution.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -136,7 +136,8 @@ class VQVAE(nn.Module):
     def residual_conv(self, h: Tensor, scale: int) -> Tensor:
         """Half of h (B, Cvae, P, P) plus half of its convolution, the one of this scale. Differentiable."""
         conv = self.quantize.quant_resi.qresi_ls[residual_conv_index(scale, len(self.sides))]
-        return 0.5 * h + 0.5 * conv(h)
+        mixed: Tensor = 0.5 * h + 0.5 * conv(h)
+        return mixed
 
     def nearest(self, residual: Tensor, scale: int) -> Tensor:
         """Tokens (B, n_k) int64 nearest to the residual (B, Cvae, P, P), reduced by area to the map of this scale."""

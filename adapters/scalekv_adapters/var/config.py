@@ -1,0 +1,86 @@
+"""The sizes of a VAR transformer, and those that were published.
+
+They stand apart from the model so that a plan can be made, or a checkpoint judged, without building anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from scalekv_adapters.var.vqvae import SIDES_256, SIDES_512, check_sides
+from scalekv_core.errors import InputError, unknown_name
+
+# depth, sides; the width is 64 per layer and each head is 64 wide, so there are as many heads as layers
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "var-d16": {"depth": 16},
+    "var-d20": {"depth": 20},
+    "var-d24": {"depth": 24},
+    "var-d30": {"depth": 30},
+    "var-d36-512": {"depth": 36, "patch_sides": SIDES_512, "shared_adaln": True},
+}
+
+
+def _positive(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
+    if value < 1:
+        raise InputError(f"{type(instance).__name__}: {attribute.name} must be at least 1, got {value}")
+
+
+@attrs.frozen(kw_only=True)
+class VARConfig:
+    """Sizes of a VAR transformer.
+
+    >>> VARConfig.published("var-d30").width
+    1920
+
+    Raises:
+        InputError: a size below 1, a width that the heads do not divide, sides that do not rise.
+    """
+
+    depth: int = attrs.field(validator=_positive)
+    width: int = attrs.field(validator=_positive)
+    heads: int = attrs.field(validator=_positive)
+    num_classes: int = attrs.field(default=1000, validator=_positive)
+    patch_sides: tuple[int, ...] = attrs.field(default=SIDES_256, converter=tuple, validator=check_sides)
+    codes: int = attrs.field(default=4096, validator=_positive)
+    code_width: int = attrs.field(default=32, validator=_positive)
+    shared_adaln: bool = False
+    attn_l2_norm: bool = True
+    mlp_ratio: float = 4.0
+
+    def __attrs_post_init__(self) -> None:
+        if self.width % self.heads:
+            raise InputError(f"VARConfig: width {self.width} is not divisible by {self.heads} heads")
+
+    @classmethod
+    def published(cls, name: str) -> VARConfig:
+        """The sizes of a published model, by its name, such as "var-d16".
+
+        Raises:
+            UnknownName: there is no such model.
+        """
+        if name not in PUBLISHED:
+            raise unknown_name("published VAR", name, PUBLISHED)
+        sizes = PUBLISHED[name]
+        return cls(width=64 * sizes["depth"], heads=sizes["depth"], **sizes)
+
+    @property
+    def maps(self) -> tuple[tuple[int, int, int], ...]:
+        """(t, h, w) of every scale."""
+        return tuple((1, side, side) for side in self.patch_sides)
+
+    @property
+    def tokens(self) -> int:
+        """L, the tokens of all scales together."""
+        return sum(side * side for side in self.patch_sides)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Position in the full sequence of the first token of every scale."""
+        return tuple(sum(side * side for side in self.patch_sides[:k]) for k in range(len(self.patch_sides)))
+
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden layer of the feed-forward networks."""
+        return round(self.width * self.mlp_ratio)
