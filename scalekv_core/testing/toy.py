@@ -1,0 +1,228 @@
+"""A toy model with everything that a real one has: a seam for the cache, an adapter, a card. Random weights, no sense.
+
+It is the shortest complete example of what an adapter and an image model are, and what core's own tests run on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from attrs import frozen
+from torch import Tensor, nn
+
+from scalekv_core import ops
+from scalekv_core.errors import InputError
+from scalekv_core.geometry import CacheGeometry
+from scalekv_core.hookspecs import hookimpl
+from scalekv_core.image_model import Generation, ImageModel, ModelCard, Sampling
+from scalekv_core.interfaces import (
+    AttentionCache,
+    BudgetAllocator,
+    CacheSource,
+    CacheView,
+    LayerRoles,
+    ModelAdapter,
+    TokenSelector,
+)
+from scalekv_core.plan import CachePlan
+from scalekv_core.policy import Policy
+from scalekv_core.schedule import ScaleSchedule
+
+CODES = 16
+SCHEDULE = ScaleSchedule([(1, 1), (2, 1), (2, 3), (4, 5)])
+GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=3, heads=4, head_dim=8)
+
+
+class WholeCache:
+    """The unmodified behaviour: concatenate everything, keep everything."""
+
+    def __init__(self) -> None:
+        self._stored: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+        if layer in self._stored:
+            keys, values = self._stored[layer]
+            k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
+        self._stored[layer] = (k, v)
+        return F.scaled_dot_product_attention(q, k, v, scale=softmax_scale)
+
+    def close(self) -> None:
+        self._stored.clear()
+
+
+class ToyModel(nn.Module):
+    """A transformer that draws maps of random codes. ``new_cache`` is where a session puts its own caches."""
+
+    def __init__(
+        self, *, layers: int = 3, heads: int = 4, head_dim: int = 8, schedule: ScaleSchedule = SCHEDULE
+    ) -> None:
+        super().__init__()
+        width = heads * head_dim
+        self.heads, self.schedule = heads, schedule
+        self.prompts = nn.Embedding(10, width)
+        self.codes = nn.Embedding(CODES, width)
+        self.places = nn.Embedding(schedule.total, width)
+        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(layers))
+        self.head = nn.Linear(width, CODES)
+        self.new_cache: Callable[[ScaleSchedule], AttentionCache] = lambda schedule: WholeCache()
+
+    def draw(
+        self, labels: Tensor, forced: Sequence[Tensor] | None = None
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """(tokens, choices, logits) of every scale; (B, n), (B, n), (B, n, codes)."""
+        cache = self.new_cache(self.schedule)
+        tokens: list[Tensor] = []
+        choices: list[Tensor] = []
+        logits: list[Tensor] = []
+        x = self.prompts(labels)[:, None]  # (B, 1, C)
+        try:
+            for scale, n in enumerate(self.schedule.tokens):
+                start = self.schedule.history[scale]
+                x = x.mean(dim=1, keepdim=True) + self.places.weight[start : start + n]  # (B, n, C)
+                logits.append(self.head(self._blocks(x, cache)))
+                choices.append(logits[-1].argmax(dim=-1))
+                tokens.append(choices[-1] if forced is None else forced[scale])
+                x = self.codes(tokens[-1])
+        finally:
+            cache.close()
+        return tokens, choices, logits
+
+    def _blocks(self, x: Tensor, cache: AttentionCache) -> Tensor:
+        for layer, qkv in enumerate(self.qkv):
+            q, k, v = qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, n, D)
+            attended = cache.attend(layer, q, k, v, softmax_scale=1.0)
+            x = x + attended.transpose(1, 2).flatten(2)
+        return x
+
+
+class ToyAdapter(ModelAdapter):
+    """Swaps the instance's ``new_cache`` and puts the old one back."""
+
+    def matches(self, model: nn.Module) -> bool:
+        return isinstance(model, ToyModel)
+
+    def geometry(self, model: nn.Module) -> CacheGeometry:
+        toy = cast(ToyModel, model)
+        width = toy.prompts.embedding_dim
+        return CacheGeometry(
+            schedule=toy.schedule,
+            layers=len(toy.qkv),
+            heads=toy.heads,
+            head_dim=width // toy.heads,
+            dtype=toy.prompts.weight.dtype,
+        )
+
+    def attach(self, model: nn.Module, source: CacheSource) -> Callable[[], None]:
+        toy = cast(ToyModel, model)
+        before = toy.new_cache
+        toy.new_cache = source.new_cache
+
+        def detach() -> None:
+            toy.new_cache = before
+
+        return detach
+
+
+class ToyImageModel(ImageModel):
+    """The toy model with prompts "0" to "9" and pictures of its codes."""
+
+    def __init__(self, module: ToyModel) -> None:
+        self.name = "toy"
+        self.module = module
+        self.schedule = module.schedule
+        self.sampling = Sampling(greedy=True)
+        self.profile = None
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        sampling: Sampling | None = None,
+        forced: Sequence[Tensor] | None = None,
+        keep_logits: bool = False,
+    ) -> Generation:
+        if not all(prompt in "0123456789" and len(prompt) == 1 for prompt in prompts):
+            raise InputError(f"model 'toy' draws the prompts 0 to 9; got {', '.join(prompts)}")
+        if len(seeds) != len(prompts):
+            raise InputError(f"model 'toy' wants one seed per prompt: {len(prompts)}; got {len(seeds)}")
+        labels = torch.tensor([int(prompt) for prompt in prompts])
+        tokens, choices, logits = cast(ToyModel, self.module).draw(labels, forced)
+        _, h, w = self.schedule.maps[-1]
+        pixels = tokens[-1].view(-1, 1, h, w).expand(-1, 3, -1, -1) / (CODES - 1)
+        return Generation(
+            images=F.interpolate(pixels, scale_factor=8),
+            tokens=tuple(tokens),
+            choices=tuple(choices),
+            logits=tuple(logits) if keep_logits else None,
+        )
+
+
+@frozen(kw_only=True)
+class ToyCard(ModelCard):
+    """The toy model, made anew from a fixed seed at every load."""
+
+    summary: str = "random codes, for tests"
+    weights: str = "made from a fixed seed"
+    geometry: CacheGeometry = GEOMETRY
+
+    def load(
+        self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> ImageModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return ToyImageModel(ToyModel().to(device, dtype).eval())
+
+    @property
+    def example(self) -> str:
+        return "3"
+
+
+@frozen
+class Even(BudgetAllocator):
+    """The same capacity everywhere."""
+
+    def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
+        share = slots // geometry.slots_per_token
+        keepable = np.minimum(geometry.schedule.keepable(), share)
+        shape = (len(geometry.schedule), geometry.layers, geometry.heads)
+        return CachePlan(geometry.schedule, np.broadcast_to(keepable[:, None, None], shape))
+
+
+@frozen
+class Latest(TokenSelector):
+    """The last tokens."""
+
+    def select(self, view: CacheView, keep: int) -> Tensor:
+        return ops.all_tokens(view.k, view.tokens - keep, view.tokens)
+
+
+def latest() -> Policy:
+    """The toy policy: equal capacities, last tokens."""
+    return Policy(name="toy-latest", allocator=Even(), selector=Latest(), budget="50%", paper="none")
+
+
+@hookimpl
+def scalekv_policies() -> dict[str, Callable[[], Policy]]:
+    return {"toy-latest": latest}
+
+
+@hookimpl
+def scalekv_token_selectors() -> dict[str, Callable[[], TokenSelector]]:
+    return {"toy-latest": Latest}
+
+
+@hookimpl
+def scalekv_model_adapters() -> dict[str, Callable[[], ModelAdapter]]:
+    return {"toy": ToyAdapter}
+
+
+@hookimpl
+def scalekv_image_models() -> dict[str, Callable[[], ModelCard]]:
+    return {"toy": ToyCard}
