@@ -1,10 +1,40 @@
+# `make demo` and `make test` do all their set-up themselves, and are quick the second time.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint wheel bench clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 .venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("scalekv needs Python >= 3.10; run: make PYTHON=python3.11 ...") if sys.version_info < (3, 10) else None'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
 	touch $@
+
+demo: .venv/ready  ## draw digits under several policies, side by side, into demo/
+	$(BIN)/scalekv generate 0 3 5 8 --policy full --policy uniform --policy h2o --policy snapkv --policy scalekv --budget 10% --out demo
+
+test: .venv/ready  ## the whole test suite
+	$(BIN)/pytest
+
+lint: .venv/ready  ## format, lint and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+wheel: .venv/ready  ## build the wheel, install it into a clean environment, ask it for its policies
+	rm -rf dist build/clean
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv build/clean
+	build/clean/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd build && clean/bin/scalekv policies && clean/bin/scalekv generate 3 --policy scalekv --budget 10% --out clean/out
+
+bench: .venv/ready  ## attention at Infinity-2B geometry: time, shares and bytes of every policy (some minutes)
+	$(BIN)/scalekv bench
+
+clean:  ## forget environments and outputs
+	rm -rf .venv build dist demo .hypothesis .pytest_cache .mypy_cache .ruff_cache
