@@ -38,7 +38,7 @@ from scalekv_core.plan import CachePlan
 from scalekv_core.planner import Planned, plan_policy
 from scalekv_core.policy import Policy
 from scalekv_core.profile import AttentionProfile
-from scalekv_core.registry import Registry, shared_registry
+from scalekv_core.registry import Registry, load_model, shared_registry
 from scalekv_core.report import Report
 from scalekv_core.schedule import ScaleSchedule
 from scalekv_core.session import Session, compress
@@ -88,6 +88,7 @@ __all__ = [
     "compress",
     "footprint",
     "hookimpl",
+    "load_model",
     "plan_policy",
     "shared_registry",
 ]

@@ -11,14 +11,17 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 import pluggy
+import torch
 from attrs import field, frozen
 from torch import nn
 
 from scalekv_core import hookspecs
 from scalekv_core.errors import PluginError, ScaleKVError, SessionError, unknown_name
+from scalekv_core.image_model import ImageModel, ModelCard
 from scalekv_core.interfaces import (
     BudgetAllocator,
     CacheCodec,
@@ -53,6 +56,7 @@ _TYPES: dict[str, type] = {
     "merger": TokenMerger,
     "codec": CacheCodec,
     "adapter": ModelAdapter,
+    "model": ModelCard,
 }
 
 
@@ -322,6 +326,30 @@ def shared_registry() -> Registry:
     """
     chosen = os.environ.get("SCALEKV_PLUGINS")
     return Registry.installed(None if chosen is None else [name.strip() for name in chosen.split(",") if name.strip()])
+
+
+def load_model(
+    name: str,
+    *,
+    weights: Path | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    registry: Registry | None = None,
+) -> ImageModel:
+    """An image model by name, ready to draw.
+
+    Args:
+        name: as ``scalekv models`` lists it.
+        weights: file or folder, for models whose weights do not ship.
+        device, dtype: where and how it runs.
+        registry: where the name is looked up; the installed plugins by default.
+
+    Raises:
+        UnknownName: no model has that name.
+        CheckpointError: its weights are missing, truncated, or of another model.
+    """
+    card: ModelCard = (registry or shared_registry()).make("model", name)
+    return card.load(weights=weights, device=device, dtype=dtype)
 
 
 def summary_of(thing: Any) -> str:
