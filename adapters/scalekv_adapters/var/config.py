@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from scalekv_adapters.var.vqvae import SIDES_256, SIDES_512, check_sides
+from scalekv_adapters.var.vqvae import SIDES_256, SIDES_512, as_sides, check_sides
 from scalekv_core.errors import InputError, unknown_name
 
 # depth, sides; the width is 64 per layer and each head is 64 wide, so there are as many heads as layers
@@ -42,7 +42,7 @@ class VARConfig:
     width: int = attrs.field(validator=_positive)
     heads: int = attrs.field(validator=_positive)
     num_classes: int = attrs.field(default=1000, validator=_positive)
-    patch_sides: tuple[int, ...] = attrs.field(default=SIDES_256, converter=tuple, validator=check_sides)
+    patch_sides: tuple[int, ...] = attrs.field(default=SIDES_256, converter=as_sides, validator=check_sides)
     codes: int = attrs.field(default=4096, validator=_positive)
     code_width: int = attrs.field(default=32, validator=_positive)
     shared_adaln: bool = False

@@ -7,7 +7,7 @@ Source: Tian et al., Visual Autoregressive Modeling, 2024 (arXiv 2404.02905), al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import attrs
@@ -21,6 +21,11 @@ from scalekv_core.errors import InputError
 SIDES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 SIDES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 SHARED_CONVS = 4
+
+
+def as_sides(sides: Iterable[int]) -> tuple[int, ...]:
+    """attrs converter: whatever a person or a file wrote, as a tuple of integers."""
+    return tuple(int(side) for side in sides)
 
 
 def check_sides(instance: object, attribute: object, sides: tuple[int, ...]) -> None:
@@ -42,9 +47,9 @@ class VQVAEConfig:
     codes: int = attrs.field(default=4096, validator=attrs.validators.ge(1))
     code_width: int = attrs.field(default=32, validator=attrs.validators.ge(1))
     base_channels: int = attrs.field(default=160, validator=check_channels)
-    multipliers: tuple[int, ...] = attrs.field(default=(1, 1, 2, 2, 4), converter=tuple)
+    multipliers: tuple[int, ...] = attrs.field(default=(1, 1, 2, 2, 4), converter=as_sides)
     blocks: int = attrs.field(default=2, validator=attrs.validators.ge(1))
-    patch_sides: tuple[int, ...] = attrs.field(default=SIDES_256, converter=tuple, validator=check_sides)
+    patch_sides: tuple[int, ...] = attrs.field(default=SIDES_256, converter=as_sides, validator=check_sides)
 
     @property
     def image_side(self) -> int:
