@@ -1,0 +1,207 @@
+"""Checkpoints load whatever a trainer wrapped around them, and end in one line where they do not."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from scalekv_adapters.var.checkpoint import describe, load_var, load_vqvae
+from scalekv_adapters.var.config import VARConfig
+from scalekv_core.errors import CheckpointError
+
+SIDES = (1, 2, 3, 4, 5, 6)
+
+
+@pytest.fixture
+def state(var_state):
+    """The state dict, float16, of the variant built like most published models."""
+    return var_state("saln0_l2n1")
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Saves anything with torch and returns the path."""
+
+    def save(content):
+        path = tmp_path / "model.pth"
+        torch.save(content, path)
+        return path
+
+    return save
+
+
+def one_line(error):
+    """The message, if it is of one line."""
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_checkpoint_gives_back_the_model(make_var, var, variant, save):
+    """Sizes, weights and buffers come from the file, cast from float16 to float32."""
+    path = save({name: value.half() if value.is_floating_point() else value for name, value in var.state_dict().items()})
+    loaded = load_var(path, expect=var.config if "l2n0" in variant else None, vqvae=var.vqvae)
+    assert var.config == loaded.config
+    assert {torch.float32} == {value.dtype for value in loaded.parameters()}
+    want, got = var.generate([3], seeds=[1]), loaded.generate([3], seeds=[1])
+    assert torch.equal(want.images, got.images)
+    assert not loaded.training
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"trainer": {"var_wo_ddp": state, "vae_local": {}}, "epoch": 3},
+        lambda state: {"state_dict": state},
+        lambda state: {"model": {f"module.{name}": value for name, value in state.items()}},
+        lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
+    ],
+)
+def test_what_trainers_wrap_around_is_taken_off(plain_var, state, save, wrap):
+    """Known nestings and prefixes lead to the same model."""
+    assert plain_var.config == load_var(save(wrap(state))).config
+
+
+def test_safetensors_are_read(plain_var, state, tmp_path):
+    """A .safetensors file gives the same weights."""
+    path = tmp_path / "model.safetensors"
+    save_file(state, path)
+    loaded = load_var(path, dtype=torch.bfloat16)
+    assert torch.equal(plain_var.head.weight.bfloat16(), loaded.head.weight)
+
+
+def test_old_torch_files_are_read(plain_var, state, tmp_path):
+    """Files from before torch used zip cannot be mapped, but are read."""
+    path = tmp_path / "model.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    assert plain_var.config == load_var(path).config
+
+
+def test_a_vqvae_is_found_in_a_trainer_file(make_vqvae, save, golden):
+    """Sizes come from the file; it encodes as before."""
+    vqvae, images = make_vqvae(), golden("vae")["in.image"]
+    loaded = load_vqvae(save({"trainer": {"vae_local": vqvae.state_dict(), "var_wo_ddp": {}}}), patch_sides=SIDES)
+    assert vqvae.config == loaded.config
+    assert [t.tolist() for t in vqvae.encode(images)] == [t.tolist() for t in loaded.encode(images)]
+
+
+def test_another_model_than_expected_is_told(state, save):
+    """Both models are described by what differs."""
+    path = save(state)
+    with pytest.raises(CheckpointError) as error:
+        load_var(path, expect="var-d16")
+    assert one_line(error) == (
+        f"checkpoint {path} is a VAR of depth 3, width 96, heads 3, num_classes 10, patch_sides (1, 2, 3, 4, 5, 6), "
+        "codes 64, code_width 8; you asked for var-d16 of depth 16, width 1024, heads 16, num_classes 1000, "
+        "patch_sides (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), codes 4096, code_width 32"
+    )
+
+
+def test_a_published_model_is_called_by_its_name():
+    """A d30 checkpoint where d16 was asked for goes by its name and the sizes that differ."""
+    want, got = VARConfig.published("var-d16"), VARConfig.published("var-d30")
+    assert describe(got, want) == "var-d30 of depth 30, width 1920, heads 30"
+
+
+def test_unknown_number_of_heads_is_asked_for(var_state, save):
+    """Without head scales and 64-wide heads the file cannot tell, and the message says what to give."""
+    with pytest.raises(CheckpointError, match="does not tell the number of heads of width 96; give expect"):
+        load_var(save(var_state("saln0_l2n0")))
+
+
+def test_missing_and_unknown_tensors_are_named(state, save):
+    """The first few of each."""
+    del state["blocks.1.attn.q_bias"]
+    state["blocks.0.attn.rope"] = torch.zeros(1)
+    with pytest.raises(CheckpointError) as error:
+        load_var(save(state))
+    assert "1 tensors are missing (blocks.1.attn.q_bias); 1 are not known (blocks.0.attn.rope)" in one_line(error)
+
+
+def test_a_tensor_of_another_shape_is_named(state, save):
+    """Name, shape and wanted shape."""
+    state["blocks.1.ffn.fc1.bias"] = torch.zeros(100)
+    with pytest.raises(CheckpointError) as error:
+        load_var(save(state))
+    assert "1 have another shape (blocks.1.ffn.fc1.bias: (100,) instead of (384,))" in one_line(error)
+
+
+def test_missing_sizes_are_named(state, save):
+    """A tensor from which a size is read is missing."""
+    del state["word_embed.weight"]
+    with pytest.raises(CheckpointError) as error:
+        load_var(save(state))
+    assert "is no complete VAR: it lacks 'word_embed.weight'" in one_line(error)
+
+
+def test_maps_that_are_not_square_are_refused(state, save):
+    """The level table must count squares."""
+    state["lvl_1L"] = torch.tensor([[0, 1, 1]])
+    with pytest.raises(CheckpointError, match=r"maps that are not square: \[1, 2\] tokens per scale"):
+        load_var(save(state))
+
+
+def test_another_kind_of_model_is_told(make_vqvae, state, save):
+    """A VQVAE is not a VAR, a VAR not a VQVAE, and anything else is described by its first names."""
+    with pytest.raises(CheckpointError, match=r"is no VAR: there is no 'pos_1LC' in it; it is a VQVAE"):
+        load_var(save(make_vqvae().state_dict()))
+    with pytest.raises(CheckpointError, match=r"is no VQVAE: .*; it is a VAR"):
+        load_vqvae(save(state))
+    with pytest.raises(CheckpointError, match="it holds a, b, c and 1 more"):
+        load_var(save(dict.fromkeys("abcd", 0)))
+    with pytest.raises(CheckpointError, match="holds one list, not tensors by name"):
+        load_var(save([1, 2]))
+
+
+def test_another_number_of_scales_is_told(make_vqvae, save):
+    """The sides of a VQVAE are given by the user, and must be as many as it was trained with."""
+    with pytest.raises(CheckpointError, match=r"is a VQVAE of 6 scales; you asked for patch_sides \(1, 2\)"):
+        load_vqvae(save(make_vqvae().state_dict()), patch_sides=(1, 2))
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+def test_a_truncated_file_is_told(state, tmp_path, name):
+    """Half a file is no checkpoint, in either format."""
+    path = tmp_path / name
+    save_file(state, path) if name.endswith("safetensors") else torch.save(state, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError) as error:
+        load_var(path)
+    assert f"checkpoint {path} is truncated" in one_line(error)
+
+
+class Bomb:
+    """Asks to be unpickled by a call that a checkpoint has no business making."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code in a checkpoint was run')",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_checkpoint_is_not_run(state, tmp_path, zipped):
+    """A file that asks for a function is refused, and the function named."""
+    path = tmp_path / "model.pth"
+    torch.save({"model": state, "bomb": Bomb()}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError) as error:
+        load_var(path)
+    assert f"checkpoint {path} holds more than tensors (it asks for " in one_line(error)
+    assert "exec) and was not loaded" in one_line(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"a": 1}), b"\x80\x02}q"])
+def test_other_files_are_refused(tmp_path, content):
+    """Whatever a file holds, the message is one line and names it."""
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        load_var(path)
+    assert f"checkpoint {path}" in one_line(error)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    """The message names the path."""
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*nothing\.pth"):
+        load_var(tmp_path / "nothing.pth")
