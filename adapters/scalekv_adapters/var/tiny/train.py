@@ -1,0 +1,192 @@
+"""The recipe of var-tiny, from digits to the shipped weights: `python -m scalekv_adapters.var.tiny.train --help`.
+
+Every stage can be killed and called again with the same options. Run in the order judge, vqvae, var, export, evaluate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import attrs
+import torch
+import typer
+from rich.console import Console
+from torch import Tensor, nn
+
+from scalekv_adapters.var.config import VARConfig
+from scalekv_adapters.var.tiny import SAMPLING, write_weights
+from scalekv_adapters.var.tiny.data import Augmentation, Digits, augment, load_digits, to_model
+from scalekv_adapters.var.tiny.judge import Judge, accuracy, judge_loss
+from scalekv_adapters.var.tiny.loop import LoopOptions, train
+from scalekv_adapters.var.tiny.measure import current_map_mass, draw_digits, grid, rebuild
+from scalekv_adapters.var.tiny.objectives import Noise, VQVAELoss, noisy_tokens, refresh_codes, var_loss, vqvae_loss
+from scalekv_adapters.var.transformer import VAR, drop_labels
+from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
+
+VQVAE_SIZES = VQVAEConfig(codes=256, code_width=8, base_channels=32, multipliers=(1, 2), blocks=1)
+VAR_SIZES = VARConfig(depth=6, width=128, heads=4, num_classes=10, codes=256, code_width=8)
+JUDGE_WIDTH = 16
+
+GENTLE = Augmentation()
+ROUGH = Augmentation(degrees=15, zoom=0.15, shear=0.2, shift=2.5, elastic=1.0)
+
+PREFIXES = {8: 0.4, 9: 0.3, 10: 0.3}
+"""How often a step of the VAR trains on so many scales."""
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+console = Console()
+Out = Annotated[Path, typer.Option(help="Folder of the checkpoints.")]
+Steps = Annotated[int, typer.Option(min=1, help="Steps in all; the learning rate falls to a hundredth by then.")]
+
+
+def averaged(path: Path) -> dict[str, Tensor]:
+    """Returns the averaged weights of a checkpoint.
+
+    Raises:
+        FileNotFoundError: the stage that writes it has not run.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; run the stage '{path.stem}' with the same --out first")
+    state: dict[str, Tensor] = torch.load(path, weights_only=True)["average"]
+    return state
+
+
+def frozen(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Loads weights, rounded as they are shipped, and switches training off."""
+    module.load_state_dict({name: rounded(value) for name, value in weights.items()})
+    module.eval().requires_grad_(False)
+
+
+def rounded(value: Tensor) -> Tensor:
+    """Returns a floating tensor with the precision of float16, others unchanged.
+
+    >>> rounded(torch.tensor([1.0001, 0.5]))
+    tensor([1.0000, 0.5000])
+    """
+    return value.half().to(value.dtype) if value.is_floating_point() else value
+
+
+def train_judge(digits: Digits, model: Judge, options: LoopOptions, path: Path, *, stop_at: int | None = None) -> None:
+    """Trains the judge on strongly varied digits."""
+
+    def loss(step: int, source: torch.Generator) -> Tensor:
+        images, labels = digits.batch(64, source)
+        return judge_loss(model, augment(images, ROUGH, source), labels)
+
+    train(model, loss, options, path, stop_at=stop_at)
+
+
+def train_vqvae(digits: Digits, model: VQVAE, options: LoopOptions, path: Path, *, stop_at: int | None = None) -> None:
+    """Trains the VQVAE; unused codes are renewed every 20 steps of the first 60 %."""
+
+    def loss(step: int, source: torch.Generator) -> Tensor:
+        images = to_model(augment(digits.batch(32, source)[0], GENTLE, source))
+        if step % 20 == 10 and step < 0.6 * options.steps:
+            refresh_codes(model, images, source)
+        return vqvae_loss(model, images, VQVAELoss(), source)
+
+    train(model, loss, options, path, stop_at=stop_at)
+
+
+def train_var(
+    digits: Digits, model: VAR, options: LoopOptions, path: Path, *, batch: int = 16, stop_at: int | None = None
+) -> None:
+    """Trains the VAR on the tokens of its (frozen) VQVAE."""
+    lengths = sorted(min(scales, len(model.config.patch_sides)) for scales in PREFIXES)
+    shares = torch.tensor([PREFIXES[scales] for scales in sorted(PREFIXES)])
+
+    def loss(step: int, source: torch.Generator) -> Tensor:
+        scales = lengths[int(torch.multinomial(shares, 1, generator=source))]
+        images, labels = digits.batch(batch, source)
+        labels = drop_labels(labels, 0.1, model.config.num_classes, source)
+        read, answers = noisy_tokens(model.vqvae, to_model(augment(images, GENTLE, source)), scales, Noise(), source)
+        return var_loss(model, labels, read, answers, scales)
+
+    train(model, loss, options, path, stop_at=stop_at)
+
+
+@app.command("judge")
+def run_judge(out: Out, steps: Steps = 2500) -> None:
+    """Trains the judge: about a minute."""
+    torch.manual_seed(0)
+    model = Judge(width=JUDGE_WIDTH)
+    train_judge(
+        load_digits("judge"), model, LoopOptions(steps=steps, peak=2e-3, average=0.995, seed=1), out / "judge.pt"
+    )
+
+
+@app.command("vqvae")
+def run_vqvae(out: Out, steps: Steps = 1500) -> None:
+    """Trains the VQVAE: about ten minutes."""
+    torch.manual_seed(0)
+    model = VQVAE(VQVAE_SIZES)
+    nn.init.normal_(model.quantize.embedding.weight, std=0.3)
+    options = LoopOptions(steps=steps, peak=2e-3, weight_decay=0, average=0.995, seed=1)
+    train_vqvae(load_digits("generator"), model, options, out / "vqvae.pt")
+
+
+@app.command("var")
+def run_var(out: Out, steps: Steps = 4000) -> None:
+    """Trains the VAR: most of an hour."""
+    torch.manual_seed(0)
+    vqvae = VQVAE(VQVAE_SIZES)
+    frozen(vqvae, averaged(out / "vqvae.pt"))
+    options = LoopOptions(steps=steps, peak=2e-3, warmup=200, average=0.998, seed=2)
+    train_var(load_digits("generator"), VAR(VAR_SIZES, vqvae), options, out / "var.pt")
+
+
+def _sizes(stage: str) -> dict[str, Any]:
+    """What the constructors of the three networks take."""
+    return {"judge": {"width": JUDGE_WIDTH}, "vqvae": attrs.asdict(VQVAE_SIZES), "var": attrs.asdict(VAR_SIZES)}[stage]
+
+
+@app.command("export")
+def run_export(
+    out: Out, to: Annotated[Path, typer.Option(help="Folder of the weights.")] = Path(__file__).parent
+) -> None:
+    """Writes the averaged weights as float16, by default to where they are loaded from."""
+    for stage in ("judge", "vqvae", "var"):
+        target = to / f"{stage}.safetensors"
+        write_weights(target, _sizes(stage), averaged(out / f"{stage}.pt"))
+        console.print(f"{target.name}: {target.stat().st_size / 1e6:.2f} MB")
+
+
+def _networks(out: Path) -> tuple[Judge, VQVAE, VAR]:
+    judge, vqvae = Judge(width=JUDGE_WIDTH), VQVAE(VQVAE_SIZES)
+    var = VAR(VAR_SIZES, vqvae)
+    for stage, network in (("judge", judge), ("vqvae", vqvae), ("var", var)):
+        frozen(network, averaged(out / f"{stage}.pt"))
+    return judge, vqvae, var
+
+
+@app.command("evaluate")
+def run_evaluate(
+    out: Out,
+    per_class: Annotated[int, typer.Option(min=1, help="Digits drawn per class.")] = 50,
+    guidance: float = SAMPLING["guidance"],
+    top_k: int = SAMPLING["top_k"],
+    top_p: float = SAMPLING["top_p"],
+    temperature: float = SAMPLING["temperature"],
+) -> None:
+    """Judges real, rebuilt and drawn digits, with the weights as they are shipped; writes digits.png."""
+    judge, vqvae, var = _networks(out)
+    test = load_digits("test")
+    console.print(f"judge on real digits that nothing was trained on: {accuracy(judge, test.images, test.labels):.3f}")
+    rebuilt = accuracy(judge, rebuild(vqvae, to_model(test.images)), test.labels)
+    console.print(f"the same digits through the VQVAE: {rebuilt:.3f}")
+    settings = {"guidance": guidance, "top_k": top_k, "top_p": top_p, "temperature": temperature}
+    images, labels = draw_digits(var, per_class, settings)
+    shares = [round(accuracy(judge, images[labels == c], labels[labels == c]), 2) for c in range(10)]
+    console.print(f"drawn digits, {settings}: {accuracy(judge, images, labels):.3f}, by class {shares}")
+    grid(images, per_class).save(out / "digits.png")
+    mass = current_map_mass(var, torch.arange(10), settings).mean(2)
+    for scale in (-2, -1):
+        console.print(
+            f"attention on the current map, scale {scale}, by layer: {[round(m, 2) for m in mass[scale].tolist()]}"
+        )
+
+
+if __name__ == "__main__":
+    app()
