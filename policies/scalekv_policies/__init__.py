@@ -1,0 +1,82 @@
+"""The shelf of policies: one line for each. Which name stands for what, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from scalekv_core.defaults import Dense, Drop, OneRole
+from scalekv_core.hookspecs import hookimpl
+from scalekv_core.interfaces import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
+from scalekv_core.policy import Policy
+from scalekv_policies.ams_kv import CondensedAndLocal, ams_kv
+from scalekv_policies.full import Everything, full
+from scalekv_policies.h2o import HeavyHitters, h2o
+from scalekv_policies.pyramidkv import PyramidBudget, pyramidkv
+from scalekv_policies.scalekv import ScaleKVAllocator, ScaleKVClassifier, ScaleKVSelector, scalekv
+from scalekv_policies.scalekv_reference import (
+    ReleasedAllocator,
+    ReleasedClassifier,
+    ReleasedSelector,
+    scalekv_reference,
+)
+from scalekv_policies.snapkv import SnapSelector, snapkv
+from scalekv_policies.streaming import SinksAndRecent, streaming
+from scalekv_policies.uniform import EvenBudget, UniformSelector, uniform
+
+
+@hookimpl
+def scalekv_policies() -> Mapping[str, Callable[[], Policy]]:
+    return {
+        "ams-kv": ams_kv,
+        "full": full,
+        "h2o": h2o,
+        "pyramidkv": pyramidkv,
+        "scalekv": scalekv,
+        "scalekv-reference": scalekv_reference,
+        "snapkv": snapkv,
+        "streaming": streaming,
+        "uniform": uniform,
+    }
+
+
+@hookimpl
+def scalekv_layer_classifiers() -> Mapping[str, Callable[[], LayerClassifier]]:
+    return {
+        "one-role": OneRole,
+        "scalekv": ScaleKVClassifier,
+        "scalekv-reference": ReleasedClassifier,
+    }
+
+
+@hookimpl
+def scalekv_budget_allocators() -> Mapping[str, Callable[[], BudgetAllocator]]:
+    return {
+        "even": EvenBudget,
+        "everything": Everything,
+        "pyramidkv": PyramidBudget,
+        "scalekv": ScaleKVAllocator,
+        "scalekv-reference": ReleasedAllocator,
+    }
+
+
+@hookimpl
+def scalekv_token_selectors() -> Mapping[str, Callable[[], TokenSelector]]:
+    return {
+        "ams-kv": CondensedAndLocal,
+        "h2o": HeavyHitters,
+        "scalekv": ScaleKVSelector,
+        "scalekv-reference": ReleasedSelector,
+        "snapkv": SnapSelector,
+        "streaming": SinksAndRecent,
+        "uniform": UniformSelector,
+    }
+
+
+@hookimpl
+def scalekv_token_mergers() -> Mapping[str, Callable[[], TokenMerger]]:
+    return {"drop": Drop}
+
+
+@hookimpl
+def scalekv_cache_codecs() -> Mapping[str, Callable[[], CacheCodec]]:
+    return {"dense": Dense}

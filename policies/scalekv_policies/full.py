@@ -1,0 +1,44 @@
+"""Keep everything that a later scale reads: the yardstick of every other policy, and lossless by itself.
+
+The unmodified models also store the last scale's keys and values, which nobody reads (39 % of the tokens at
+1024 x 1024), and Infinity stores its keys in float32 although attention reads them in bfloat16.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from attrs import frozen
+
+from scalekv_core import plan
+from scalekv_core.errors import BudgetError
+from scalekv_core.geometry import CacheGeometry
+from scalekv_core.interfaces import BudgetAllocator, LayerRoles
+from scalekv_core.plan import CachePlan
+from scalekv_core.policy import Policy
+from scalekv_policies.uniform import UniformSelector
+
+
+@frozen
+class Everything(BudgetAllocator):
+    """Every head holds the whole history, whatever the budget leaves over.
+
+    Raises:
+        BudgetError: the budget is less than the history that enters the last scale.
+    """
+
+    spends_all: ClassVar[bool] = False
+
+    def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
+        history = geometry.schedule.last_history
+        if slots < history * geometry.slots_per_token:
+            raise BudgetError(
+                f"policy 'full' holds the whole history, {history} tokens per layer and head; the budget buys "
+                f"{slots / geometry.slots_per_token:.1f}; leave out the budget or choose another policy"
+            )
+        return plan.everything(geometry)
+
+
+def full() -> Policy:
+    """Nothing that a later scale reads is given up: bit-identical images."""
+    return Policy(name="full", allocator=Everything(), selector=UniformSelector(), budget="100%")

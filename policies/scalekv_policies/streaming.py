@@ -1,0 +1,45 @@
+"""StreamingLLM: the first tokens, which attention falls back on, and the most recent ones.
+
+Xiao et al., "Efficient Streaming Language Models with Attention Sinks", ICLR 2024, arXiv 2309.17453.
+"""
+
+from __future__ import annotations
+
+import torch
+from attrs import field, frozen
+from attrs.validators import ge
+from torch import Tensor
+
+from scalekv_core.interfaces import CacheView, ScoringSelector
+from scalekv_core.policy import Policy
+from scalekv_policies.uniform import EvenBudget
+
+
+@frozen(kw_only=True)
+class SinksAndRecent(ScoringSelector):
+    """The first ``sinks`` tokens of the sequence, and the last ones. Looks at positions only.
+
+    The paper numbers positions anew inside of the cache; a map's tokens are rotated by their place in the picture, so
+    here they keep it. Sinks take at most half of a small capacity, the first ones first.
+
+    Attributes:
+        sinks: how many; the paper's 4 of a text, here 5: the maps of 1 x 1 and 2 x 2.
+    """
+
+    sinks: int = field(default=5, validator=ge(0))
+
+    def score(self, view: CacheView, keep: int) -> Tensor:
+        """(B, H, N) int64, all different."""
+        positions = view.positions.long()
+        sinks = min(self.sinks, (keep + 1) // 2)
+        return torch.where(positions < sinks, view.schedule.total + sinks - positions, positions)
+
+
+def streaming() -> Policy:
+    """The first tokens and the most recent ones, the same number in every layer and head."""
+    return Policy(
+        name="streaming",
+        allocator=EvenBudget(),
+        selector=SinksAndRecent(),
+        paper="Efficient Streaming Language Models with Attention Sinks, arXiv 2309.17453",
+    )

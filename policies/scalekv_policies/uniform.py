@@ -1,0 +1,98 @@
+"""The same for every layer and head, without looking at attention: what a method that looks has to beat."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from attrs.validators import in_
+from torch import Tensor
+
+from scalekv_core.geometry import CacheGeometry
+from scalekv_core.interfaces import BudgetAllocator, CacheView, LayerRoles, ScoringSelector
+from scalekv_core.plan import CachePlan
+from scalekv_core.policy import Policy
+from scalekv_core.schedule import ScaleSchedule
+from scalekv_policies.shares import refuse_less_than_one_each
+
+_32_BITS = 0xFFFFFFFF
+_ROW, _COLUMN = 0xC13FA9A9, 0x91E10DA6  # 2^32 / p and 2^32 / p^2, p the plastic number
+_FRAME = 0x9E3779B9  # 2^32 / the golden number
+_Number = TypeVar("_Number", int, Tensor)
+
+
+@frozen
+class EvenBudget(BudgetAllocator):
+    """Every layer and head holds equally much at every scale: floor(slots / (layers x heads)) tokens.
+
+    Raises:
+        BudgetError: that is less than one token.
+    """
+
+    def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
+        refuse_less_than_one_each(geometry, slots)
+        each = slots // geometry.slots_per_token
+        capacity = np.minimum(np.asarray(geometry.schedule.keepable())[:, None, None], each)
+        return CachePlan(geometry.schedule, np.broadcast_to(capacity, (len(capacity), geometry.layers, geometry.heads)))
+
+
+@frozen(kw_only=True)
+class UniformSelector(ScoringSelector):
+    """Tokens chosen by their place alone; every row chooses the same.
+
+    Each choice orders all tokens of the schedule once and for all, and keeps the first ones of that order. So a larger
+    ``keep`` holds a smaller one, and cutting scale by scale ends where one cut would have ended.
+
+    Attributes:
+        pick: ``spaced`` spreads the tokens evenly over every map, each map in proportion to its tokens; every map
+            keeps its first token as long as there is room. ``recent`` takes the last tokens. ``random`` draws them per
+            layer and head by a hash, with no generator behind it.
+        seed: of ``random``.
+    """
+
+    pick: Literal["spaced", "recent", "random"] = field(default="spaced", validator=in_(("spaced", "recent", "random")))
+    seed: int = 0
+
+    def score(self, view: CacheView, keep: int) -> Tensor:
+        """(B, H, N) int64, all different."""
+        positions = view.positions.long()
+        if self.pick == "recent":
+            return positions
+        if self.pick == "random":
+            return mixed(positions ^ self._salts(view))
+        order = spaced_order(view.schedule, view.scale, positions.device)[positions]
+        return -((order << 24) + positions)
+
+    def _salts(self, view: CacheView) -> Tensor:
+        start = mixed(mixed(self.seed & _32_BITS) ^ (view.layer + 1))
+        salts = [mixed(start ^ (head + 1)) for head in view.heads]
+        return torch.stack([view.positions.new_full((), salt, dtype=torch.int64) for salt in salts]).view(1, -1, 1)
+
+
+def spaced_order(schedule: ScaleSchedule, scale: int, device: torch.device) -> Tensor:
+    """(tokens of scales 0..scale) int64 below 2^32: taking the lowest ones of a map covers it evenly.
+
+    The token in row r and column c has frac(r / p + c / p^2), p the plastic number (p^3 = p + 1): the two-dimensional
+    low-discrepancy lattice of Roberts ("The unreasonable effectiveness of quasirandom sequences", 2018). The tokens
+    below a threshold t are a quasi-lattice that holds a share t of every map.
+    """
+    orders = []
+    for t, h, w in schedule.maps[: scale + 1]:
+        index = torch.arange(t * h * w, device=device)
+        frame, row, column = index // (h * w), index // w % h, index % w
+        orders.append((frame * _FRAME + row * _ROW + column * _COLUMN) & _32_BITS)
+    return torch.cat(orders)
+
+
+def mixed(x: _Number) -> _Number:
+    """The 32-bit number scrambled: one to one, every bit of x moves about half of the bits."""
+    x = ((x >> 16) ^ x) * 0x45D9F3B & _32_BITS
+    x = ((x >> 16) ^ x) * 0x45D9F3B & _32_BITS
+    return (x >> 16) ^ x
+
+
+def uniform() -> Policy:
+    """Every layer and head holds equally much, evenly spaced over the maps."""
+    return Policy(name="uniform", allocator=EvenBudget(), selector=UniformSelector())

@@ -1,0 +1,25 @@
+"""Spreading tokens over places with limits."""
+
+import numpy as np
+import pytest
+
+from scalekv_policies.shares import fair_shares
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shares_keep_within_limits_and_leave_less_than_a_token_each(seed):
+    """Nothing is given out twice, no limit is exceeded, and nearly everything is given out."""
+    rng = np.random.default_rng(seed)
+    limits = rng.integers(0, 50, size=12)
+    total = int(rng.integers(0, 400))
+    shares = fair_shares(total, limits)
+    assert (shares <= limits).all()
+    assert min(total, limits.sum()) - len(limits) < shares.sum() <= total
+    open_places = shares[shares < limits]
+    assert len(set(open_places.tolist())) <= 1
+    assert not len(open_places) or shares.max() == open_places[0]
+
+
+def test_weights_set_the_proportion_of_those_that_are_not_full():
+    """The heaviest place is full, the two others share what is left as 1 to 3."""
+    assert [5, 15, 4] == fair_shares(24, np.array([100, 100, 4]), np.array([1.0, 3.0, 9.0])).tolist()
