@@ -105,8 +105,8 @@ class ScaleKVAllocator(BudgetAllocator):
       negative within 13 scales. The paper's case has E = 5, so B_r falls from 600 to 320 of 650; the fall is spread over
       however many such scales a schedule has, so that it never becomes negative.
     * A drafter can hold no more than it held before and the new map. What the drafters can't use goes back to the
-      refiners equally, rounded up, and the drafters pay for the rounding: the rule behind the released tables. At the
-      paper's budget the drafters are full and the refiners always get more than B_r.
+      refiners equally, rounded up, and the drafters pay for the rounding. With the released roles of Infinity-2B and
+      650 tokens the drafters are full, refiners get more than B_r, and all published capacities come out.
     * What is held after scale k is read at scale k + 1, so the roles of scale k + 1 decide.
 
     Places are (layer, head); heads of a layer get the same unless the classifier tells them apart. Without drafters
