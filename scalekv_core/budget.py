@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, get_args
 
+import numpy as np
 from attrs import field, frozen
 
 from scalekv_core.errors import BudgetError
@@ -40,6 +41,10 @@ class Budget:
     amount: Fraction = field(converter=Fraction)
     unit: Unit = "history"
 
+    def __attrs_post_init__(self) -> None:
+        if self.unit not in get_args(Unit):
+            raise BudgetError(f"the unit of a budget is one of {', '.join(get_args(Unit))}; got {self.unit!r}")
+
     @classmethod
     def parse(cls, text: str | Budget) -> Budget:
         """The budget that a text stands for.
@@ -69,25 +74,23 @@ class Budget:
         Raises:
             BudgetError: the budget is zero, or larger than the history that enters the last scale.
         """
-        most = geometry.schedule.last_history * geometry.slots_per_token
+        history, places = geometry.schedule.last_history, geometry.slots_per_token
+        per_place = slot_bytes or Fraction(geometry.slot_bytes)
         bought = {
-            "history": self.amount * most,
-            "all": self.amount * geometry.schedule.total * geometry.slots_per_token,
-            "tokens": self.amount * geometry.slots_per_token,
-            "bytes": self.amount / (geometry.rows * (slot_bytes or geometry.slot_bytes)),
+            "history": self.amount * history * places,
+            "all": self.amount * geometry.schedule.total * places,
+            "tokens": self.amount * places,
+            "bytes": self.amount / (geometry.rows * per_place),
         }[self.unit]
         if self.amount <= 0:
             raise BudgetError(f"budget {self} holds nothing; give more than 0")
-        if bought > most:
-            raise BudgetError(f"budget {self} is more than the whole history: {self._whole(geometry)}")
+        if bought > history * places:
+            whole = format_bytes(int(history * places * geometry.rows * per_place))
+            raise BudgetError(
+                f"budget {self} is more than the whole history: at most {history} of the {geometry.schedule.total} tokens "
+                f"are read by a later scale (= '100%' = '{history} tokens' = {whole} here); use policy 'full' to keep them all"
+            )
         return int(bought)
-
-    def _whole(self, geometry: CacheGeometry) -> str:
-        history, total = geometry.schedule.last_history, geometry.schedule.total
-        return (
-            f"at most {history} of the {total} tokens are read by a later scale "
-            f"(= '100%' = '{history} tokens' = {format_bytes(geometry.history_bytes)} here); use policy 'full' to keep them all"
-        )
 
     def __str__(self) -> str:
         if self.unit in ("history", "all"):
@@ -103,4 +106,7 @@ def _byte_unit(unit: str) -> int:
 
 
 def _plain(number: Fraction) -> str:
-    return str(int(number)) if number.denominator == 1 else f"{float(number):.6g}"
+    """Whole, or six digits; never with an exponent, since it has to be readable as a budget again."""
+    if number.denominator == 1:
+        return str(int(number))
+    return np.format_float_positional(float(number), precision=6, fractional=False, trim="-")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import accumulate
+from operator import index
+from typing import SupportsIndex
 
 import numpy as np
 from attrs import field, frozen
@@ -14,15 +16,18 @@ from scalekv_core.errors import InputError
 Map = tuple[int, int, int]
 
 
-def _as_maps(maps: Iterable[Iterable[int]]) -> tuple[Map, ...]:
-    triples = []
-    for given in maps:
-        sizes = tuple(int(size) for size in given)
-        if len(sizes) not in (2, 3) or min(sizes) < 1:
-            raise InputError(f"a map of a schedule is (h, w) or (t, h, w) with sizes of at least 1; got {sizes}")
-        t, h, w = sizes if len(sizes) == 3 else (1, *sizes)
-        triples.append((t, h, w))
-    return tuple(triples)
+def _as_maps(maps: Iterable[Iterable[SupportsIndex]]) -> tuple[Map, ...]:
+    try:
+        return tuple(_as_map(tuple(map(index, sizes))) for sizes in maps)
+    except TypeError as error:
+        raise InputError(f"a schedule is a list of maps (h, w) or (t, h, w) of whole numbers; got {maps!r}") from error
+
+
+def _as_map(sizes: tuple[int, ...]) -> Map:
+    if len(sizes) not in (2, 3) or min(sizes) < 1:
+        raise InputError(f"a map of a schedule is (h, w) or (t, h, w) with sizes of at least 1; got {sizes}")
+    t, h, w = sizes if len(sizes) == 3 else (1, *sizes)
+    return t, h, w
 
 
 @frozen

@@ -1,0 +1,25 @@
+"""How the suite runs: quick Hypothesis profiles by default, thorough ones in CI, one torch thread."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
+
+# The plugins are written to be found as distributions; some are broken on purpose.
+collect_ignore = ["plugins"]
+
+# A deadline would measure torch's first call; slow data generation is only slow on a busy machine.
+_COMMON = {
+    "deadline": None,
+    "print_blob": True,
+    "suppress_health_check": [HealthCheck.too_slow],
+    "database": DirectoryBasedExampleDatabase(".hypothesis/examples"),
+}
+settings.register_profile("dev", max_examples=20, stateful_step_count=20, **_COMMON)
+settings.register_profile("ci", max_examples=150, stateful_step_count=40, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+torch.set_num_threads(1)
