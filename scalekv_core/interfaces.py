@@ -85,7 +85,8 @@ class CacheView:
         k, v: (B, H, N, D) keys and values, exactly as attention used them.
         positions: (B, H, N) integers, the index of each token in the full sequence of the schedule; ascending.
         counts: (B, H, N) how many tokens each one stands for, or None where all stand for themselves.
-        statistics: {name: (B, H, N)} what ``observe`` returned at the last scale; zero for the current map.
+        statistics: {name: (B, H, N)}: for ``observe`` what it returned at the last scale, zero for the current map; for
+            ``select`` and ``assign`` what ``observe`` has just returned.
         schedule, layer, scale: where we are; ``scale`` is that of the current map.
         heads: which heads of the layer these are.
         softmax_scale: the factor on q.k in the attention.
@@ -164,7 +165,8 @@ class LayerClassifier(ABC):
 class BudgetAllocator(ABC):
     """Turns a budget into capacities, before the image is drawn."""
 
-    spends_all: ClassVar[bool] = True  # False: it holds what it likes of the budget (`full` holds everything)
+    spends_all: ClassVar[bool] = True
+    """False where the budget is not its to choose: ``full`` holds everything, whatever others are held to."""
 
     @abstractmethod
     def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
