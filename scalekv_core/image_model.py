@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from attrs import field, frozen
-from attrs.validators import ge, gt, instance_of
+from attrs import Attribute, field, frozen
+from attrs.validators import instance_of
 from torch import Tensor, nn
 
+from scalekv_core.errors import InputError
 from scalekv_core.geometry import CacheGeometry
 from scalekv_core.profile import AttentionProfile
 from scalekv_core.schedule import ScaleSchedule
+
+
+def _wants(text: str, fits: Callable[[Any], bool]) -> Callable[[Any, Attribute[Any], Any], None]:
+    """An attrs validator that refuses in one line what does not fit."""
+
+    def check(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+        if not fits(value):
+            raise InputError(f"sampling wants {attribute.name} {text}; got {value}")
+
+    return check
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
 
 
 @frozen(kw_only=True)
@@ -27,12 +43,19 @@ class Sampling:
         top_p: how much probability they may hold; 0 lets all.
         temperature: divides the logits.
         greedy: take the likeliest value; seeds play no part.
+
+    Raises:
+        InputError: a value is out of its range.
+
+    >>> Sampling(top_p=1.5)
+    Traceback (most recent call last):
+    scalekv_core.errors.InputError: sampling wants top_p from 0 to 1 (0 lets all compete); got 1.5
     """
 
-    guidance: float = field(default=0.0, validator=ge(0))
-    top_k: int = field(default=0, validator=ge(0))
-    top_p: float = field(default=0.0, validator=ge(0))
-    temperature: float = field(default=1.0, validator=gt(0))
+    guidance: float = field(default=0.0, validator=_wants("at least 0 (0 draws without)", lambda g: 0 <= g < inf))
+    top_k: int = field(default=0, validator=_wants("at least 0, whole (0 lets all compete)", _is_count))
+    top_p: float = field(default=0.0, validator=_wants("from 0 to 1 (0 lets all compete)", lambda p: 0 <= p <= 1))
+    temperature: float = field(default=1.0, validator=_wants("above 0 (see greedy)", lambda t: 0 < t < inf))
     greedy: bool = False
 
 
