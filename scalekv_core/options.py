@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Mapping
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 import cattrs
@@ -17,12 +17,31 @@ _converter = cattrs.Converter(detailed_validation=False)
 
 def _structure_bool(value: Any, _: type) -> bool:
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if str(value).lower() not in words:
-        raise ValueError("wanted true or false")
     return words[str(value).lower()]
 
 
+def _structure_int(value: Any, _: type) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(value)
+    return int(value)
+
+
+def _structure_float(value: Any, _: type) -> float:
+    if isinstance(value, bool):
+        raise ValueError(value)
+    return float(value)
+
+
+def _structure_str(value: Any, _: type) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
 _converter.register_structure_hook(bool, _structure_bool)
+_converter.register_structure_hook(int, _structure_int)
+_converter.register_structure_hook(float, _structure_float)
+_converter.register_structure_hook(str, _structure_str)
 
 
 def options_of(strategy: Any) -> dict[str, Any]:
@@ -100,20 +119,21 @@ def _no_option(owner: str, name: str, known: Mapping[str, Any]) -> str:
 
 
 def _read(owner: str, name: str, value: Any, hint: Any) -> Any:
-    if not isinstance(value, str) and get_origin(hint) not in (tuple,):
-        return _typed(owner, name, value, hint)
-    if isinstance(value, str) and value.lower() == "none" and _allows_none(hint):
+    """The value as the option's type; text is read as that type."""
+    if _allows_none(hint) and (value is None or str(value).lower() == "none"):
         return None
-    return _typed(owner, name, value, hint)
-
-
-def _typed(owner: str, name: str, value: Any, hint: Any) -> Any:
     try:
-        if isinstance(value, float) and hint is int and not value.is_integer():
-            raise ValueError("wanted a whole number")
-        return value if value is None and _allows_none(hint) else _converter.structure(value, _without_none(hint))
-    except Exception as error:
+        return _structured(value, _without_none(hint))
+    except Exception as error:  # whatever a type raises that refuses a value
         raise InputError(f"{owner} cannot take {name}={value!r}: wanted {_describe(hint)}") from error
+
+
+def _structured(value: Any, hint: Any) -> Any:
+    if get_origin(hint) is Literal:
+        return {str(choice): choice for choice in get_args(hint)}[str(value)]
+    if get_origin(hint) is tuple and isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    return _converter.structure(value, hint)
 
 
 def _allows_none(hint: Any) -> bool:
@@ -128,10 +148,16 @@ def _without_none(hint: Any) -> Any:
 
 
 def _describe(hint: Any) -> str:
-    plain = _without_none(hint)
-    if args := get_args(plain):
-        return "one of " + ", ".join(str(arg) for arg in args)
-    return str(getattr(plain, "__name__", plain))
+    if _allows_none(hint):
+        return f"{_describe(_without_none(hint))} or none"
+    if hint is bool:
+        return "true or false"
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        kind = get_args(hint)[0].__name__
+        return f"{kind},{kind},..."
+    return str(getattr(hint, "__name__", hint))
 
 
 def _reason(error: Exception) -> str:

@@ -61,7 +61,7 @@ class CachePlan:
 
     def __attrs_post_init__(self) -> None:
         scales, capacity = len(self.schedule), self.capacity
-        if capacity.ndim != 3 or len(capacity) != scales:
+        if capacity.ndim != 3 or len(capacity) != scales or not capacity.size:
             raise ContractError(f"capacity is [K={scales}, L, H]; got shape {capacity.shape}")
         if capacity.min() < 0:
             raise ContractError(f"capacity counts tokens; got {capacity.min()}")
@@ -130,7 +130,10 @@ class CachePlan:
         """Raises ContractError if this is a plan for another model."""
         shape = (len(geometry.schedule), geometry.layers, geometry.heads)
         if self.capacity.shape != shape or self.schedule != geometry.schedule:
-            raise ContractError(f"the plan is for [K, L, H] = {self.capacity.shape}; the model has {shape}")
+            raise ContractError(
+                f"the plan is for [K, L, H] = {self.capacity.shape} and maps {self.schedule}; "
+                f"the model has maps {geometry.schedule} and {shape}"
+            )
 
 
 def everything(geometry: CacheGeometry) -> CachePlan:

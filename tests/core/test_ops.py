@@ -1,0 +1,172 @@
+"""The tensor functions against loops that anybody can check."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from scalekv_core import ops
+
+sizes = st.integers(1, 5)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@given(sizes, sizes, st.integers(1, 12), st.data())
+def test_top_tokens_are_the_best_in_order(rows: int, heads: int, tokens: int, data: st.DataObject) -> None:
+    """Unique, ascending, and no token left out scores higher than one that is in; ties included."""
+    keep = data.draw(st.integers(0, tokens))
+    scores = torch.tensor(data.draw(st.lists(st.integers(0, 4), min_size=tokens, max_size=tokens)))
+    scores = scores.float().expand(rows, heads, tokens)
+    kept = ops.top_tokens(scores, keep)
+
+    assert (rows, heads, keep) == tuple(kept.shape)
+    for index, score in zip(kept.flatten(0, 1).tolist(), scores.flatten(0, 1).tolist(), strict=True):
+        assert sorted(set(index)) == index
+        assert sorted(score, reverse=True)[:keep] == sorted((score[i] for i in index), reverse=True)
+
+
+def test_infinite_scores_are_kept() -> None:
+    """+inf is above everything; -inf below."""
+    scores = torch.tensor([[[3.0, -math.inf, math.inf, 1.0]]])
+
+    assert [[[0, 2]]] == ops.top_tokens(scores, 2).tolist()
+    assert [[[0, 2, 3]]] == ops.top_tokens(scores, 3).tolist()
+
+
+@given(sizes, sizes, sizes, st.sampled_from([(), (3,), (2, 3)]), st.booleans(), st.data())
+def test_gathered_tokens_are_the_tokens(
+    rows: int, heads: int, tokens: int, rest: tuple[int, ...], transposed: bool, data: st.DataObject
+) -> None:
+    """The same as indexing by hand, for any trailing sizes and for tensors that lie in memory otherwise."""
+    keep = data.draw(st.integers(0, tokens))
+    x = random(rows, tokens, heads, *rest).transpose(1, 2) if transposed else random(rows, heads, tokens, *rest)
+    index = torch.rand(rows, heads, tokens, generator=torch.Generator().manual_seed(keep)).argsort(dim=2)[:, :, :keep]
+    gathered = ops.gather_tokens(x, index)
+
+    assert (rows, heads, keep, *rest) == tuple(gathered.shape)
+    for row in range(rows):
+        for head in range(heads):
+            assert torch.equal(x[row, head][index[row, head]], gathered[row, head])
+
+
+def test_gathered_tokens_have_memory_of_their_own() -> None:
+    """Nothing of the larger storage stays alive, also where all tokens stay or the index was expanded."""
+    x = random(2, 3, 100, 8)[:, :, :50]
+    for index in (torch.arange(50).expand(2, 3, 50), torch.tensor([7]).expand(2, 3, 1)):
+        for source in (x, x.contiguous(), x[..., 0]):
+            gathered = ops.gather_tokens(source, index)
+            assert gathered.nbytes == gathered.untyped_storage().nbytes()
+            assert source.untyped_storage().data_ptr() != gathered.untyped_storage().data_ptr()
+
+
+def test_tight_copies_only_what_is_loose() -> None:
+    """A tensor that fills its storage is passed through; views, and expanded tensors, are copied."""
+    x = random(4, 6)
+
+    assert x is ops.tight(x)
+    for loose in (x[:2], x[:, :3], x[:1].expand(4, 6)):
+        tight = ops.tight(loose)
+        assert torch.equal(loose, tight)
+        assert tight.nbytes == tight.untyped_storage().nbytes()
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, scale: float, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Attention and its probabilities in float64."""
+    logits = scale * q.double() @ k.double().transpose(2, 3)
+    weights = logits.exp() if counts is None else logits.exp() * counts.double().unsqueeze(2)
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    return weights @ v.double(), weights
+
+
+@given(sizes, sizes, sizes, st.integers(1, 20), st.floats(0.05, 2), st.booleans())
+def test_attention_is_softmax(rows: int, heads: int, queries: int, tokens: int, scale: float, counted: bool) -> None:
+    """With counts a token of count c weighs as c tokens."""
+    q, k, v = (
+        random(rows, heads, queries, 8),
+        random(rows, heads, tokens, 8, seed=1),
+        random(rows, heads, tokens, 8, seed=2),
+    )
+    counts = random(rows, heads, tokens, seed=3).abs() * 5 + 1 if counted else None
+    expected, weights = reference(q, k, v, scale, counts)
+
+    torch.testing.assert_close(
+        ops.attend(q, k, v, softmax_scale=scale, counts=counts).double(), expected, rtol=1e-4, atol=1e-5
+    )
+    mass = ops.attention_mass(q, k, softmax_scale=scale, counts=counts)
+    assert torch.float32 == mass.dtype
+    torch.testing.assert_close(mass.double(), weights.sum(dim=2), rtol=1e-4, atol=1e-5)
+
+
+@given(st.integers(1, 2000))
+def test_chunks_do_not_change_the_mass(chunk_bytes: int) -> None:
+    """Whatever the chunk, also one smaller than a single query, the mass is the same to rounding."""
+    q, k = random(2, 3, 7, 4), random(2, 3, 11, 4, seed=1)
+    whole = ops.attention_mass(q, k, softmax_scale=0.5)
+
+    torch.testing.assert_close(ops.attention_mass(q, k, softmax_scale=0.5, chunk_bytes=chunk_bytes), whole)
+    length = ops.chunk_length(k, chunk_bytes)
+    assert length == 1 or length * 2 * 3 * 11 * 4 <= chunk_bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_mass_is_float32(dtype: torch.dtype) -> None:
+    """The statistic does not lose what a half cannot hold: every query adds up to 1."""
+    q, k = random(1, 2, 300, 8).to(dtype), random(1, 2, 50, 8, seed=1).to(dtype)
+    mass = ops.attention_mass(q, k, softmax_scale=1.0)
+
+    assert torch.float32 == mass.dtype
+    torch.testing.assert_close(mass.sum(dim=-1), torch.full((1, 2), 300.0), rtol=1e-5, atol=0)
+
+
+@given(sizes, sizes, st.integers(1, 12), st.integers(1, 4), st.integers(0, 2**31))
+def test_folding_conserves_counts_and_sums(rows: int, heads: int, tokens: int, keep: int, seed: int) -> None:
+    """Count-weighted means by hand: what is folded adds up, what is dropped is gone."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, heads, tokens, 3, generator=generator)
+    counts = torch.randint(1, 9, (rows, heads, tokens), generator=generator).float()
+    target = torch.randint(-1, keep, (rows, heads, tokens), generator=generator)
+    means, totals = ops.fold(x, counts, target, keep)
+
+    assert (x.dtype, torch.float32) == (means.dtype, totals.dtype)
+    for row in range(rows):
+        for head in range(heads):
+            for place in range(keep):
+                members = target[row, head] == place
+                weight = counts[row, head][members]
+                assert weight.sum() == totals[row, head, place]
+                if members.any():
+                    mean = (x[row, head][members].double() * weight.double()[:, None]).sum(
+                        dim=0
+                    ) / weight.double().sum()
+                    torch.testing.assert_close(means[row, head, place].double(), mean, rtol=1e-5, atol=1e-5)
+
+
+def test_folding_one_token_leaves_it_bit_equal() -> None:
+    """A token that nothing is folded into does not change, in any dtype."""
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        x = random(2, 2, 5, 4).to(dtype)
+        means, counts = ops.fold(x, torch.ones(2, 2, 5), torch.arange(5).expand(2, 2, 5), 5)
+        assert torch.equal(x, means)
+        assert (counts == 1).all()
+
+
+def test_folded_tokens_have_memory_of_their_own() -> None:
+    """No storage with room for the dropped ones."""
+    for folded in ops.fold(random(2, 2, 5, 4), torch.ones(2, 2, 5), torch.zeros(2, 2, 5, dtype=torch.int64), 1):
+        assert folded.nbytes == folded.untyped_storage().nbytes()
+
+
+def test_folding_half_precision_sums_in_float32() -> None:
+    """A thousand tokens of 1.001 have the mean 1.001, not the one that float16 adds up to."""
+    x = torch.full((1, 1, 1000, 1), 1.001, dtype=torch.float16)
+    means, _ = ops.fold(x, torch.ones(1, 1, 1000), torch.zeros(1, 1, 1000, dtype=torch.int64), 1)
+
+    assert x[0, 0, 0, 0] == means[0, 0, 0, 0]
