@@ -1,0 +1,104 @@
+"""The application: the list of commands, and what happens around each of them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from scalekv_core.cli import console
+
+COMMANDS = ("generate", "calibrate", "explain", "policies", "models", "plugins", "doctor")
+"""Modules of this package, each with a function of the same name: its signature is the command's, its docstring the help."""
+
+
+def make_app() -> typer.Typer:
+    """The application with all its commands."""
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(scalekv)
+    for name in COMMANDS:
+        module = importlib.import_module(f"{__package__}.{name}")
+        app.command(name)(guarded(getattr(module, name)))
+    return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        console.say(f"scalekv {version('scalekv')}")
+        raise typer.Exit
+
+
+def scalekv(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Swap KV-cache compression policies, by name, in visual autoregressive image models."""
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with plugin problems told first, and every mistake of a user as one line and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        told: list[str] = []
+        try:
+            told += tell_problems()
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            console.complain("interrupted; nothing was written")
+            raise typer.Exit(130) from None
+        except Exception as error:
+            code = tell(error, told)
+            if code is None:  # a bug: let it be seen
+                raise
+            raise typer.Exit(code) from None
+
+    return run
+
+
+def tell_problems() -> list[str]:
+    """Prints one line for every plugin that is not in use; returns the lines."""
+    from scalekv_core.cli.loading import the_registry
+    from scalekv_core.errors import ScaleKVError
+
+    try:
+        problems = [str(problem) for problem in the_registry().problems]
+    except ScaleKVError:  # nothing is installed, or SCALEKV_PLUGINS is wrong: the command says so when it needs it
+        return []
+    for problem in problems:
+        console.complain(problem)
+    return problems
+
+
+def tell(error: Exception, told: Sequence[str] = ()) -> int | None:
+    """Prints what a user can do something about, and returns the exit code; None for everything else.
+
+    Args:
+        error: what a command raised.
+        told: lines that were printed before and need not be printed again.
+    """
+    from scalekv_core.cli.room import OutOfMemory, is_out_of_memory
+    from scalekv_core.errors import ScaleKVError
+
+    if isinstance(error, ScaleKVError):
+        message = str(error)
+        for line in told:
+            message = message.replace(f"\n{line}", "")
+        console.complain(message)
+        return 1 if isinstance(error, OutOfMemory) else 2
+    if is_out_of_memory(error):
+        console.complain(f"out of memory: {str(error).splitlines()[0]}")
+        return 1
+    return None

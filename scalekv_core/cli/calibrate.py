@@ -1,0 +1,168 @@
+"""``scalekv calibrate``: draw with the whole cache and write down where every layer and head looks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scalekv_core.cli import arguments as args
+from scalekv_core.cli import console, defaults
+
+if TYPE_CHECKING:
+    from scalekv_core.cli.loading import Job
+    from scalekv_core.profile import AttentionProfile
+
+LAST = 3
+"""Scales that are shown: the last ones, where nearly all of the cache is."""
+
+PromptFile = Annotated[
+    Path | None,
+    typer.Option("--prompt-file", metavar="FILE", help="One prompt a line.", rich_help_panel=args.DRAW),
+]
+Queries = Annotated[
+    int,
+    typer.Option(
+        "--queries", min=1, metavar="N", help="Queries of each map that are measured.", rich_help_panel=args.RUN
+    ),
+]
+Batch = Annotated[
+    int, typer.Option("--batch", min=1, metavar="N", help="Images drawn at once.", rich_help_panel=args.RUN)
+]
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="The profile.", rich_help_panel=args.RUN)]
+
+
+def calibrate(
+    prompts: args.Prompts = None,
+    model: args.Model = defaults.MODEL,
+    prompt_file: PromptFile = None,
+    seed: args.Seeds = None,
+    images: args.Images = None,
+    guidance: args.Guidance = None,
+    top_k: args.TopK = None,
+    top_p: args.TopP = None,
+    temperature: args.Temperature = None,
+    greedy: args.Greedy = False,
+    weights: args.Weights = None,
+    device: args.Device = "cpu",
+    dtype: args.Dtype = "float32",
+    queries: Queries = defaults.QUERIES,
+    batch: Batch = 4,
+    out: Out = Path(defaults.PROFILE),
+) -> None:
+    """Measure a model's attention, for the policies that need a profile.
+
+    Draws with the whole cache, and writes one file when all images are drawn.
+    """
+    from scalekv_core.cli import loading, writing
+    from scalekv_core.errors import InputError
+
+    if out.is_dir():
+        raise InputError(f"--out is the profile's file; {out} is a directory")
+    writing.check_directory(out.parent)
+    given = [*(prompts or ()), *(read_prompts(prompt_file) if prompt_file else ())]
+    loaded = loading.load_model(model, weights=weights, device=device, dtype=dtype)
+    sampling = loading.sampling_of(
+        loaded, guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=greedy
+    )
+    job = loading.job_of(loaded, loading.model_card(model), prompts=given, seeds=seed, images=images, sampling=sampling)
+    measured = measure(loaded, job, queries=queries, batch=batch)
+    print_profile(measured)
+    with writing.written_together(out.parent) as stage:
+        measured.save(stage / out.name)
+    console.heading(f"written to {out}")
+    console.say(f"give it to a policy with --profile {out}")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a file that are not empty.
+
+    Raises:
+        InputError: it cannot be read, or holds none.
+    """
+    from scalekv_core.errors import InputError
+
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"prompt file {path} cannot be read: {error}") from error
+    if not any(lines):
+        raise InputError(f"prompt file {path} holds no prompt; write one a line")
+    return [line for line in lines if line]
+
+
+def measure(model: Any, job: Job, *, queries: int, batch: int) -> AttentionProfile:
+    """The profile of a model over all images of a job, drawn in batches."""
+    import attrs
+
+    from scalekv_core import calibration
+    from scalekv_core.cli.drawing import geometry_of
+    from scalekv_core.cli.loading import the_registry
+    from scalekv_core.cli.room import naming_the_plan
+
+    starts = range(0, len(job.prompts), batch)
+    with (
+        calibration.calibrate(
+            model, queries=queries, provenance=provenance(model, job), registry=the_registry()
+        ) as sums,
+        progress(len(job.prompts)) as advance,
+    ):
+        for start in starts:
+            part = attrs.evolve(job, prompts=job.prompts[start : start + batch], seeds=job.seeds[start : start + batch])
+            with naming_the_plan(None, part, geometry_of(model)):
+                model.generate(part.prompts, seeds=part.seeds, sampling=part.sampling)
+            advance(len(part.prompts))
+    measured: AttentionProfile = sums.profile()
+    return measured
+
+
+def provenance(model: Any, job: Job) -> dict[str, str]:
+    """What a profile says about how it was made."""
+    import json
+    from importlib.metadata import version
+
+    import attrs
+
+    from scalekv_core.cli.record import fingerprint
+
+    print_of_weights = fingerprint(model.module)
+    return {
+        "scalekv": version("scalekv"),
+        "prompts": json.dumps(list(dict.fromkeys(job.prompts)), ensure_ascii=False),
+        "images": str(len(job.prompts)),
+        "seeds": json.dumps(list(dict.fromkeys(job.seeds))),
+        "sampling": json.dumps(attrs.asdict(job.sampling)),
+        **({"weights": print_of_weights} if print_of_weights else {}),
+    }
+
+
+@contextlib.contextmanager
+def progress(images: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; what it yields is told how many images were drawn."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
+        task = bar.add_task("drawing and measuring", total=images)
+        yield lambda drawn: bar.advance(task, drawn)
+
+
+def print_profile(profile: AttentionProfile) -> None:
+    """Where the attention goes by layer, at the last scales, and where the profile comes from."""
+    fraction = min(profile.fractions, key=lambda f: abs(f - 0.1))
+    current, share = profile.current_mass.mean(axis=2), profile.top_share_at(fraction).mean(axis=2)
+    maps = str(profile.schedule).split(" ")
+    scales = range(max(1, len(maps) - LAST), len(maps))
+    console.heading(f"attention of {profile.model}, mean over heads, images and queries")
+    made = console.table("layer", *(f"self {maps[k]}" for k in scales), *(f"top {maps[k]}" for k in scales))
+    for layer in range(current.shape[1]):
+        cells = [f"{current[k, layer]:.1%}" for k in scales] + [f"{share[k, layer]:.1%}" for k in scales]
+        console.row(made, layer, *cells)
+    console.out.print(made)
+    console.say("self: attention that a map pays to itself rather than to the history.")
+    console.say(f"top: how much of the rest the strongest {fraction:.0%} of the history hold.")
+    console.heading("provenance")
+    console.pairs(profile.provenance.items())

@@ -1,0 +1,71 @@
+"""Where words go: results to stdout, what went wrong and what is going on to stderr, one line each."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Collection, Iterable, Iterator
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def complain(message: str) -> None:
+    """One line on stderr, never wrapped, so that it can be read by a program and found by a search."""
+    print(f"scalekv: {message}", file=sys.stderr)
+
+
+def say(line: str = "") -> None:
+    """One line on stdout, wrapped where a terminal needs it."""
+    out.print(Text(line))
+
+
+def heading(line: str) -> None:
+    """A line that opens a part of the output."""
+    out.print()
+    out.print(Text(line, style="bold"))
+
+
+def table(*columns: str, text: Collection[str] = ()) -> Table:
+    """A table without noise: numbers to the right and never broken.
+
+    Args:
+        columns: their titles.
+        text: the titles of those that hold words, which stand to the left.
+    """
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for name in columns:
+        made.add_column(Text(name), justify="left" if name in text else "right", no_wrap=name not in text)
+    return made
+
+
+def row(made: Table, *cells: object) -> None:
+    """Adds a row; text is shown as it is, without markup."""
+    made.add_row(*(Text(str(cell)) for cell in cells))
+
+
+def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 2) -> None:
+    """Names and texts in two columns; a long text wraps below itself."""
+    made = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, text in rows:
+        made.add_row(Text(name), Text(str(text)))
+    if made.row_count:
+        out.print(Padding(made, (0, 0, 0, indent)))
+
+
+@contextlib.contextmanager
+def busy(doing: str) -> Iterator[None]:
+    """Shows on a terminal that something is going on, and nothing elsewhere."""
+    if not err.is_terminal:
+        yield
+        return
+    with err.status(Text(doing)):
+        yield

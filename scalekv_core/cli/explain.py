@@ -1,0 +1,281 @@
+"""``scalekv explain``: who keeps what under a policy, as plots or as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from attrs import frozen
+
+from scalekv_core.cli import arguments as args
+from scalekv_core.cli import console, defaults
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scalekv_core.cli.config import Choice
+    from scalekv_core.cli.loading import Job
+    from scalekv_core.explain import KeptTokens
+    from scalekv_core.image_model import ImageModel
+    from scalekv_core.planner import Planned
+    from scalekv_core.profile import AttentionProfile
+
+SHOW = "What to show"
+
+
+@frozen(eq=False, kw_only=True)
+class Shown:
+    """What there is to show.
+
+    Attributes:
+        planned: who may hold how much.
+        kept, image: which tokens stay, and what was drawn; None if nothing was.
+        layers, head, row: which ones.
+    """
+
+    planned: Planned
+    kept: KeptTokens | None = None
+    image: Tensor | None = None
+    layers: Sequence[int] = ()
+    head: int | None = None
+    row: int = 0
+
+
+Layers = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--layer",
+        min=0,
+        metavar="N",
+        help="A layer; repeat it for more. [dim]default: three[/dim]",
+        rich_help_panel=SHOW,
+    ),
+]
+Head = Annotated[
+    int | None,
+    typer.Option(
+        "--head", min=0, metavar="N", help="A head. [dim]default: the share of all[/dim]", rich_help_panel=SHOW
+    ),
+]
+BatchRow = Annotated[
+    int,
+    typer.Option("--row", min=0, help="A row of the batch; with guidance the second half is unconditioned.",
+                 rich_help_panel=SHOW),
+]  # fmt: skip
+AsText = Annotated[bool, typer.Option("--text", help="Print tables, plot nothing.", rich_help_panel=SHOW)]
+Draw = Annotated[
+    bool,
+    typer.Option(
+        "--draw/--no-draw", help="Draw an image to see which tokens stay; the plan needs none, and no weights.",
+        rich_help_panel=SHOW,
+    ),
+]  # fmt: skip
+Prompt = Annotated[
+    str | None, typer.Argument(help="What to draw; the model's own example by default.", show_default=False)
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory for the plots.", rich_help_panel=args.RUN)]
+
+
+def explain(
+    prompt: Prompt = None,
+    model: args.Model = defaults.MODEL,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the image.", rich_help_panel=args.DRAW)] = 0,
+    policy: args.PolicyName = None,
+    budget: args.Budget = None,
+    classifier: args.Classifier = None,
+    allocator: args.Allocator = None,
+    selector: args.Selector = None,
+    merger: args.Merger = None,
+    codec: args.Codec = None,
+    option: args.Options = None,
+    config: args.Config = None,
+    profile: args.Profile = None,
+    layer: Layers = None,
+    head: Head = None,
+    row: BatchRow = 0,
+    text: AsText = False,
+    draw: Draw = True,
+    weights: args.Weights = None,
+    device: args.Device = "cpu",
+    dtype: args.Dtype = "float32",
+    out: Out = Path(defaults.OUT),
+) -> None:
+    """Show which layer holds how much, and which tokens the last scale finds.
+
+    Writes plan.png and kept.png; --text prints the same as tables and needs no matplotlib.
+    """
+    from scalekv_core import explain as explaining
+    from scalekv_core.cli import loading, writing
+    from scalekv_core.cli.config import choose
+    from scalekv_core.errors import InputError
+
+    parts = {"classifier": classifier, "allocator": allocator, "selector": selector, "merger": merger, "codec": codec}
+    policies = None if policy is None else [policy]
+    choice = choose(config=config, policies=policies, budget=budget, parts=parts, options=option)
+    if choice.every or len(choice.policies) > 1:
+        raise InputError(f"explain shows one policy at a time; got {', '.join(choice.policies)}")
+    if not text:
+        writing.check_directory(out)
+        explaining.check_plots()
+    measured = loading.load_profile(profile)
+    if draw:
+        loaded = loading.load_model(model, weights=weights, device=device, dtype=dtype)
+        job = loading.job_of(
+            loaded,
+            loading.model_card(model),
+            prompts=[prompt] if prompt else None,
+            seeds=[seed],
+            images=1,
+            sampling=loaded.sampling,
+        )
+        shown = look(loaded, job, choice, measured, layers=layer, head=head, row=row)
+    else:
+        shown = Shown(planned=plan_of_card(model, choice, measured, dtype=dtype))
+    if text:
+        print_plan(shown.planned)
+        print_kept(shown)
+        return
+    with writing.written_together(out) as stage:
+        save_plots(stage, shown)
+        names = [file.name for file in sorted(stage.iterdir())]
+    console.say(f"written to {out}: {', '.join(names)}")
+
+
+def look(
+    model: ImageModel,
+    job: Job,
+    choice: Choice,
+    profile: AttentionProfile | None,
+    *,
+    layers: Sequence[int] | None,
+    head: int | None,
+    row: int,
+) -> Shown:
+    """Draws an image and watches which tokens stay.
+
+    Raises:
+        InputError: there is no such layer, head or row.
+    """
+    from scalekv_core.cli.drawing import plan_all, policies_of, watch
+    from scalekv_core.explain import KeptTokens
+
+    (planned,) = plan_all(model, job, choice, policies_of(choice), profile)
+    shape = planned.geometry
+    layers = list(layers or spread(shape.layers))
+    for what, numbers, there in (
+        ("layer", layers, shape.layers),
+        ("head", [head or 0], shape.heads),
+        ("row", [row], shape.rows),
+    ):
+        check_there(what, numbers, there)
+    kept = KeptTokens()
+    generation = watch(model, job, planned, profile=profile, observer=kept)
+    image = generation.images[row % len(generation.images)]
+    return Shown(planned=planned, kept=kept, image=image, layers=layers, head=head, row=row)
+
+
+def check_there(what: str, numbers: Sequence[int], there: int) -> None:
+    """Raises InputError if one of the numbers is not below ``there``."""
+    from scalekv_core.errors import InputError
+
+    if wrong := [number for number in numbers if number >= there]:
+        raise InputError(f"there is no {what} {wrong[0]}; this image has {what}s 0 to {there - 1}")
+
+
+def spread(layers: int) -> list[int]:
+    """The first, the middle and the last layer.
+
+    >>> spread(16), spread(2)
+    ([0, 8, 15], [0, 1])
+    """
+    return sorted({0, layers // 2, layers - 1})
+
+
+def plan_of_card(model: str, choice: Choice, profile: AttentionProfile | None, *, dtype: str) -> Planned:
+    """The plan for one row of a model that is not loaded."""
+    import attrs
+
+    from scalekv_core.cli.drawing import policies_of
+    from scalekv_core.cli.loading import model_card, read_dtype
+    from scalekv_core.planner import plan_policy
+
+    geometry = attrs.evolve(model_card(model).geometry, dtype=read_dtype(dtype))
+    ((policy, budget),) = policies_of(choice)
+    return plan_policy(policy, geometry, budget=budget, profile=profile, model=model)
+
+
+def print_plan(planned: Planned) -> None:
+    """Bytes in one line; tokens that each layer holds after each scale; roles."""
+    from scalekv_core.geometry import format_bytes
+
+    weighs, schedule = planned.footprint, planned.plan.schedule
+    console.heading(f"{planned.policy.name}, {planned.budget}, rows: {planned.geometry.rows}")
+    console.say(
+        f"planned {format_bytes(weighs.most_planned)} and {format_bytes(weighs.scratch)} of scratch; "
+        f"unmodified {format_bytes(weighs.unmodified)}"
+    )
+    console.heading("tokens held after each map, mean over heads (of those seen)")
+    held = planned.plan.held.mean(axis=2)
+    seen = [f"{n}" for n in schedule.seen[:-1]]
+    rows = [[str(layer), *(f"{value:.4g}" for value in held[:-1, layer])] for layer in range(planned.plan.layers)]
+    print_matrix(["layer", *maps_of(planned)[:-1]], [*rows, ["seen", *seen]])
+    if len(planned.roles.names) > 1:
+        print_roles(planned)
+
+
+def print_roles(planned: Planned) -> None:
+    """The share of heads that play a role, by layer and map; one table per role but the last, which has the rest."""
+    from scalekv_core.explain import role_share
+
+    for name in planned.roles.names[:-1]:
+        console.heading(f"role {name}, share of heads (the others: {', '.join(planned.roles.names[-1:])})")
+        share = role_share(planned.roles, name)
+        rows = [[str(layer), *(f"{value:.0%}" for value in share[:, layer])] for layer in range(share.shape[1])]
+        print_matrix(["layer", *maps_of(planned)], rows)
+    if planned.roles.scores is not None:
+        console.heading("score that decides the role, mean over heads")
+        scores = planned.roles.scores.mean(axis=2)
+        rows = [[str(layer), *(f"{value:.3g}" for value in scores[:, layer])] for layer in range(scores.shape[1])]
+        print_matrix(["layer", *maps_of(planned)], rows)
+
+
+def print_kept(shown: Shown) -> None:
+    """Tokens of each source map that the last scale finds, by layer."""
+    if shown.kept is None:
+        return
+    of = "mean over heads" if shown.head is None else f"head {shown.head}"
+    console.heading(f"tokens of each map that the last scale finds, row {shown.row}, {of}")
+    schedule = shown.planned.plan.schedule
+    rows = [
+        [str(layer), *(f"{n:.4g}" for n in shown.kept.counts(layer=layer, head=shown.head, row=shown.row))]
+        for layer in shown.layers
+    ]
+    print_matrix(["layer", *maps_of(shown.planned)[:-1]], [*rows, ["of", *map(str, schedule.tokens[:-1])]])
+
+
+def print_matrix(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of numbers."""
+    made = console.table(*titles)
+    for cells in rows:
+        console.row(made, *cells)
+    console.out.print(made)
+
+
+def maps_of(planned: Planned) -> list[str]:
+    """The maps of the schedule, as titles."""
+    return str(planned.plan.schedule).split(" ")
+
+
+def save_plots(stage: Path, shown: Shown) -> None:
+    """plan.png, and kept.png if an image was drawn."""
+    from scalekv_core.explain import figure_of_kept, figure_of_plan
+
+    figure_of_plan(shown.planned).savefig(stage / "plan.png")
+    if shown.kept is None or shown.image is None:
+        return
+    of = "shaded by the share of heads" if shown.head is None else f"head {shown.head}"
+    title = f"{shown.planned.policy.name}, {shown.planned.budget}: tokens that the last scale finds\n({of})"
+    figure = figure_of_kept(shown.kept, shown.image, layers=shown.layers, head=shown.head, row=shown.row, title=title)
+    figure.savefig(stage / "kept.png")

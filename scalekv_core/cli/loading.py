@@ -1,0 +1,165 @@
+"""From names and texts to things that can draw: models, devices, profiles, sampling, prompts and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from attrs import frozen
+
+from scalekv_core import registry as registries
+from scalekv_core.errors import CheckpointError, InputError, PluginError, unknown_name
+from scalekv_core.image_model import ImageModel, ModelCard, Sampling
+from scalekv_core.profile import AttentionProfile
+from scalekv_core.registry import Registry
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@frozen(eq=False, kw_only=True)
+class Job:
+    """What to draw, image by image; a full and a compressed run get the same.
+
+    Attributes:
+        prompts, seeds: one per image.
+        sampling: how tokens are drawn.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    sampling: Sampling
+
+    @property
+    def rows(self) -> int:
+        """Sequences in the batch: with guidance twice the images."""
+        return len(self.prompts) * (2 if self.sampling.guidance else 1)
+
+    @property
+    def labels(self) -> list[str]:
+        """One per image: its prompt, and its seed where a prompt is drawn more than once."""
+        several = len(set(self.seeds)) > 1
+        return [f"{p}, seed {s}" if several else p for p, s in zip(self.prompts, self.seeds, strict=True)]
+
+
+def the_registry() -> Registry:
+    """The registry that every command uses."""
+    return registries.shared_registry()
+
+
+def model_card(name: str) -> ModelCard:
+    """What is known of a model before it is loaded.
+
+    Raises:
+        UnknownName: no such model.
+        PluginError: its plugin offers something else.
+    """
+    card = the_registry().make("model", name)
+    if not isinstance(card, ModelCard):
+        owner = the_registry().offer("model", name).owner
+        raise PluginError(f"model {name!r} of {owner} must be a ModelCard; got {type(card).__name__}")
+    return card
+
+
+def load_model(name: str, *, weights: Path | None, device: str, dtype: str) -> ImageModel:
+    """A model, ready to draw.
+
+    Raises:
+        UnknownName, InputError, CheckpointError: no such model, device or dtype; the weights cannot be used.
+    """
+    card = model_card(name)
+    if card.needs_weights and weights is None:
+        raise CheckpointError(f"model {name!r} does not ship with weights; give --weights PATH ({card.weights})")
+    return card.load(weights=weights, device=str(read_device(device)), dtype=read_dtype(dtype))
+
+
+def read_device(text: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    try:
+        device = torch.device(text)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch raises differs by device
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {text!r} cannot be used ({reason}); there is {', '.join(here)}") from error
+    return device
+
+
+def read_dtype(text: str) -> torch.dtype:
+    """The dtype of this name; UnknownName if it is none that models are run in."""
+    name = text.removeprefix("torch.")
+    if name not in DTYPES:
+        raise unknown_name("dtype", text, DTYPES)
+    return DTYPES[name]
+
+
+def load_profile(path: Path | None) -> AttentionProfile | None:
+    """The profile in a file, if one is given.
+
+    Raises:
+        ProfileError: it is missing, or not a profile.
+    """
+    return None if path is None else AttentionProfile.load(path)
+
+
+def sampling_of(model: ImageModel, **changes: Any) -> Sampling:
+    """The model's sampling, with what was given changed; None and False leave it.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+    given = {name: value for name, value in changes.items() if value is not None and value is not False}
+    try:
+        return attrs.evolve(model.sampling, **given)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"sampling refuses {', '.join(f'{k}={v}' for k, v in given.items())}: {error}") from error
+
+
+def job_of(
+    model: ImageModel,
+    card: ModelCard,
+    *,
+    prompts: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+    images: int | None,
+    sampling: Sampling,
+) -> Job:
+    """Every prompt with every seed.
+
+    Args:
+        model, card: what draws; the card's example stands in where no prompt is given.
+        prompts: what to draw.
+        seeds: the first one, or as many as images.
+        images: images of each prompt.
+        sampling: how tokens are drawn.
+
+    Raises:
+        InputError: there is nothing to draw, or the numbers of seeds and images do not agree.
+    """
+    prompts = list(prompts or [card.example])
+    if not any(prompts):
+        raise InputError(f"model {model.name!r} has no example; say what to draw: scalekv generate PROMPT ...")
+    each = seeds_of(seeds, images)
+    return Job(
+        prompts=tuple(prompt for prompt in prompts for _ in each), seeds=tuple(each) * len(prompts), sampling=sampling
+    )
+
+
+def seeds_of(seeds: Sequence[int] | None, images: int | None) -> list[int]:
+    """One seed per image of a prompt.
+
+    >>> seeds_of([7], 3), seeds_of([1, 5], None)
+    ([7, 8, 9], [1, 5])
+    """
+    given = list(seeds or [0])
+    if len(given) == 1:
+        return list(range(given[0], given[0] + (images or 1)))
+    if images not in (None, len(given)):
+        raise InputError(f"{images} images of each prompt want one seed (the first) or {images}; got {len(given)}")
+    return given

@@ -1,0 +1,38 @@
+"""``scalekv models``: what can be named after ``--model``, and what its cache weighs before anything is loaded."""
+
+from __future__ import annotations
+
+import shlex
+
+from scalekv_core.cli import console
+
+
+def models() -> None:
+    """List the image models, the size of their caches, and where their weights come from."""
+    from scalekv_core.cli.loading import model_card, the_registry
+    from scalekv_core.errors import ScaleKVError
+    from scalekv_core.geometry import format_bytes
+
+    registry = the_registry()
+    if not registry.names("model"):
+        console.say("no installed plugin offers an image model")
+    for name in registry.names("model"):
+        console.heading(name)
+        try:
+            card = model_card(name)
+        except ScaleKVError as error:
+            console.say(f"  {error}")
+            continue
+        shape, schedule = card.geometry, card.geometry.schedule
+        dtype = str(shape.dtype).removeprefix("torch.")
+        console.say(f"  {card.summary}")
+        rows = [
+            ("maps", f"{schedule}: {schedule.total} tokens, of which {schedule.last_history} enter the last scale"),
+            ("layers", f"{shape.layers}, each with {shape.heads} heads of width {shape.head_dim}"),
+            ("cache", f"{format_bytes(shape.unmodified_bytes)} a row unmodified, attention in {dtype}"),
+            ("weights", f"{'needs --weights' if card.needs_weights else 'ready to draw'}: {card.weights}"),
+            ("from", registry.offer("model", name).owner),
+        ]
+        if card.example:
+            rows.append(("try", f"scalekv generate {shlex.quote(card.example)} --model {name}"))
+        console.pairs(rows)

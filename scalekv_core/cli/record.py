@@ -1,0 +1,160 @@
+"""``record.json``: everything that is needed to draw the same images again, and what came out."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+import platform
+import shlex
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from scalekv_core.cli.drawing import Drawn
+from scalekv_core.cli.loading import Job, the_registry
+from scalekv_core.fidelity import Fidelity
+from scalekv_core.image_model import ImageModel
+from scalekv_core.options import options_of
+from scalekv_core.policy import PARTS, Policy
+from scalekv_core.profile import AttentionProfile
+from scalekv_core.registry import Registry
+
+CHEAP = 256 << 20
+"""Bytes of weights up to which a fingerprint is taken."""
+
+
+def record(
+    model: ImageModel,
+    job: Job,
+    drawn: Sequence[Drawn],
+    *,
+    arguments: Sequence[str],
+    weights: Path | None,
+    device: str,
+    profile: AttentionProfile | None,
+    profile_file: Path | None,
+) -> dict[str, Any]:
+    """The record of a run, as plain values."""
+    geometry = drawn[0].image.planned.geometry
+    return {
+        "command": shlex.join(["scalekv", *arguments]) if arguments else None,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions(drawn),
+        "model": {
+            "name": model.name,
+            "weights": None if weights is None else str(weights),
+            "fingerprint": fingerprint(model.module),
+            "maps": str(geometry.schedule),
+            "layers": geometry.layers,
+            "heads": geometry.heads,
+            "head_dim": geometry.head_dim,
+        },
+        "device": device,
+        "dtype": str(geometry.dtype).removeprefix("torch."),
+        "prompts": list(job.prompts),
+        "seeds": list(job.seeds),
+        "sampling": attrs.asdict(job.sampling),
+        "profile": None if profile is None else profile_record(profile, profile_file),
+        "policies": [policy_record(one) for one in drawn],
+    }
+
+
+def policy_record(drawn: Drawn) -> dict[str, Any]:
+    """A policy with all its parts and options, its budget, and its figures."""
+    return {
+        "name": drawn.policy.name,
+        "budget": str(drawn.image.planned.budget),
+        "parts": parts_record(drawn.policy),
+        "memory": {**drawn.report.as_dict(), "resident_bytes_by_scale": list(drawn.image.resident)},
+        "fidelity": None if drawn.fidelity is None else fidelity_record(drawn.fidelity),
+    }
+
+
+def parts_record(policy: Policy) -> dict[str, Any]:
+    """{part: its name, class, plugin and options}."""
+    registry = the_registry()
+    described = {}
+    for part in PARTS:
+        strategy = getattr(policy, part)
+        name = registered_name(registry, part, strategy)
+        described[part] = {
+            "name": name,
+            "class": f"{type(strategy).__module__}.{type(strategy).__qualname__}",
+            "plugin": str(registry.offer(part, name).owner) if name else None,
+            "options": options_of(strategy),
+        }
+    return described
+
+
+def registered_name(registry: Registry, part: str, strategy: Any) -> str | None:
+    """The name under which a strategy can be had: of the same value, or else of the same class."""
+    made = {}
+    for name in registry.names(part):
+        try:
+            made[name] = registry.make(part, name)
+        except Exception:  # a foreign factory that fails has no part in this
+            continue
+    same = [name for name, value in made.items() if value == strategy]
+    alike = [name for name, value in made.items() if type(value) is type(strategy)]
+    return next(iter(same + alike), None)
+
+
+def fidelity_record(fidelity: Fidelity) -> dict[str, Any]:
+    """The figures; JSON knows no infinity, so that the PSNR of identical images is null."""
+    values = {name: _plain(value) for name, value in attrs.asdict(fidelity).items()}
+    return {"identical": fidelity.identical, **values}
+
+
+def profile_record(profile: AttentionProfile, file: Path | None) -> dict[str, Any]:
+    """What a profile says about itself, and where it came from."""
+    return {
+        "model": profile.model,
+        "from": "the model's own" if file is None else str(file),
+        "provenance": dict(profile.provenance),
+    }
+
+
+def versions(drawn: Sequence[Drawn] = ()) -> dict[str, str]:
+    """{name: version} of what the images depend on, the policies' plugins too."""
+    registry = the_registry()
+    plugins = {}
+    for one in drawn:
+        offered = registry.offers.get(("policy", one.policy.name.split(" ")[0]))
+        if offered is not None and offered.owner.version:
+            plugins[offered.owner.distribution] = offered.owner.version
+    return {
+        "scalekv": version("scalekv"),
+        **plugins,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def fingerprint(module: nn.Module) -> str | None:
+    """SHA-256 over names and bytes of all tensors of a model, whatever file they came from; None if that is not cheap."""
+    state = module.state_dict()
+    if sum(tensor.nbytes for tensor in state.values()) > CHEAP:
+        return None
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def as_json(value: Any) -> str:
+    """Text that a person can read, too."""
+    return json.dumps(value, indent=2, allow_nan=False, default=str) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

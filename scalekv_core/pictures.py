@@ -1,0 +1,161 @@
+"""Pictures for people: images as PNG, and sheets of labelled rows that show at a glance what a policy does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from attrs import field, frozen
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+INK, QUIET, TRACK, BAR, PAPER = "#1a1a1a", "#6b6b6b", "#e3e3e3", "#2f6db5", "#ffffff"
+GAP = 8
+"""Pixels between cells."""
+
+
+@frozen(kw_only=True)
+class Row:
+    """One row of a sheet.
+
+    Attributes:
+        images: one per column.
+        title: its name.
+        lines: what else is said about it.
+        share: length of the bar below the text, in [0, 1]; None draws none.
+    """
+
+    images: Sequence[Image.Image]
+    title: str
+    lines: Sequence[str] = field(factory=tuple)
+    share: float | None = None
+
+
+def as_images(images: Tensor) -> list[Image.Image]:
+    """One picture for each of the (B, 3, H, W) in [0, 1]; what is outside is clipped.
+
+    >>> as_images(torch.zeros(2, 3, 4, 6))[0].size
+    (6, 4)
+    """
+    pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
+
+
+def difference(images: Tensor, reference: Tensor, *, amplify: float) -> Tensor:
+    """(B, 3, H, W) the absolute difference, ``amplify`` times."""
+    return ((images.float() - reference.float()).abs() * amplify).clamp(0, 1)
+
+
+def grid(images: Sequence[Image.Image], *, columns: int) -> Image.Image:
+    """The images side by side, pixel by pixel as they are, ``columns`` in a row.
+
+    >>> grid(as_images(torch.zeros(3, 3, 4, 6)), columns=2).size
+    (12, 8)
+    """
+    width, height = images[0].size
+    columns = min(columns, len(images))
+    canvas = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), PAPER)
+    for index, image in enumerate(images):
+        canvas.paste(image, (index % columns * width, index // columns * height))
+    return canvas
+
+
+def sheet(
+    rows: Sequence[Row], *, columns: Sequence[str] = (), heading: str = "", cell: int = 144, least_width: int = 0
+) -> Image.Image:
+    """Labelled rows of pictures, with a heading, and a label above each column.
+
+    Args:
+        rows: all with the same number of images.
+        columns: labels of the columns; cut where they do not fit.
+        heading: one line above everything.
+        cell: width of a picture on the sheet. Small pictures are enlarged by whole factors, so that pixels stay sharp.
+        least_width: of the whole sheet.
+    """
+    layout = _Layout.of(rows, columns, heading, cell, least_width)
+    canvas = Image.new("RGB", layout.size, PAPER)
+    draw = ImageDraw.Draw(canvas)
+    if heading:
+        _write(draw, (GAP, GAP), layout.fit(heading, layout.size[0] - 2 * GAP, 16), 16, INK)
+    for index, label in enumerate(columns):
+        _write(draw, (layout.column(index), layout.top - 20), layout.fit(label, layout.cell[0], 13), 13, QUIET)
+    for number, row in enumerate(rows):
+        _draw_row(canvas, draw, layout, row, layout.top + number * (layout.row_height + GAP))
+    return canvas
+
+
+def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, layout: _Layout, row: Row, top: int) -> None:
+    _write(draw, (GAP, top), layout.fit(row.title, layout.label, 16), 16, INK)
+    y = top + 24
+    for line in row.lines:
+        _write(draw, (GAP, y), layout.fit(line, layout.label, 13), 13, QUIET)
+        y += 18
+    if row.share is not None:
+        filled = max(1, round(layout.label * min(1.0, row.share)))
+        draw.rectangle((GAP, y + 4, GAP + layout.label - 1, y + 13), fill=TRACK)
+        draw.rectangle((GAP, y + 4, GAP + filled - 1, y + 13), fill=BAR)
+    for index, image in enumerate(row.images):
+        canvas.paste(_sized(image, layout.cell), (layout.column(index), top))
+
+
+@frozen(kw_only=True)
+class _Layout:
+    """Where everything is, in pixels."""
+
+    size: tuple[int, int]
+    label: int  # width of the text on the left
+    cell: tuple[int, int]  # a picture as it is pasted
+    row_height: int
+    top: int  # of the first row
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], columns: Sequence[str], heading: str, cell: int, least_width: int) -> _Layout:
+        width, height = rows[0].images[0].size
+        factor = max(1, round(cell / width)) if width < cell else cell / width
+        pasted = (round(width * factor), round(height * factor))
+        texts = [(row.title, 16) for row in rows] + [(line, 13) for row in rows for line in row.lines]
+        label = min(300, max(110, *(round(_width(text, size)) + 4 for text, size in texts)))
+        row_height = max(pasted[1], *(24 + 18 * len(row.lines) + 18 * (row.share is not None) for row in rows))
+        top = GAP + (28 if heading else 0) + (22 if columns else 0)
+        full = 3 * GAP + label + len(rows[0].images) * (pasted[0] + GAP)
+        bottom = top + len(rows) * (row_height + GAP)
+        return cls(size=(max(full, least_width), bottom), label=label, cell=pasted, row_height=row_height, top=top)
+
+    def column(self, index: int) -> int:
+        """Left edge of a column of pictures."""
+        return 3 * GAP + self.label + index * (self.cell[0] + GAP)
+
+    def fit(self, text: str, width: int, size: int) -> str:
+        """The text, cut so that it is no wider."""
+        if _width(text, size) <= width:
+            return text
+        while text and _width(text + "...", size) > width:
+            text = text[:-1]
+        return text + "..."
+
+
+def _sized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    enlarge = size[0] >= image.size[0]
+    return image.resize(size, Image.Resampling.NEAREST if enlarge else Image.Resampling.LANCZOS)
+
+
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, ink: str) -> None:
+    draw.text(place, _writable(text, size), ink, font=_font(size))
+
+
+def _width(text: str, size: int) -> float:
+    return _font(size).getlength(_writable(text, size))
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    try:
+        return ImageFont.load_default(size)
+    except TypeError:  # pillow before 10.1 has one size
+        return ImageFont.load_default()
+
+
+def _writable(text: str, size: int) -> str:
+    """The text with what the font cannot hold replaced: pillow's old bitmap font refuses all but Latin-1."""
+    if isinstance(_font(size), ImageFont.FreeTypeFont):
+        return text
+    return text.encode("latin-1", "replace").decode("latin-1")
