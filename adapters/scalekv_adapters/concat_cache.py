@@ -6,32 +6,21 @@ last map is stored although nobody will read it, and every scale copies all the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Maps = Sequence[tuple[int, int, int]]  # (t, h, w) of every scale, in order
+from scalekv_core.schedule import ScaleSchedule
 
-
-class AttentionCache(Protocol):
-    """What a model's self-attention asks of whoever holds its keys and values."""
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
-        """(B, H, n, D) the attention of the current map over the history and itself; q, k and v are (B, H, n, D)."""
-        ...
-
-    def close(self) -> None:
-        """Forgets everything; called once, at the end of a generation, also after an exception."""
-        ...
+Maps = ScaleSchedule
 
 
 class ConcatCache:
-    """Keeps the keys and values of all scales of all layers, for one generation over the given maps.
+    """Keeps the keys and values of all scales of all layers, for one image (or batch) of this schedule.
 
-    >>> cache = ConcatCache([(1, 1, 1), (1, 2, 2)])
+    It is an :class:`~scalekv_core.interfaces.AttentionCache`.
+
+    >>> cache = ConcatCache(ScaleSchedule.square(1, 2))
     >>> maps = torch.ones(1, 1, 1, 8), torch.zeros(1, 1, 4, 8)
     >>> [tuple(cache.attend(0, x, x, x, softmax_scale=1.0).shape) for x in maps]
     [(1, 1, 1, 8), (1, 1, 4, 8)]
@@ -39,8 +28,8 @@ class ConcatCache:
     5
     """
 
-    def __init__(self, maps: Maps) -> None:
-        self.maps = maps
+    def __init__(self, schedule: ScaleSchedule) -> None:
+        self.schedule = schedule
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
 

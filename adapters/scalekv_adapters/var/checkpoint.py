@@ -7,7 +7,6 @@ shape mismatches. Nothing in a file is executed (only tensors are unpickled), an
 
 from __future__ import annotations
 
-from collections import Counter
 from math import isqrt
 from os import PathLike
 from pathlib import Path
@@ -16,7 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scalekv_adapters.var.config import PUBLISHED, VARConfig
+from scalekv_adapters.var.config import PUBLISHED, VARConfig, tokens_per_level
 from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import SIDES_256, VQVAE, VQVAEConfig
 from scalekv_adapters.var.weights import State, fill, find_state
@@ -51,7 +50,9 @@ def load_var(
     state = find_state(path, "VAR", MARKERS)
     config = var_config(state, path, wanted)
     if wanted is not None and config != wanted:
-        raise CheckpointError(f"checkpoint {path} is {describe(config, wanted)}; you asked for {describe(wanted, config)}")
+        raise CheckpointError(
+            f"checkpoint {path} is {describe(config, wanted)}; you asked for {describe(wanted, config)}"
+        )
     with torch.device("meta"):
         model = VAR(config, vqvae)
     return fill(model, state, path, device=device, dtype=dtype)
@@ -113,7 +114,9 @@ def vqvae_config(state: State, path: Path, patch_sides: tuple[int, ...]) -> VQVA
     except KeyError as error:
         raise CheckpointError(f"checkpoint {path} is no complete VQVAE: it lacks {error}") from None
     if scales != len(patch_sides):
-        raise CheckpointError(f"checkpoint {path} is a VQVAE of {scales} scales; you asked for patch_sides {patch_sides}")
+        raise CheckpointError(
+            f"checkpoint {path} is a VQVAE of {scales} scales; you asked for patch_sides {patch_sides}"
+        )
     return VQVAEConfig(
         codes=codes,
         code_width=code_width,
@@ -141,15 +144,17 @@ def heads(state: State, path: Path, wanted: VARConfig | None) -> int:
     if wanted is not None:
         return wanted.heads
     if width % 64:
-        raise CheckpointError(f"checkpoint {path} does not tell the number of heads of width {width}; give expect=VARConfig(...)")
+        raise CheckpointError(
+            f"checkpoint {path} does not tell the number of heads of width {width}; give expect=VARConfig(...)"
+        )
     return width // 64
 
 
 def patch_sides(levels: Tensor, path: Path) -> tuple[int, ...]:
     """Side of the map of every scale, from the level of every token (1, L)."""
-    counts = [count for _, count in sorted(Counter(levels.flatten().tolist()).items())]
+    counts = tokens_per_level(levels)
     sides = tuple(isqrt(count) for count in counts)
-    if [side * side for side in sides] != counts:
+    if tuple(side * side for side in sides) != counts:
         raise CheckpointError(f"checkpoint {path} has maps that are not square: {counts} tokens per scale")
     return sides
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+from torch import Tensor
 
 from scalekv_adapters.var.vqvae import SIDES_256, SIDES_512, as_sides, check_sides
 from scalekv_core.errors import InputError, unknown_name
+from scalekv_core.schedule import ScaleSchedule
 
 # depth, sides; the width is 64 per layer and each head is 64 wide, so there are as many heads as layers
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -66,21 +68,41 @@ class VARConfig:
         return cls(width=64 * sizes["depth"], heads=sizes["depth"], **sizes)
 
     @property
-    def maps(self) -> tuple[tuple[int, int, int], ...]:
-        """(t, h, w) of every scale."""
-        return tuple((1, side, side) for side in self.patch_sides)
+    def schedule(self) -> ScaleSchedule:
+        """The maps of one image."""
+        return ScaleSchedule.square(*self.patch_sides)
 
     @property
     def tokens(self) -> int:
         """L, the tokens of all scales together."""
-        return sum(side * side for side in self.patch_sides)
-
-    @property
-    def starts(self) -> tuple[int, ...]:
-        """Position in the full sequence of the first token of every scale."""
-        return tuple(sum(side * side for side in self.patch_sides[:k]) for k in range(len(self.patch_sides)))
+        return self.schedule.total
 
     @property
     def hidden(self) -> int:
         """Width of the hidden layer of the feed-forward networks."""
         return round(self.width * self.mlp_ratio)
+
+
+def tokens_per_level(levels: Tensor) -> tuple[int, ...]:
+    """Tokens of every scale that the weights were trained with, from their table ``lvl_1L`` (1, L) of levels.
+
+    >>> import torch
+    >>> tokens_per_level(torch.tensor([[0, 1, 1, 1, 1]]))
+    (1, 4)
+    """
+    return tuple(levels.flatten().bincount().tolist())
+
+
+def check_trained(schedule: ScaleSchedule, levels: Tensor) -> None:
+    """Raises InputError unless these are the maps that the weights were trained with; others would draw noise.
+
+    Args:
+        schedule: what is to be drawn.
+        levels: (1, L) the table ``lvl_1L`` of the weights.
+    """
+    trained = tokens_per_level(levels)
+    if schedule.tokens != trained:
+        raise InputError(
+            f"this VAR is set to draw the maps {schedule}, and was trained with maps of {trained} tokens (its lvl_1L); "
+            "other maps draw noise, so give it its own patch sides"
+        )

@@ -14,11 +14,13 @@ import attrs
 import torch
 from torch import Tensor
 
+from scalekv_adapters.var.config import check_trained
 from scalekv_adapters.var.sampling import choose, filter_logits, guide, image_generators
 from scalekv_core.errors import InputError
+from scalekv_core.image_model import Generation, Sampling
+from scalekv_core.interfaces import AttentionCache
 
 if TYPE_CHECKING:
-    from scalekv_adapters.concat_cache import AttentionCache
     from scalekv_adapters.var.config import VARConfig
     from scalekv_adapters.var.transformer import VAR
 
@@ -40,59 +42,6 @@ class Step:
     choices: Tensor
     tokens: Tensor
     f_hat: Tensor
-
-
-@attrs.frozen(eq=False, kw_only=True)
-class Generation:
-    """What a generation returns.
-
-    Attributes:
-        images: (B, 3, H, W) in [0, 1].
-        tokens: per scale (B, n), those that went into the loop.
-        choices: per scale (B, n), those that the model chose; other than `tokens` only where those were forced.
-        logits: per scale (B, n, V) after guidance, if they were kept.
-    """
-
-    images: Tensor
-    tokens: tuple[Tensor, ...]
-    choices: tuple[Tensor, ...]
-    logits: tuple[Tensor, ...] | None
-
-
-@attrs.frozen(kw_only=True)
-class Sampler:
-    """How logits become tokens, and with how much guidance. All zero but the temperature: nothing of it.
-
-    Raises:
-        InputError: a value out of its range.
-    """
-
-    guidance: float
-    top_k: int
-    top_p: float
-    temperature: float
-
-    def __attrs_post_init__(self) -> None:
-        wanted = {
-            "guidance": (self.guidance >= 0, "at least 0"),
-            "top_k": (self.top_k >= 0, "at least 0 (0 keeps all)"),
-            "top_p": (0 <= self.top_p <= 1, "from 0 to 1 (0 keeps all)"),
-            "temperature": (self.temperature > 0, "above 0; for greedy choices give seeds=None"),
-        }
-        for name, (fits, text) in wanted.items():
-            if not fits:
-                raise InputError(f"generate wants {name} {text}, got {getattr(self, name)}")
-
-    def guide(self, logits: Tensor, scale: int, scales: int) -> Tensor:
-        """Logits (B, n, V) after guidance; without guidance there are no unconditioned rows to begin with."""
-        if self.guidance == 0:
-            return logits
-        return guide(logits, guidance=self.guidance, scale=scale, scales=scales)
-
-    def choose(self, logits: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
-        """Tokens (B, n) of logits (B, n, V)."""
-        filtered = filter_logits(logits / self.temperature, top_k=self.top_k, top_p=self.top_p)
-        return choose(filtered, generators)
 
 
 @torch.no_grad()
@@ -126,15 +75,16 @@ def generate(
         keep_logits: also return the logits, B * L * V floats.
 
     Raises:
-        InputError: a label, seed, option or forced map that does not fit.
+        InputError: a label, seed, option or forced map that does not fit; a schedule that it was not trained for.
     """
-    sampler = Sampler(guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature)
+    sampling = Sampling(guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=seeds is None)
+    check_trained(model.config.schedule, model.lvl_1L)
     labels = check_labels(labels, model)
     forced = check_forced(forced, len(labels), model.config)
     generators = image_generators(seeds, len(labels))
     tokens, choices, logits = [], [], []
-    with closing(model.new_cache(model.config.maps)) as cache:
-        for step in draw(model, labels, cache, sampler, generators, forced):
+    with closing(model.new_cache(model.config.schedule)) as cache:
+        for step in draw(model, labels, cache, sampling, generators, forced):
             if on_scale is not None:
                 on_scale(step)
             tokens.append(step.tokens)
@@ -153,24 +103,27 @@ def draw(
     model: VAR,
     labels: Tensor,
     cache: AttentionCache,
-    sampler: Sampler,
+    sampling: Sampling,
     generators: Sequence[torch.Generator] | None,
     forced: Sequence[Tensor],
 ) -> Iterator[Step]:
     """Yields one step per scale. The arguments are checked ones; see `generate`."""
-    vqvae, scales = model.vqvae, len(model.config.patch_sides)
-    d = model.class_emb(with_unconditioned(labels, model.config) if sampler.guidance else labels)  # (rows, C)
+    vqvae, schedule = model.vqvae, model.config.schedule
+    scales, guidance = len(schedule), sampling.guidance
+    d = model.class_emb(with_unconditioned(labels, model.config) if guidance else labels)  # (rows, C)
     h = model.embed(d, None, 0)
     f_hat = vqvae.empty_map(len(labels))
     for scale in range(scales):
-        logits = sampler.guide(model.run_blocks(h, d, cache), scale, scales)
-        choices = sampler.choose(logits, generators)
+        logits = model.run_blocks(h, d, cache)
+        logits = guide(logits, guidance=guidance, scale=scale, scales=scales) if guidance else logits
+        filtered = filter_logits(logits / sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
+        choices = choose(filtered, generators)
         tokens = forced[scale].to(choices.device) if scale < len(forced) else choices
         f_hat = vqvae.add_scale(f_hat, tokens, scale)
         yield Step(scale=scale, logits=logits, choices=choices, tokens=tokens, f_hat=f_hat)
         if scale < scales - 1:
             x = vqvae.next_input(f_hat, scale)  # (B, n, Cvae), the same for both halves
-            h = model.embed(d, x.repeat(len(d) // len(x), 1, 1), start=model.config.starts[scale + 1])
+            h = model.embed(d, x.repeat(len(d) // len(x), 1, 1), start=schedule.history[scale + 1])
 
 
 def with_unconditioned(labels: Tensor, config: VARConfig) -> Tensor:

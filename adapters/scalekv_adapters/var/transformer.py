@@ -15,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalekv_adapters.concat_cache import AttentionCache, ConcatCache, Maps
+from scalekv_adapters.concat_cache import ConcatCache
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import generate
 from scalekv_adapters.var.initial import init_weights
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.errors import InputError
+from scalekv_core.interfaces import AttentionCache
+from scalekv_core.schedule import ScaleSchedule
 
 MAX_LOG_HEAD_SCALE = math.log(100)
 
@@ -145,8 +147,8 @@ class VAR(nn.Module):
             nor `.to()` see it.
 
     Attributes:
-        new_cache: makes the cache of one generation from the (t, h, w) of its scales; assign another one to an instance
-            to change how it keeps its keys and values.
+        new_cache: makes the cache of one generation from its schedule; assign another one to an instance to change how
+            it keeps its keys and values.
     """
 
     lvl_1L: Tensor
@@ -159,7 +161,7 @@ class VAR(nn.Module):
         if vqvae is not None:
             check_pair(config, vqvae)
         self._vqvae = (vqvae,)  # in a tuple, where nn.Module does not look
-        self.new_cache: Callable[[Maps], AttentionCache] = ConcatCache
+        self.new_cache: Callable[[ScaleSchedule], AttentionCache] = ConcatCache
         C, L = config.width, config.tokens
         self.word_embed = nn.Linear(config.code_width, C)
         self.class_emb = nn.Embedding(config.num_classes + 1, C)  # the last row is "no class"

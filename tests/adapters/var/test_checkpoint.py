@@ -42,7 +42,9 @@ def one_line(error):
 
 def test_a_checkpoint_gives_back_the_model(make_var, var, variant, save):
     """Sizes, weights and buffers come from the file, cast from float16 to float32."""
-    path = save({name: value.half() if value.is_floating_point() else value for name, value in var.state_dict().items()})
+    path = save(
+        {name: value.half() if value.is_floating_point() else value for name, value in var.state_dict().items()}
+    )
     loaded = load_var(path, expect=var.config if "l2n0" in variant else None, vqvae=var.vqvae)
     assert var.config == loaded.config
     assert {torch.float32} == {value.dtype for value in loaded.parameters()}
@@ -140,7 +142,7 @@ def test_missing_sizes_are_named(state, save):
 def test_maps_that_are_not_square_are_refused(state, save):
     """The level table must count squares."""
     state["lvl_1L"] = torch.tensor([[0, 1, 1]])
-    with pytest.raises(CheckpointError, match=r"maps that are not square: \[1, 2\] tokens per scale"):
+    with pytest.raises(CheckpointError, match=r"maps that are not square: \(1, 2\) tokens per scale"):
         load_var(save(state))
 
 

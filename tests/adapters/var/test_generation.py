@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import torch
 from torch.testing import assert_close
@@ -9,6 +10,7 @@ from torch.testing import assert_close
 from scalekv_adapters.concat_cache import ConcatCache
 from scalekv_adapters.var.transformer import VAR
 from scalekv_core.errors import InputError
+from scalekv_core.schedule import ScaleSchedule
 
 LABELS, SEEDS = [3, 7, 3], [1, 2, 3]
 
@@ -124,8 +126,8 @@ class Closing(ConcatCache):
 
     made: list[Closing]
 
-    def __init__(self, maps):
-        super().__init__(maps)
+    def __init__(self, schedule):
+        super().__init__(schedule)
         self.closed = False
         self.made.append(self)
 
@@ -141,12 +143,12 @@ def closing():
 
 
 def test_a_cache_is_made_for_every_generation_and_closed(plain_var, closing):
-    """Each generation asks for one cache, with the maps of its schedule, and closes it."""
+    """Each generation asks for one cache, for its schedule, and closes it."""
     plain_var.new_cache = closing
     for _ in range(2):
         plain_var.generate(LABELS, seeds=SEEDS)
     assert [cache.closed for cache in closing.made] == [True, True]
-    assert tuple((1, side, side) for side in (1, 2, 3, 4, 5, 6)) == closing.made[0].maps
+    assert ScaleSchedule.square(1, 2, 3, 4, 5, 6) == closing.made[0].schedule
 
 
 def test_an_exception_closes_the_cache(plain_var, closing):
@@ -173,12 +175,17 @@ def test_an_exception_closes_the_cache(plain_var, closing):
         ({"labels": [[3], [7]]}, r"one or more integers; got torch.int64 \(2, 1\)"),
         ({"labels": [3.0, 7.0]}, r"one or more integers; got torch.float32 \(2,\)"),
         ({"seeds": [1]}, "one seed per image: 2 labels, got 1 seeds"),
-        ({"guidance": -1.0}, "guidance at least 0, got -1.0"),
-        ({"top_k": -5}, r"top_k at least 0 \(0 keeps all\), got -5"),
-        ({"top_p": 1.5}, r"top_p from 0 to 1 \(0 keeps all\), got 1.5"),
-        ({"temperature": 0.0}, "temperature above 0; for greedy choices give seeds=None, got 0.0"),
+        ({"guidance": -1.0}, r"sampling wants guidance at least 0 \(0 draws without\); got -1.0"),
+        ({"top_k": -5}, r"sampling wants top_k at least 0, whole \(0 lets all compete\); got -5"),
+        ({"top_k": 0.5}, r"sampling wants top_k at least 0, whole \(0 lets all compete\); got 0.5"),
+        ({"top_p": 1.5}, r"sampling wants top_p from 0 to 1 \(0 lets all compete\); got 1.5"),
+        ({"temperature": 0.0}, r"sampling wants temperature above 0 \(see greedy\); got 0.0"),
+        ({"temperature": float("nan")}, r"sampling wants temperature above 0 \(see greedy\); got nan"),
         ({"forced": [torch.zeros(2, 1, dtype=torch.long)] * 7}, "at most 6 scales, got 7"),
-        ({"forced": [torch.zeros(2, 4, dtype=torch.long)]}, r"scale 0 to be integers \(2, 1\), got torch.int64 \(2, 4\)"),
+        (
+            {"forced": [torch.zeros(2, 4, dtype=torch.long)]},
+            r"scale 0 to be integers \(2, 1\), got torch.int64 \(2, 4\)",
+        ),
         ({"forced": [torch.zeros(2, 1)]}, r"integers \(2, 1\), got torch.float32 \(2, 1\)"),
         ({"forced": [torch.full((2, 1), 64)]}, "forced tokens from 0 to 63, got 64 to 64 at scale 0"),
     ],
@@ -203,3 +210,12 @@ def test_half_precision_generates(plain_var):
     assert {torch.float32} == {logits.dtype for logits in rough.logits}
     errors = torch.cat(rough.logits, 1) - torch.cat(exact.logits, 1)
     assert errors.std() < 0.1 * torch.cat(exact.logits, 1).std()
+
+
+def test_maps_that_it_was_not_trained_with_are_refused(plain_var):
+    """Other patch sides than those of the weights are named, before anything is drawn."""
+    plain_var.config = attrs.evolve(plain_var.config, patch_sides=(1, 2, 6))
+    with pytest.raises(
+        InputError, match=r"draw the maps 1x1 2x2 6x6, and was trained with maps of \(1, 4, 9, 16, 25, 36\)"
+    ):
+        plain_var.generate(LABELS, seeds=SEEDS)

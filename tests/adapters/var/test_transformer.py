@@ -20,8 +20,8 @@ LAYER, SCALE = 1, 2  # where the inner tensors were recorded
 class RecordingCache(ConcatCache):
     """Writes down what one layer's attention read and returned at one scale."""
 
-    def __init__(self, maps, record):
-        super().__init__(maps)
+    def __init__(self, schedule, record):
+        super().__init__(schedule)
         self.record, self.calls = record, 0
 
     def attend(self, layer, q, k, v, *, softmax_scale):
@@ -79,7 +79,7 @@ def test_greedy_generation_is_the_one_recorded(var, variant, golden, case, guida
 def test_what_the_cache_is_given_is_what_the_official_attention_read(var, variant, golden):
     """Queries, keys and values reach the cache with bias, l2 norm and head scale in, and the keys normalised."""
     want, got = golden(f"var_{variant}"), {}
-    var.new_cache = lambda maps: RecordingCache(maps, got)
+    var.new_cache = lambda schedule: RecordingCache(schedule, got)
     var.generate([3, 7], seeds=None, guidance=1.5)
     for name in ("attn_q", "attn_k", "attn_v", "attn_out", "attn_scale"):
         assert_close(got[name], want[f"ar.{name}"], rtol=0, atol=1e-4)
