@@ -20,7 +20,7 @@ from attrs import field, frozen
 from torch import nn
 
 from scalekv_core import hookspecs
-from scalekv_core.errors import PluginError, ScaleKVError, SessionError, unknown_name
+from scalekv_core.errors import InputError, PluginError, ScaleKVError, SessionError, unknown_name
 from scalekv_core.image_model import ImageModel, ModelCard
 from scalekv_core.interfaces import (
     BudgetAllocator,
@@ -147,8 +147,7 @@ class Registry:
         """
         if (kind, name) in self.offers:
             return self.offers[kind, name]
-        failed = "".join(f"\n{problem}" for problem in self.problems)
-        raise unknown_name(kind, name, self.names(kind), hint=failed)
+        raise unknown_name(kind, name, self.names(kind), hint=self._failed())
 
     def make(self, kind: str, name: str, options: Mapping[str, Any] | None = None) -> Any:
         """What the name stands for, with options set.
@@ -177,37 +176,57 @@ class Registry:
             parts: classifier, allocator, selector, merger, codec: a name or a value; None leaves it.
 
         Raises:
+            InputError: a part is of another kind.
             UnknownName, InputError, PluginError: as ``make``.
         """
+        if not isinstance(policy, (str, Policy)):
+            raise InputError(f"wanted the name of a policy or a Policy; got {policy!r}")
         chosen: Policy = policy if isinstance(policy, Policy) else self.make("policy", policy)
         if unknown := set(parts) - set(PARTS):
             raise unknown_name("part of a policy", sorted(unknown)[0], PARTS)
-        changed = {
-            part: self.make(part, value) if isinstance(value, str) else value
-            for part, value in parts.items()
-            if value is not None
-        }
-        names = {
-            part: value if isinstance(value, str) else type(value).__name__
-            for part, value in parts.items()
-            if value is not None
-        }
+        given = {part: value for part, value in parts.items() if value is not None}
+        changed = {part: self._part(chosen, part, value) for part, value in given.items()}
+        names = {part: value if isinstance(value, str) else type(value).__name__ for part, value in given.items()}
         return chosen.with_parts(names, changed).with_options(options or {})
+
+    def _part(self, policy: Policy, part: str, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.make(part, value)
+        if not isinstance(value, _TYPES[part]):
+            raise InputError(
+                f"{part} of policy {policy.name!r} must be a name or a {_TYPES[part].__name__}; got {value!r}"
+            )
+        return value
 
     def adapter_for(self, model: nn.Module) -> tuple[str, ModelAdapter]:
         """(name, adapter) of the one that knows this model.
 
         Raises:
             SessionError: none does.
+            PluginError: one cannot tell.
         """
         for name in self.names("adapter"):
             adapter: ModelAdapter = self.make("adapter", name)
-            if adapter.matches(model):
+            if self._matches(name, adapter, model):
                 return name, adapter
         known = ", ".join(self.names("adapter")) or "none"
         raise SessionError(
-            f"no adapter knows a {type(model).__name__}; installed adapters: {known}; docs/adapters.md tells how to write one"
+            f"no adapter knows a {type(model).__name__}; installed adapters: {known}; "
+            f"docs/adapters.md tells how to write one{self._failed()}"
         )
+
+    def _matches(self, name: str, adapter: ModelAdapter, model: nn.Module) -> bool:
+        try:
+            return adapter.matches(model)
+        except Exception as error:  # whatever a foreign adapter raises at the sight of a foreign model
+            owner = self.offer("adapter", name).owner
+            raise PluginError(
+                f"adapter {name!r} of {owner} cannot tell whether it knows a {type(model).__name__} ({_said(error)})"
+            ) from error
+
+    def _failed(self) -> str:
+        """The plugins that are not in use, one per line: the name that is missing may be theirs."""
+        return "".join(f"\n{problem}" for problem in self.problems)
 
 
 class _Loader:
@@ -226,8 +245,8 @@ class _Loader:
         owner = Owner(point.name, dist.metadata["Name"], dist.version) if dist else Owner(point.name)
         try:
             plugin = point.load()
-        except Exception as error:  # whatever a foreign module raises on import
-            self.problems.append(Problem(owner, f"it does not import ({type(error).__name__}: {error})"))
+        except (Exception, SystemExit) as error:  # whatever a foreign module raises on import
+            self.problems.append(Problem(owner, f"it does not import ({_said(error)})"))
             return
         self.add(plugin, owner)
 
@@ -276,7 +295,7 @@ def _offers_of(kind: str, hook: str, implementation: Callable[[], Any], owner: O
     try:
         mapping = implementation()
     except Exception as error:  # whatever a foreign hook raises
-        raise PluginError(f"its hook {hook} failed ({type(error).__name__}: {error})") from error
+        raise PluginError(f"its hook {hook} failed ({_said(error)})") from error
     if not isinstance(mapping, Mapping) or not all(isinstance(n, str) and callable(f) for n, f in mapping.items()):
         raise PluginError(f"its hook {hook} must return a mapping {{name: factory}}; got {mapping!r}")
     return [Offer(kind, name, factory, owner) for name, factory in mapping.items()]
@@ -288,15 +307,18 @@ def _call(offer: Offer) -> Any:
     except ScaleKVError:
         raise
     except Exception as error:  # whatever a foreign factory raises
-        raise PluginError(
-            f"{offer.kind} {offer.name!r} of {offer.owner} cannot be made ({type(error).__name__}: {error})"
-        ) from error
+        raise PluginError(f"{offer.kind} {offer.name!r} of {offer.owner} cannot be made ({_said(error)})") from error
     wanted = _TYPES.get(offer.kind)
     if wanted is not None and not isinstance(made, wanted):
         raise PluginError(
             f"{offer.kind} {offer.name!r} of {offer.owner} must be a {wanted.__name__}; got {type(made).__name__}"
         )
     return made
+
+
+def _said(error: BaseException) -> str:
+    """The error's class and the first line of its text."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def _points(only: Iterable[str] | None) -> list[EntryPoint]:
