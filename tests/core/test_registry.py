@@ -187,10 +187,14 @@ def _raise(error: Exception) -> Any:
     raise error
 
 
+def _nothing() -> dict[str, Any]:
+    return {}
+
+
 FAULTS = {
-    "misspelt hook": (plugin(scalekv_selectors=dict), "unknown hook 'scalekv_selectors'"),
+    "misspelt hook": (plugin(scalekv_selectors=_nothing), "unknown hook 'scalekv_selectors'"),
     "nothing at all": (plugin(), "it offers nothing"),
-    "an empty mapping": (plugin(scalekv_policies=dict), "it offers nothing"),
+    "an empty mapping": (plugin(scalekv_policies=_nothing), "it offers nothing"),
     "an unmarked function": (
         SimpleNamespace(__name__="p", scalekv_policies=lambda: {"x": toy.latest}),
         "it offers nothing",
