@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from scalekv_adapters.var.vqvae import SIDES_256, SIDES_512, as_sides, check_sides
 from scalekv_core.errors import InputError, unknown_name
+from scalekv_core.geometry import CacheGeometry
 from scalekv_core.schedule import ScaleSchedule
 
 # depth, sides; the width is 64 per layer and each head is 64 wide, so there are as many heads as layers
@@ -77,6 +79,16 @@ class VARConfig:
         """L, the tokens of all scales together."""
         return self.schedule.total
 
+    def geometry(self, dtype: torch.dtype = torch.float32) -> CacheGeometry:
+        """The shape of its cache, one row, where attention reads this dtype."""
+        return CacheGeometry(
+            schedule=self.schedule,
+            layers=self.depth,
+            heads=self.heads,
+            head_dim=self.width // self.heads,
+            dtype=dtype,
+        )
+
     @property
     def hidden(self) -> int:
         """Width of the hidden layer of the feed-forward networks."""
@@ -86,7 +98,6 @@ class VARConfig:
 def tokens_per_level(levels: Tensor) -> tuple[int, ...]:
     """Tokens of every scale that the weights were trained with, from their table ``lvl_1L`` (1, L) of levels.
 
-    >>> import torch
     >>> tokens_per_level(torch.tensor([[0, 1, 1, 1, 1]]))
     (1, 4)
     """

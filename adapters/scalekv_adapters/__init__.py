@@ -1,0 +1,27 @@
+"""The shelf of adapters: which models can be attached to, and which can be loaded by name. Nothing is read here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from scalekv_adapters.var.adapter import VARAdapter
+from scalekv_adapters.var.config import PUBLISHED
+from scalekv_adapters.var.model import TinyVARCard, VARCard
+from scalekv_adapters.var.official import OfficialVARAdapter
+from scalekv_core.hookspecs import hookimpl
+from scalekv_core.image_model import ModelCard
+from scalekv_core.interfaces import ModelAdapter
+
+
+@hookimpl
+def scalekv_model_adapters() -> Mapping[str, Callable[[], ModelAdapter]]:
+    return {
+        "var": VARAdapter,
+        "var-official": OfficialVARAdapter,
+    }
+
+
+@hookimpl
+def scalekv_image_models() -> Mapping[str, Callable[[], ModelCard]]:
+    return {"var-tiny": TinyVARCard} | {name: partial(VARCard.published, name) for name in PUBLISHED}

@@ -1,0 +1,179 @@
+"""VAR by name: what the command line lists, loads and draws with.
+
+var-tiny ships with its weights; the published models want the official files, which stay where the user has put them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from scalekv_adapters.var.checkpoint import load_var, load_vqvae
+from scalekv_adapters.var.config import VARConfig
+from scalekv_adapters.var.transformer import VAR
+from scalekv_adapters.var.vqvae import VQVAEConfig
+from scalekv_core.errors import CheckpointError, InputError
+from scalekv_core.geometry import CacheGeometry
+from scalekv_core.image_model import Generation, ImageModel, ModelCard, Sampling
+from scalekv_core.profile import AttentionProfile
+
+TINY = "var-tiny"
+TINY_SIZES = VARConfig(depth=6, width=128, heads=4, num_classes=10, codes=256, code_width=8)
+FILES = {
+    "var-d16": "var_d16.pth",
+    "var-d20": "var_d20.pth",
+    "var-d24": "var_d24.pth",
+    "var-d30": "var_d30.pth",
+    "var-d36-512": "var_d36.pth",
+}
+"""{model: official name of its weights}."""
+VQVAE_FILE = "vae_ch160v4096z32.pth"
+SOURCE = "https://huggingface.co/FoundationVision/var"
+OFFICIAL = Sampling(guidance=4.0, top_k=900, top_p=0.95)
+"""What the official demonstration draws with."""
+PROFILE = "profile.safetensors"
+
+
+def profile_beside(file: Path) -> AttentionProfile | None:
+    """The attention profile in the folder of this file, if there is one; ProfileError if it is damaged."""
+    path = file.with_name(PROFILE)
+    return AttentionProfile.load(path) if path.is_file() else None
+
+
+class VARImageModel(ImageModel):
+    """A VAR whose prompts are class labels, written as numbers."""
+
+    def __init__(self, name: str, var: VAR, *, sampling: Sampling, profile: AttentionProfile | None = None) -> None:
+        self.name = name
+        self.module = self.var = var
+        self.schedule = var.config.schedule
+        self.sampling = sampling
+        self.profile = profile
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        sampling: Sampling | None = None,
+        forced: Sequence[Tensor] | None = None,
+        keep_logits: bool = False,
+    ) -> Generation:
+        if len(seeds) != len(prompts):
+            raise InputError(f"model {self.name!r} wants one seed per prompt: {len(prompts)}; got {len(seeds)}")
+        how = sampling or self.sampling
+        return self.var.generate(
+            [self.label(prompt) for prompt in prompts],
+            seeds=None if how.greedy else seeds,
+            guidance=how.guidance,
+            top_k=how.top_k,
+            top_p=how.top_p,
+            temperature=how.temperature,
+            forced=forced or (),
+            keep_logits=keep_logits,
+        )
+
+    def label(self, prompt: str) -> int:
+        """The class that a prompt names; InputError if it names none."""
+        classes = self.var.config.num_classes
+        if not (prompt.strip().isdecimal() and int(prompt) < classes):
+            raise InputError(f"model {self.name!r} draws class labels, the numbers 0 to {classes - 1}; got {prompt!r}")
+        return int(prompt)
+
+
+@frozen(kw_only=True)
+class VARCard(ModelCard):
+    """A published VAR: its name, and the official files that it is loaded from."""
+
+    name: str
+
+    needs_weights = True
+
+    @classmethod
+    def published(cls, name: str) -> VARCard:
+        """The card of a published model, such as "var-d16"; UnknownName if there is none."""
+        config = VARConfig.published(name)
+        side = VQVAEConfig(patch_sides=config.patch_sides).image_side
+        return cls(
+            name=name,
+            summary=f"ImageNet classes, {side} x {side} pixels",
+            weights=f"a folder with {FILES[name]} and {VQVAE_FILE}, from {SOURCE}",
+            geometry=config.geometry(),
+        )
+
+    def load(
+        self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> ImageModel:
+        """The model; the transformer in this dtype, its VQVAE in float32.
+
+        Args:
+            weights: a folder with both official files, or the transformer's file, beside which the other one is. A
+                ``profile.safetensors`` there is the model's attention profile.
+            device, dtype: where and how it runs.
+
+        Raises:
+            CheckpointError: a file is missing, truncated, or of another model.
+            ProfileError: the profile is damaged.
+        """
+        transformer, vqvae = self.files(weights)
+        config = VARConfig.published(self.name)
+        loaded = load_var(
+            transformer,
+            vqvae=load_vqvae(vqvae, patch_sides=config.patch_sides, device=device),
+            expect=config,
+            device=device,
+            dtype=dtype,
+        )
+        return VARImageModel(self.name, loaded, sampling=OFFICIAL, profile=profile_beside(transformer))
+
+    def files(self, weights: Path | None) -> tuple[Path, Path]:
+        """The transformer's and the VQVAE's file.
+
+        Raises:
+            CheckpointError: one of them is missing.
+        """
+        if weights is None:
+            raise CheckpointError(f"model {self.name!r} does not ship with weights; give {self.weights}")
+        weights = Path(weights)
+        transformer = weights / FILES[self.name] if weights.is_dir() else weights
+        vqvae = transformer.with_name(VQVAE_FILE)
+        if missing := [str(file) for file in (transformer, vqvae) if not file.is_file()]:
+            raise CheckpointError(f"model {self.name!r} lacks {' and '.join(missing)}; give {self.weights}")
+        return transformer, vqvae
+
+    @property
+    def example(self) -> str:
+        return "207"
+
+
+@frozen(kw_only=True)
+class TinyVARCard(ModelCard):
+    """var-tiny, which ships with its weights and its profile."""
+
+    summary: str = "handwritten digits, 32 x 32 pixels; draws in seconds on a CPU"
+    weights: str = "ship with scalekv"
+    geometry: CacheGeometry = field(factory=TINY_SIZES.geometry)
+
+    def load(
+        self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> ImageModel:
+        """The model; the transformer in this dtype, its VQVAE in float32.
+
+        Raises:
+            InputError: weights are given.
+        """
+        from scalekv_adapters.var import tiny
+
+        if weights is not None:
+            raise InputError(f"model {TINY!r} ships with its weights; leave out --weights (got {weights})")
+        var, _ = tiny.load(device, dtype)
+        profile = profile_beside(Path(tiny.__file__))
+        return VARImageModel(TINY, var, sampling=Sampling(**tiny.SAMPLING), profile=profile)
+
+    @property
+    def example(self) -> str:
+        return "3"
