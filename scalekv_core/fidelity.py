@@ -91,8 +91,8 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
     Args:
         images, reference: (B, ...) in [0, 1].
 
-    >>> psnr(torch.tensor([[0.5], [1.0]]), torch.tensor([[0.4], [1.0]]))
-    tensor([20., inf], dtype=torch.float64)
+    >>> psnr(torch.tensor([[0.5], [1.0]]), torch.tensor([[0.0], [1.0]]))
+    tensor([6.0206,    inf], dtype=torch.float64)
     """
     error = (images.double() - reference.double()).square().flatten(1).mean(dim=1)
     return -10 * error.log10()

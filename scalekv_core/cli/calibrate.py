@@ -68,7 +68,7 @@ def calibrate(
     sampling = loading.sampling_of(
         loaded, guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=greedy
     )
-    job = loading.job_of(loaded, loading.model_card(model), prompts=given, seeds=seed, images=images, sampling=sampling)
+    job = loading.job_of(loaded, prompts=given, seeds=seed, images=images, sampling=sampling)
     measured = measure(loaded, job, queries=queries, batch=batch)
     print_profile(measured)
     with writing.written_together(out.parent) as stage:

@@ -123,12 +123,7 @@ def explain(
     if draw:
         loaded = loading.load_model(model, weights=weights, device=device, dtype=dtype)
         job = loading.job_of(
-            loaded,
-            loading.model_card(model),
-            prompts=[prompt] if prompt else None,
-            seeds=[seed],
-            images=1,
-            sampling=loaded.sampling,
+            loaded, prompts=[prompt] if prompt else None, seeds=[seed], images=1, sampling=loaded.sampling
         )
         shown = look(loaded, job, choice, measured, layers=layer, head=head, row=row)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -75,35 +75,25 @@ def generate(
     policies = drawing.policies_of(choice)
     measured = loading.load_profile(profile)
     loaded = loading.load_model(model, weights=weights, device=device, dtype=dtype)
-    job = loading.job_of(
-        loaded,
-        loading.model_card(model),
-        prompts=prompts,
-        seeds=seed,
-        images=images,
-        sampling=loading.sampling_of(
-            loaded, guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=greedy
-        ),
+    sampling = loading.sampling_of(
+        loaded, guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=greedy
     )
+    job = loading.job_of(loaded, prompts=prompts, seeds=seed, images=images, sampling=sampling)
     plans = drawing.plan_all(loaded, job, choice, policies, measured)
     reference = drawing.draw_full(loaded, job) if full else None
     drawn = [drawing.draw_compressed(loaded, job, one, profile=measured, full=reference, check=check) for one in plans]
     print_figures(drawn)
-    used = (measured or loaded.profile) if any(one.policy.needs_profile for one in drawn) else None
-    written = record.record(
+    facts = record.record(
         loaded,
         job,
         drawn,
         arguments=ctx.obj or (),
         weights=weights,
         device=device,
-        profile=used,
-        profile_file=profile if used is measured else None,
+        profile=measured,
+        profile_file=profile,
     )
-    with writing.written_together(out) as stage:
-        save_pictures(stage, loaded.name, job, drawn, reference)
-        (stage / "record.json").write_text(record.as_json(written), encoding="utf-8")
-        names = [file.name for file in sorted(stage.iterdir())]
+    names = save(out, facts, loaded.name, job, drawn, reference)
     console.heading(f"written to {out}: {', '.join(names)}")
 
 
@@ -117,6 +107,25 @@ def print_figures(drawn: Sequence[Drawn]) -> None:
     console.heading(f"{drawn[0].policy.name}, {drawn[0].image.planned.budget}")
     tables.print_memory(drawn[0])
     tables.print_fidelity(drawn[0])
+
+
+def save(
+    out: Path,
+    record: dict[str, Any],
+    model: str,
+    job: Job,
+    drawn: Sequence[Drawn],
+    reference: Generation | None,
+) -> list[str]:
+    """Writes pictures and record, all or none of them; returns their names."""
+    from scalekv_core.cli.record import as_json
+    from scalekv_core.cli.writing import written_together
+
+    with written_together(out) as stage:
+        save_pictures(stage, model, job, drawn, reference)
+        names = [*sorted(file.name for file in stage.iterdir()), "record.json"]
+        (stage / names[-1]).write_text(as_json({**record, "files": names}), encoding="utf-8")
+    return names
 
 
 def save_pictures(stage: Path, model: str, job: Job, drawn: Sequence[Drawn], reference: Generation | None) -> None:

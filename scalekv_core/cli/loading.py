@@ -11,12 +11,15 @@ import torch
 from attrs import frozen
 
 from scalekv_core import registry as registries
-from scalekv_core.errors import CheckpointError, InputError, PluginError, unknown_name
+from scalekv_core.errors import CheckpointError, InputError, unknown_name
 from scalekv_core.image_model import ImageModel, ModelCard, Sampling
 from scalekv_core.profile import AttentionProfile
 from scalekv_core.registry import Registry
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+LARGEST = 2**63
+"""Seeds are below this."""
 
 
 @frozen(eq=False, kw_only=True)
@@ -50,16 +53,8 @@ def the_registry() -> Registry:
 
 
 def model_card(name: str) -> ModelCard:
-    """What is known of a model before it is loaded.
-
-    Raises:
-        UnknownName: no such model.
-        PluginError: its plugin offers something else.
-    """
-    card = the_registry().make("model", name)
-    if not isinstance(card, ModelCard):
-        owner = the_registry().offer("model", name).owner
-        raise PluginError(f"model {name!r} of {owner} must be a ModelCard; got {type(card).__name__}")
+    """What is known of a model before it is loaded; UnknownName if there is none."""
+    card: ModelCard = the_registry().make("model", name)
     return card
 
 
@@ -72,7 +67,9 @@ def load_model(name: str, *, weights: Path | None, device: str, dtype: str) -> I
     card = model_card(name)
     if card.needs_weights and weights is None:
         raise CheckpointError(f"model {name!r} does not ship with weights; give --weights PATH ({card.weights})")
-    return card.load(weights=weights, device=str(read_device(device)), dtype=read_dtype(dtype))
+    return registries.load_model(
+        name, weights=weights, device=str(read_device(device)), dtype=read_dtype(dtype), registry=the_registry()
+    )
 
 
 def read_device(text: str) -> torch.device:
@@ -114,16 +111,11 @@ def sampling_of(model: ImageModel, **changes: Any) -> Sampling:
     Raises:
         InputError: a value is out of range.
     """
-    given = {name: value for name, value in changes.items() if value is not None and value is not False}
-    try:
-        return attrs.evolve(model.sampling, **given)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"sampling refuses {', '.join(f'{k}={v}' for k, v in given.items())}: {error}") from error
+    return attrs.evolve(model.sampling, **{k: v for k, v in changes.items() if v is not None and v is not False})
 
 
 def job_of(
     model: ImageModel,
-    card: ModelCard,
     *,
     prompts: Sequence[str] | None,
     seeds: Sequence[int] | None,
@@ -133,8 +125,8 @@ def job_of(
     """Every prompt with every seed.
 
     Args:
-        model, card: what draws; the card's example stands in where no prompt is given.
-        prompts: what to draw.
+        model: what draws.
+        prompts: what to draw; the model's own example if there is none.
         seeds: the first one, or as many as images.
         images: images of each prompt.
         sampling: how tokens are drawn.
@@ -142,7 +134,7 @@ def job_of(
     Raises:
         InputError: there is nothing to draw, or the numbers of seeds and images do not agree.
     """
-    prompts = list(prompts or [card.example])
+    prompts = list(prompts or [model_card(model.name).example])
     if not any(prompts):
         raise InputError(f"model {model.name!r} has no example; say what to draw: scalekv generate PROMPT ...")
     each = seeds_of(seeds, images)
@@ -158,6 +150,8 @@ def seeds_of(seeds: Sequence[int] | None, images: int | None) -> list[int]:
     ([7, 8, 9], [1, 5])
     """
     given = list(seeds or [0])
+    if wrong := [seed for seed in given if not 0 <= seed < LARGEST]:
+        raise InputError(f"a seed is from 0 to {LARGEST - 1}; got {wrong[0]}")
     if len(given) == 1:
         return list(range(given[0], given[0] + (images or 1)))
     if images not in (None, len(given)):

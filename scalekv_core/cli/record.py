@@ -41,7 +41,15 @@ def record(
     profile: AttentionProfile | None,
     profile_file: Path | None,
 ) -> dict[str, Any]:
-    """The record of a run, as plain values."""
+    """The record of a run, as plain values.
+
+    Args:
+        model, job, drawn: what drew what.
+        arguments: of the command line.
+        weights, device: where the model came from and ran.
+        profile, profile_file: what was given in place of the model's own.
+    """
+    used = (profile or model.profile) if any(one.policy.needs_profile for one in drawn) else None
     geometry = drawn[0].image.planned.geometry
     return {
         "command": shlex.join(["scalekv", *arguments]) if arguments else None,
@@ -61,7 +69,7 @@ def record(
         "prompts": list(job.prompts),
         "seeds": list(job.seeds),
         "sampling": attrs.asdict(job.sampling),
-        "profile": None if profile is None else profile_record(profile, profile_file),
+        "profile": None if used is None else profile_record(used, profile_file),
         "policies": [policy_record(one) for one in drawn],
     }
 

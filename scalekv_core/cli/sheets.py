@@ -49,8 +49,9 @@ def policy_row(drawn: Drawn) -> Row:
     held = share(drawn)
     lines = [figures["budget"], f"holds {format_bytes(figures['resident_bytes'])} ({held:.1%})"]
     if drawn.fidelity is not None:
-        psnr, ssim = decibel(drawn.fidelity.psnr), number(drawn.fidelity.ssim)
-        lines.append(f"PSNR {psnr}" + (f", SSIM {ssim}" if ssim else ""))
+        ssim = number(drawn.fidelity.ssim)
+        differs = f"PSNR {decibel(drawn.fidelity.psnr)}" + (f", SSIM {ssim}" if ssim else "")
+        lines.append("identical images" if drawn.fidelity.identical else differs)
     return Row(images=as_images(drawn.generation.images), title=drawn.policy.name, lines=lines, share=held)
 
 

@@ -40,7 +40,8 @@ def print_fidelity(drawn: Drawn) -> None:
     if fidelity is None:
         return
     console.heading("fidelity to the unmodified model")
-    console.say(f"PSNR {decibel(fidelity.psnr)}, SSIM {number(fidelity.ssim) or 'not defined for so small an image'}")
+    images = "identical images" if fidelity.identical else f"PSNR {decibel(fidelity.psnr)}"
+    console.say(f"{images}, SSIM {number(fidelity.ssim) or 'not defined for images so small'}")
     made = console.table("scale", "map", SAME, FORCED, KL)
     for scale, name in enumerate(str(drawn.image.planned.geometry.schedule).split(" ")):
         forced, kl = (None if v is None else v[scale] for v in (fidelity.forced_agreement, fidelity.kl))

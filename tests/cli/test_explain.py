@@ -1,0 +1,112 @@
+"""``scalekv explain``: who keeps what, as plots and as tables."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scalekv_core.explain import KeptTokens, held_share
+from scalekv_core.planner import plan_policy
+from scalekv_core.registry import Registry
+from scalekv_core.session import compress
+from scalekv_core.testing import toy
+
+TOY = ("explain", "3", "--model", "toy", "--policy", "windowed")
+
+
+def test_plots(run, picture) -> None:
+    """One plot of the plan, one of the tokens that stay."""
+    ran = run(*TOY, "--out", "plots", "--layer", "1", "--head", "2")
+
+    assert 0 == ran.code
+    assert ["kept.png", "plan.png"] == sorted(file.name for file in Path("plots").iterdir())
+    assert all(picture(file).shape[1] > 400 for file in Path("plots").iterdir())
+
+
+def test_text_is_the_same_as_tables(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held after every map by layer, and tokens of every map that the last scale finds; no matplotlib, no file."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    lines = run(*TOY, "--text").out.splitlines()
+
+    assert "    1    1    3    4" in lines  # layer 1: 1 of 1, 3 of 3, 4 of 9
+    assert " seen    1    3    9" in lines
+    assert "    2    0    0    4" in lines  # the last 4 tokens are all of map 2x3
+    assert [] == list(Path.cwd().iterdir())
+
+
+def test_roles_and_scores_are_told(run) -> None:
+    """Where layers differ, their roles and what decided them."""
+    run("calibrate", "--model", "toy")
+    out = run("explain", "--model", "toy", "--policy", "profiled", "--profile", "profile.safetensors", "--text").out
+
+    assert "role drafter, share of heads (the others: refiner)" in out
+    assert "score that decides the role" in out
+
+
+def test_the_plan_alone_needs_no_weights(run) -> None:
+    """--no-draw works from the model's card."""
+    ran = run("explain", "--model", "toy-weights", "--policy", "windowed", "--no-draw", "--text")
+
+    assert 0 == ran.code
+    assert "planned 3.2 KiB" in ran.out
+    assert "the last scale finds" not in ran.out
+
+
+def test_without_matplotlib_it_says_what_to_install(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra is named, before anything is drawn."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    ran = run(*TOY)
+
+    assert 2 == ran.code
+    assert "pip install 'scalekv[plot]'" in ran.complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--layer", "3"], "there is no layer 3; this image has layers 0 to 2"),
+        (["--head", "4"], "there is no head 4; this image has heads 0 to 3"),
+        (["--row", "1"], "there is no row 1; this image has rows 0 to 0"),
+        (["--policy", "all"], "explain shows one policy at a time; got all"),
+    ],
+)
+def test_a_mistake_is_one_line(run, arguments: list[str], said: str) -> None:
+    """What is not there is named with what is."""
+    ran = run(*TOY, *arguments)
+
+    assert 2 == ran.code
+    assert said in ran.complaint
+
+
+class TestKeptTokens:
+    def test_what_the_last_scale_finds(self, registry: Registry) -> None:
+        """The first four of nine tokens: maps 1x1 and 2x1 whole, and one token of 2x3."""
+        model, kept = toy.ToyCard().load(), KeptTokens()
+        with compress(model, "windowed", "50%", options={"end": "first"}, observer=kept, registry=registry):
+            model.generate(["3", "5"], seeds=[0, 1])
+
+        assert [1.0, 2.0, 1.0] == kept.counts(layer=1, row=1)
+        np.testing.assert_array_equal([[[1, 0, 0], [0, 0, 0]]], kept.on_map(2, layer=0, head=3))
+
+    def test_a_policy_that_keeps_all_leaves_all(self, registry: Registry) -> None:
+        """Where nothing is cut, every token is found."""
+        model, kept = toy.ToyCard().load(), KeptTokens()
+        with compress(model, "everything", observer=kept, registry=registry):
+            model.generate(["3"], seeds=[0])
+
+        assert [1.0, 2.0, 6.0] == kept.counts(layer=0)
+
+    def test_nothing_drawn_is_an_error(self) -> None:
+        """There is nothing to show, and it says so."""
+        with pytest.raises(ValueError, match="nothing was drawn"):
+            KeptTokens().counts(layer=0)
+
+
+def test_held_share_is_of_what_was_seen(registry: Registry) -> None:
+    """4 of 9 tokens after the last map that is read; everything before."""
+    planned = plan_policy(registry.policy("windowed"), toy.GEOMETRY)
+
+    np.testing.assert_allclose([[1.0] * 3, [1.0] * 3, [4 / 9] * 3], held_share(planned.plan))

@@ -1,0 +1,300 @@
+"""``scalekv generate``: what it draws, writes, prints and refuses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from scalekv_core.cli import main
+from scalekv_core.testing import toy
+
+TOY = ("generate", "3", "5", "--model", "toy")
+
+
+def record(directory: str = "scalekv-out") -> dict:
+    return json.loads((Path(directory) / "record.json").read_text())
+
+
+class TestOnePolicy:
+    def test_writes_pictures_and_record(self, run, picture) -> None:
+        """Full and compressed pixel by pixel, both side by side, and the record; nothing else."""
+        ran = run(*TOY, "--policy", "windowed", "--out", "out")
+
+        assert 0 == ran.code
+        names = ["compressed.png", "full.png", "record.json", "side_by_side.png"]
+        assert names == sorted(file.name for file in Path("out").iterdir())
+        assert (32, 2 * 40, 3) == picture("out/full.png").shape == picture("out/compressed.png").shape
+
+    def test_pictures_are_what_the_unmodified_model_draws(self, run, picture) -> None:
+        """full.png is drawn outside of any session."""
+        run(*TOY, "--policy", "windowed")
+        images = toy.ToyCard().load().generate(["3", "5"], seeds=[0, 0]).images
+
+        wanted = (images * 255).round().to(torch.uint8).permute(2, 0, 3, 1).reshape(32, 80, 3)
+        assert wanted.tolist() == picture("scalekv-out/full.png").tolist()
+
+    def test_memory_is_the_plan_and_less_than_unmodified(self, run) -> None:
+        """Planned, resident, peak and unmodified bytes are in the record and in the table."""
+        ran = run(*TOY, "--policy", "windowed")
+        memory = record()["policies"][0]["memory"]
+
+        assert memory["planned_bytes"] == memory["resident_bytes"] < memory["peak_bytes"]
+        assert memory["resident_bytes"] < memory["unmodified_bytes"] == 2 * 29 * 3 * 4 * 2 * 8 * 4
+        for word in ("planned", "resident", "peak", "unmodified"):
+            assert word in ran.out
+
+    def test_fidelity_has_a_figure_for_every_scale(self, run) -> None:
+        """Free-running agreement, forced agreement and divergence; the first scale has no history and is exact."""
+        run(*TOY, "--policy", "windowed")
+        fidelity = record()["policies"][0]["fidelity"]
+
+        for name in ("agreement", "forced_agreement", "kl"):
+            assert 4 == len(fidelity[name])
+        assert (1.0, 1.0, 0.0) == tuple(fidelity[name][0] for name in ("agreement", "forced_agreement", "kl"))
+        assert not fidelity["identical"]
+        assert 0 < fidelity["kl"][-1]
+
+    def test_everything_is_identical(self, run) -> None:
+        """A policy that gives up nothing draws the same bits."""
+        ran = run(*TOY, "--policy", "everything")
+        fidelity = record()["policies"][0]["fidelity"]
+
+        assert fidelity["identical"]
+        assert fidelity["psnr"] is None
+        assert [0.0] * 4 == fidelity["kl"]
+        assert "identical images" in ran.out
+
+    def test_the_record_repeats_the_run(self, run) -> None:
+        """The command in the record gives the same figures again."""
+        run(*TOY, "-p", "windowed", "-b", "20% of all", "-o", "window=1", "--selector", "windowed", "-n", "2")
+        first = record()
+        run(*shlex.split(first["command"])[1:])
+
+        again = record()
+        assert {**first, "date": ""} == {**again, "date": ""}
+        assert [0, 1, 0, 1] == first["seeds"]
+        assert {"window": 1, "end": "last"} == first["policies"][0]["parts"]["selector"]["options"]
+        assert {"scalekv", "torch", "python"} <= set(first["versions"])
+        assert first["model"]["fingerprint"].startswith("sha256:")
+        assert first["files"] == ["compressed.png", "full.png", "side_by_side.png", "record.json"]
+
+    def test_without_the_whole_cache(self, run) -> None:
+        """--no-full draws only what is compressed."""
+        ran = run(*TOY, "--policy", "windowed", "--no-full")
+
+        assert 0 == ran.code
+        assert ["compressed.png", "record.json"] == sorted(file.name for file in Path("scalekv-out").iterdir())
+        assert record()["policies"][0]["fidelity"] is None
+
+    def test_fits_eighty_columns(self, run) -> None:
+        """No table is broken on a narrow terminal."""
+        out = run(*TOY, "--policy", "windowed").out + run(*TOY, "-p", "windowed", "-p", "everything").out
+
+        assert 80 >= max(len(line) for line in out.splitlines())
+
+
+class TestSeveralPolicies:
+    def test_one_sheet_and_one_line_each(self, run, picture) -> None:
+        """policies.png has a row for each, above them the unmodified model; figures are compared in tables."""
+        ran = run(*TOY, "-p", "windowed", "-p", "toy-latest", "-p", "everything", "-b", "40%")
+
+        assert 0 == ran.code
+        assert ["windowed", "toy-latest", "everything"] == [one["name"] for one in record()["policies"]]
+        assert {"policies.png", "compressed-windowed.png"} < set(record()["files"])
+        assert picture("scalekv-out/policies.png").shape[0] > 4 * 128
+
+    def test_a_policy_that_spends_no_budget_keeps_its_own(self, run) -> None:
+        """It is the yardstick in a comparison."""
+        run(*TOY, "-p", "windowed", "-p", "everything", "-b", "40%")
+
+        assert ["40% of history", "100% of history"] == [one["budget"] for one in record()["policies"]]
+
+    def test_all_leaves_out_what_cannot_be_done_and_says_so(self, run) -> None:
+        """Every policy that spends a budget; one that needs a profile is named."""
+        ran = run(*TOY, "-p", "all", "-b", "40%")
+
+        assert 0 == ran.code
+        assert ["toy-latest", "windowed"] == [one["name"] for one in record()["policies"]]
+        assert ran.complaint.startswith("scalekv: policy 'profiled' is left out: policy 'profiled' needs an attention")
+
+    def test_all_of_which_nothing_can_be_done_is_refused(self, run) -> None:
+        """No comparison of nothing."""
+        ran = run(*TOY, "-p", "all", "-o", "depth=3")
+
+        assert 2 == ran.code
+        assert "no option 'depth'" in ran.err.splitlines()[-1]
+
+
+class TestConfig:
+    FILE = """
+policy = "windowed"
+budget = "50%"
+[options]
+window = 1
+[selector]
+end = "first"
+"""
+
+    def config(self, text: str) -> str:
+        Path("run.toml").write_text(text)
+        return "run.toml"
+
+    def test_a_file_says_what_the_line_does_not(self, run) -> None:
+        """Policy, budget and options come from the file."""
+        run(*TOY, "--config", self.config(self.FILE))
+        (one,) = record()["policies"]
+
+        assert ("windowed", "50% of history") == (one["name"], one["budget"])
+        assert {"window": 1, "end": "first"} == one["parts"]["selector"]["options"]
+
+    def test_the_line_wins(self, run) -> None:
+        """Budget and options of the command line stand above those of the file."""
+        run(*TOY, "--config", self.config(self.FILE), "-b", "40%", "-o", "end=last")
+        (one,) = record()["policies"]
+
+        assert "40% of history" == one["budget"]
+        assert {"window": 1, "end": "last"} == one["parts"]["selector"]["options"]
+
+    def test_another_part_makes_the_table_of_the_first_void(self, run) -> None:
+        """Options of a selector that is not used are not set."""
+        file = self.config('policy = "windowed"\n[selector]\nname = "windowed"\nend = "first"\n')
+        ran = run(*TOY, "--config", file, "--selector", "toy-latest")
+
+        assert 0 == ran.code
+        assert "toy-latest" == record()["policies"][0]["parts"]["selector"]["name"]
+
+    def test_several_policies_and_a_part_by_name_alone(self, run) -> None:
+        """A list of names, and ``selector = NAME`` for short."""
+        ran = run(*TOY, "--config", self.config('policy = ["windowed", "toy-latest"]\nselector = "windowed"\n'))
+
+        assert 0 == ran.code
+        assert ["windowed selector=windowed", "toy-latest selector=windowed"] == [
+            p["name"] for p in record()["policies"]
+        ]
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ('polcy = "windowed"', "unknown key 'polcy'; did you mean 'policy'?"),
+            ("policy = 3", "policy is a name or a list of names; got 3"),
+            ("budget = 10", "budget is a text such as '10%'; got 10"),
+            ("options = 1", "options is a table"),
+            ("selector = 1", "a part is a name or a table"),
+            ("[selector]\nname = 1", "a part is a name or a table"),
+            ("policy = ", "run.toml: Invalid value"),
+            ('policy = "windowed"\n[options]\nwindow = "wide"', "window='wide': wanted int"),
+            ('policy = "windowed"\n[selector]\nwindow = 0', "refuses window=0"),
+        ],
+    )
+    def test_a_bad_file_is_one_line(self, run, text: str, said: str) -> None:
+        """Unknown keys, wrong kinds and broken files are named."""
+        ran = run(*TOY, "--config", self.config(text))
+
+        assert 2 == ran.code
+        assert said in ran.complaint
+
+    def test_a_missing_file_is_one_line(self, run) -> None:
+        """The file is named."""
+        assert "config file none.toml cannot be read" in run(*TOY, "--config", "none.toml").complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "tooy"], "no model is called 'tooy'; did you mean 'toy'?"),
+        (["--policy", "windowd"], "no policy is called 'windowd'; did you mean 'windowed'?"),
+        (["--selector", "latest"], "no selector is called 'latest'"),
+        (["--codec", "int3"], "no codec is called 'int3'"),
+        (["--option", "windw=3"], "policy 'windowed' has no option 'windw'; did you mean 'window'?"),
+        (["--option", "codec.window=3"], "codec of policy 'windowed' has no option 'window'"),
+        (["--option", "window"], "an option is given as name=value"),
+        (["--option", "window=0"], "'window' must be >= 1: 0"),
+        (["--option", "window=many"], "window='many': wanted int"),
+        (["--option", "end=middle"], "end='middle': wanted one of last, first"),
+        (["--budget", "0%"], "budget 0% of history holds nothing"),
+        (["--budget", "101%"], "is more than the whole history"),
+        (["--budget", "10 apples"], "budget '10 apples' is not understood"),
+        (["--budget", "1 token"], "is too small for policy 'windowed': it would leave 1 tokens"),
+        (["--policy", "windowed", "--policy", "windowed"], "policy 'windowed' is named twice"),
+        (["--policy", "windowed", "--policy", "all"], "policy 'all' stands alone"),
+        (["--policy", "profiled"], "policy 'profiled' needs an attention profile"),
+        (["--policy", "profiled", "--profile", "none.safetensors"], "none.safetensors is not a profile"),
+        (["--profile", "text.toml"], "text.toml is not a profile"),
+        (["--model", "toy-weights"], "model 'toy-weights' does not ship with weights; give --weights PATH"),
+        (["--model", "toy-weights", "--weights", "none"], "checkpoint none cannot be used"),
+        (["--model", "toy-weights", "--weights", "text.toml"], "checkpoint text.toml cannot be used"),
+        (["--model", "toy-weights", "--weights", "half.safetensors"], "checkpoint half.safetensors cannot be used"),
+        (["12"], "model 'toy' draws the prompts 0 to 9"),
+        (["--device", "cuda:7"], "device 'cuda:7' cannot be used"),
+        (["--device", "gpu"], "device 'gpu' cannot be used"),
+        (["--dtype", "float23"], "no dtype is called 'float23'; did you mean"),
+        (["--guidance", "-1"], "sampling wants guidance at least 0"),
+        (["--temperature", "0"], "sampling wants temperature"),
+        (["--seed", "-1"], "a seed is from 0 to"),
+        (["--seed", "1", "--seed", "2", "-n", "3"], "3 images of each prompt want one seed (the first) or 3; got 2"),
+        (["--out", "text.toml"], "cannot write to the directory text.toml: text.toml is a file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(run, arguments: list[str], said: str) -> None:
+    """Exit code 2, one line on stderr that says what is wrong, and no file."""
+    Path("text.toml").write_text("policy = 'windowed'\n")
+    save_file({"x": torch.zeros(10)}, "whole.safetensors")
+    Path("half.safetensors").write_bytes(Path("whole.safetensors").read_bytes()[:60])
+    model = () if "--model" in arguments else ("--model", "toy")
+    policy = () if "--policy" in arguments else ("--policy", "windowed")
+    ran = run("generate", *model, *policy, *arguments)
+
+    assert 2 == ran.code
+    assert ran.complaint.startswith("scalekv: ")
+    assert said in ran.complaint
+    assert not Path("scalekv-out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--imges", "3"], ["-n", "0"], ["-n", "x"], ["--config"]])
+def test_a_misspelt_command_line_is_a_mistake_too(run, arguments: list[str]) -> None:
+    """Usage errors have exit code 2."""
+    ran = run(*TOY, *arguments)
+
+    assert 2 == ran.code
+    assert "Traceback" not in ran.err
+
+
+class TestTrouble:
+    TROUBLED = ("generate", "3", "--model", "toy-trouble", "--policy", "windowed")
+
+    def test_an_interrupt_is_one_line(self, run, trouble) -> None:
+        """Ctrl-C while the compressed image is drawn: exit code 130, the model as it was, nothing written."""
+        models = trouble(KeyboardInterrupt(), after=6)
+        ran = run(*self.TROUBLED)
+
+        assert (130, "scalekv: interrupted; nothing was written") == (ran.code, ran.complaint)
+        assert isinstance(models[-1].module.new_cache(None), toy.WholeCache)
+        assert not Path("scalekv-out").exists()
+
+    @pytest.mark.parametrize(
+        ("after", "said"),
+        [
+            (6, "under policy 'windowed', whose cache of 1 rows is planned at"),
+            (1, "while the unmodified model drew 1 rows"),
+        ],
+    )
+    def test_no_memory_is_one_line_with_the_plan(self, run, trouble, after: int, said: str) -> None:
+        """Exit code 1, what the cache was going to take, and what to do."""
+        trouble(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), after=after)
+        ran = run(*self.TROUBLED)
+
+        assert 1 == ran.code
+        assert said in ran.complaint
+        assert "Tried to allocate 2 GiB" in ran.complaint
+
+    def test_a_bug_is_not_hidden(self, run, trouble) -> None:
+        """What scalekv did not foresee is shown with its traceback."""
+        trouble(ZeroDivisionError("a bug"), after=0)
+
+        with pytest.raises(ZeroDivisionError):
+            main(list(self.TROUBLED))
