@@ -104,15 +104,18 @@ class KVCache:
     ) -> None:
         self.plan = plan
         self.policy = policy
-        self.dropped = False
-        self.resident: list[int] = [0] * len(plan.schedule)
-        self._check_next = True
         self._check_always = check
         self._clock = clock or NoClock()
         self._observer = observer
         self._scratch = _Scratch(scratch_slots(plan, policy))
-        self._rows: int | None = None
         self._layers = [_LayerStore([_GroupStore(group) for group in groups]) for groups in plan.groups]
+        self._begin()
+
+    def _begin(self) -> None:
+        self.dropped = False
+        self.resident: list[int] = [0] * len(self.plan.schedule)
+        self._like: tuple[int, int, torch.dtype] | None = None  # rows, head width and dtype of this image
+        self._unchecked = {"selector", "merger"}  # whose first answer is still to be checked
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
         """(B, H, n, D) the attention of the current map over the history and itself.
@@ -128,20 +131,29 @@ class KVCache:
             SessionError: the map is not the one that the schedule has next, or rows or heads have changed.
             ContractError: the policy broke its contract.
         """
-        store = self._layers[layer]
-        self._check_input(layer, store, q, k, v)
-        scale = store.scale
+        store = self._check_input(layer, q, k, v)
+        try:
+            out = self._attend_layer(layer, store, q, k, v, softmax_scale)
+        except BaseException:
+            self.close()  # half a scale is nothing to go on with
+            raise
+        if layer == self.plan.layers - 1:
+            self.resident[store.scale] = self.resident_bytes()
         store.scale += 1
+        return out
+
+    def _attend_layer(
+        self, layer: int, store: _LayerStore, q: Tensor, k: Tensor, v: Tensor, softmax_scale: float
+    ) -> Tensor:
         if len(store.groups) == 1:
-            out = self._attend_group(layer, scale, store.groups[0], q, k, v, softmax_scale)
-        else:
-            out = torch.empty_like(q)
-            for group in store.groups:
-                index = self._head_index(group, q.device)
-                q_part, k_part, v_part = (x.index_select(1, index) for x in (q, k, v))
-                part = self._attend_group(layer, scale, group, q_part, k_part, v_part, softmax_scale)
-                out.index_copy_(1, index, part)
-        self.resident[scale] = self.resident_bytes() if layer == self.plan.layers - 1 else self.resident[scale]
+            return self._attend_group(layer, store.scale, store.groups[0], q, k, v, softmax_scale)
+        out = torch.empty_like(q)
+        for group in store.groups:
+            index = self._head_index(group, q.device)
+            q_part, k_part, v_part = (x.index_select(1, index) for x in (q, k, v))
+            out.index_copy_(
+                1, index, self._attend_group(layer, store.scale, group, q_part, k_part, v_part, softmax_scale)
+            )
         return out
 
     def resident_bytes(self) -> int:
@@ -183,7 +195,7 @@ class KVCache:
             for group in store.groups:
                 group.clear()
         self._scratch.clear()
-        self._rows = None
+        self._begin()
 
     # -- one group of heads ---------------------------------------------------------------------------------------
 
@@ -191,6 +203,7 @@ class KVCache:
         self, layer: int, scale: int, store: _GroupStore, q: Tensor, k: Tensor, v: Tensor, softmax_scale: float
     ) -> Tensor:
         keep, total = store.group.held[scale], store.length + k.shape[2]
+        self.dropped |= keep < total and scale < len(self.plan.schedule) - 1
         in_place = keep == total and self.policy.codec.dense
         with self._clock.stage(scale, "read"):
             keys, values = self._whole(store, k, v, in_place=in_place)
@@ -289,7 +302,6 @@ class KVCache:
             else:
                 kept = selector.select_by_source(view, self._source_parts(view, group))
         self._check_kept(view, kept, keep)
-        self.dropped = True
         return kept
 
     def _source_parts(self, view: CacheView, group: HeadGroup) -> list[tuple[int, int, int]]:
@@ -311,22 +323,24 @@ class KVCache:
             with self._clock.stage(view.scale, "merge"):
                 keys, values, counts = self._fold(view, kept)
             with self._clock.stage(view.scale, "store"):
-                store.keys, store.values = codec.encode(keys, "key"), codec.encode(values, "value")
+                store.keys = codec.encode(keys, "key").owned(keys)
+                store.values = codec.encode(values, "value").owned(values)
                 self._carry(store, view, counts, kept, folded=True)
             return
         with self._clock.stage(view.scale, "store"):
-            store.keys = codec.keep(store.keys, k, keys, kept, "key")
-            store.values = codec.keep(store.values, v, values, kept, "value")
+            store.keys = codec.keep(store.keys, k, keys, kept, "key").owned(k, keys)
+            store.values = codec.keep(store.values, v, values, kept, "value").owned(v, values)
             self._carry(store, view, counts, kept)
 
     def _fold(self, view: CacheView, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         target = self.policy.merger.assign(view, kept)
         keep = kept.shape[2]
-        if target.shape != view.positions.shape or target.dtype != torch.int64:
-            raise ContractError(
-                f"merger {type(self.policy.merger).__name__} must assign int64 {tuple(view.positions.shape)}; "
-                f"got {target.dtype} {tuple(target.shape)} for layer {view.layer} at scale {view.scale}"
-            )
+        who = f"merger {type(self.policy.merger).__name__}, layer {view.layer} at scale {view.scale},"
+        wanted = view.positions.shape
+        if not isinstance(target, Tensor) or target.shape != wanted or target.dtype != torch.int64:
+            raise ContractError(f"{who} returned {_described(target)}; wanted int64 {tuple(wanted)}")
+        if self._to_check("merger"):
+            _check_targets(who, target, kept)
         counts = view.counts if view.counts is not None else torch.ones_like(view.positions, dtype=torch.float32)
         keys, folded = ops.fold(view.k, counts, target, keep)
         values, _ = ops.fold(view.v, counts, target, keep)
@@ -347,30 +361,43 @@ class KVCache:
 
     # -- refusals -------------------------------------------------------------------------------------------------
 
-    def _check_input(self, layer: int, store: _LayerStore, q: Tensor, k: Tensor, v: Tensor) -> None:
+    def _check_input(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> _LayerStore:
         schedule = self.plan.schedule
+        if not 0 <= layer < len(self._layers):
+            raise SessionError(
+                f"attention of layer {layer} was called; the plan is for layers 0 to {len(self._layers) - 1}"
+            )
+        store = self._layers[layer]
         if store.scale >= len(schedule):
             raise SessionError(
                 f"layer {layer} has seen all {len(schedule)} maps of the schedule and is given another one"
             )
-        wanted = (self._rows or q.shape[0], self.plan.heads, schedule.tokens[store.scale])
-        if q.shape[:3] != wanted or k.shape[:3] != wanted or v.shape != k.shape or q.shape[3] != k.shape[3]:
+        rows, width, dtype = self._like or (q.shape[0], q.shape[-1], q.dtype)
+        wanted = (rows, self.plan.heads, schedule.tokens[store.scale], width)
+        if any(x.shape != wanted or x.dtype != dtype for x in (q, k, v)):
+            got = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in (("q", q), ("k", k), ("v", v)))
             raise SessionError(
-                f"layer {layer} at scale {store.scale} wants q, k and v of (rows, heads, tokens) = {wanted}; "
-                f"got q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+                f"layer {layer} at scale {store.scale} wants q, k and v of (rows, heads, tokens, width) = {wanted} "
+                f"in {dtype}; got {got}"
             )
-        self._rows = q.shape[0]
+        self._like = rows, width, dtype
+        return store
 
     def _check_kept(self, view: CacheView, kept: Tensor, keep: int) -> None:
         wanted = (*view.positions.shape[:2], keep)
-        if tuple(kept.shape) != wanted or kept.dtype != torch.int64:
+        if not isinstance(kept, Tensor) or kept.shape != wanted or kept.dtype != torch.int64:
             raise ContractError(
-                f"{self._who(view)} returned {kept.dtype} of shape {tuple(kept.shape)}; wanted int64 {wanted}: "
+                f"{self._who(view)} returned {_described(kept)}; wanted int64 {wanted}: "
                 f"its capacity is {keep} of {view.tokens} tokens"
             )
-        if self._check_next or self._check_always:
-            self._check_next = False
+        if self._to_check("selector"):
             _check_indices(self._who(view), kept, view.tokens)
+
+    def _to_check(self, part: str) -> bool:
+        """The first answer is always checked, the others only if asked for: a check waits for the device."""
+        first = part in self._unchecked
+        self._unchecked.discard(part)
+        return first or self._check_always
 
     def _who(self, view: CacheView) -> str:
         return f"selector {type(self.policy.selector).__name__} of policy {self.policy.name!r}, layer {view.layer} at scale {view.scale},"
@@ -381,8 +408,20 @@ class KVCache:
         return store.index
 
 
+def _described(x: object) -> str:
+    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+
+
 def _check_indices(who: str, kept: Tensor, tokens: int) -> None:
     if int(kept.min()) < 0 or int(kept.max()) >= tokens:
         raise ContractError(f"{who} returned an index outside of 0..{tokens - 1}")
     if not bool((kept[..., 1:] > kept[..., :-1]).all()):
         raise ContractError(f"{who} returned indices that are not ascending and unique")
+
+
+def _check_targets(who: str, target: Tensor, kept: Tensor) -> None:
+    keep = kept.shape[2]
+    if int(target.min()) < -1 or int(target.max()) >= keep:
+        raise ContractError(f"{who} folded a token into one outside of 0..{keep - 1} (or -1)")
+    if not torch.equal(target.gather(2, kept), ops.all_tokens(kept, 0, keep)):
+        raise ContractError(f"{who} did not leave every kept token where it is")

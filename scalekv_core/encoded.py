@@ -40,3 +40,21 @@ class Encoded:
     def join(self, later: Encoded) -> Encoded:
         """These codes followed by later ones that were encoded with the same ranges."""
         return evolve(self, tokens={name: torch.cat([x, later.tokens[name]], dim=2) for name, x in self.tokens.items()})
+
+    def owned(self, *foreign: Tensor) -> Encoded:
+        """The same in memory of its own: copied where it is a view, or part of one of the foreign tensors.
+
+        What a codec hands back unchanged would otherwise keep the model's tensors alive, or be overwritten.
+        """
+        theirs = {x.untyped_storage().data_ptr() for x in foreign}
+
+        def own(x: Tensor) -> Tensor:
+            return (
+                x.clone(memory_format=torch.contiguous_format)
+                if x.untyped_storage().data_ptr() in theirs
+                else ops.tight(x)
+            )
+
+        return Encoded(
+            {name: own(x) for name, x in self.tokens.items()}, {name: own(x) for name, x in self.ranges.items()}
+        )
