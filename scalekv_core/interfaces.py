@@ -152,6 +152,9 @@ class LayerClassifier(ABC):
 
     needs_profile: ClassVar[bool] = False
 
+    only_for: ClassVar[tuple[tuple[CacheGeometry, str], ...]] = ()
+    """(geometry, budget) of the models that it is for, where it refuses all others; what it is checked on."""
+
     @abstractmethod
     def classify(self, profile: AttentionProfile | None, geometry: CacheGeometry) -> LayerRoles:
         """The roles, [K, L, H].
@@ -167,6 +170,9 @@ class BudgetAllocator(ABC):
 
     spends_all: ClassVar[bool] = True
     """False where the budget is not its to choose: ``full`` holds everything, whatever others are held to."""
+
+    only_for: ClassVar[tuple[tuple[CacheGeometry, str], ...]] = ()
+    """(geometry, budget) of the models that it is for, where it refuses all others; what it is checked on."""
 
     @abstractmethod
     def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
@@ -184,6 +190,11 @@ class TokenSelector(ABC):
 
     statistics: ClassVar[tuple[str, ...]] = ()
     """Names of the running statistics that ``observe`` keeps, one float32 per cached token each."""
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """What it promises beyond the contract: names from ``scalekv_core.testing.checks.claims``, which checks them."""
+        return frozenset()
 
     def least(self, schedule: ScaleSchedule, scale: int) -> int:
         """The fewest tokens that it can be asked to keep after this scale."""
@@ -235,6 +246,9 @@ class TokenMerger(ABC):
     drops: ClassVar[bool] = False
     """True only for a merger that folds nothing, so that the cache carries no counts."""
 
+    conserves: ClassVar[bool] = True
+    """False for one that gives some tokens up all the same: then counts do not add up to the tokens seen."""
+
     @abstractmethod
     def assign(self, view: CacheView, kept: Tensor) -> Tensor:
         """(B, H, N) int64: for each token the index *into kept* that it is folded into, or -1 to drop it.
@@ -258,6 +272,14 @@ class CacheCodec(ABC):
     @abstractmethod
     def decode(self, stored: Encoded, kind: Kind, out: Tensor) -> None:
         """Writes the (B, H, N, D) that the codes stand for into ``out``."""
+
+    def error_bound(self, stored: Encoded, kind: Kind) -> Tensor:
+        """The most by which a decoded number may differ from the one encoded; broadcasts to (B, H, N, D).
+
+        Zero, as here, promises bit-equality. A lossy codec says half the step of its codes, say; rounding to the dtype
+        that is decoded into comes on top. Tokens keep their bound however often they are gathered and joined.
+        """
+        return next(stored.tensors()).new_zeros((), dtype=torch.float32)
 
     @abstractmethod
     def nbytes(self, *, rows: int, heads: int, tokens: int, head_dim: int, dtype: torch.dtype) -> int:
