@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.transformer import VAR
@@ -88,6 +89,15 @@ def make_var(make_vqvae, var_state, var_config) -> Callable[[str], VAR]:
         return model.eval().requires_grad_(False)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_official(make_var) -> Callable[[str], nn.Module]:
+    """Builds one of the four variants with the structure of the official object."""
+    spec = importlib.util.spec_from_file_location("official_standin", Path(__file__).with_name("official_standin.py"))
+    standin = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(standin)
+    return lambda variant: standin.StandInVAR(make_var(variant)).eval().requires_grad_(False)
 
 
 @pytest.fixture(params=VARIANTS)
