@@ -34,6 +34,9 @@ class Budget:
         unit: ``history`` (share of the tokens that enter the last scale, the papers' convention),
             ``all`` (share of all tokens), ``tokens`` (per layer and head) or ``bytes`` (of the whole batch).
 
+    Raises:
+        BudgetError: another unit, or nothing at all.
+
     >>> str(Budget.parse("10%")), str(Budget.parse("650 tokens")), Budget.parse("4GiB").amount
     ('10% of history', '650 tokens', Fraction(4294967296, 1))
     """
@@ -44,13 +47,15 @@ class Budget:
     def __attrs_post_init__(self) -> None:
         if self.unit not in get_args(Unit):
             raise BudgetError(f"the unit of a budget is one of {', '.join(get_args(Unit))}; got {self.unit!r}")
+        if self.amount <= 0:
+            raise BudgetError(f"budget {self} holds nothing; give more than 0")
 
     @classmethod
     def parse(cls, text: str | Budget) -> Budget:
         """The budget that a text stands for.
 
         Raises:
-            BudgetError: not one of the four forms.
+            BudgetError: not one of the four forms, or nothing at all.
         """
         if isinstance(text, Budget):
             return text
@@ -72,7 +77,7 @@ class Budget:
             slot_bytes: bytes of one token in one head, where a codec stores it smaller; defaults to dense.
 
         Raises:
-            BudgetError: the budget is zero, or larger than the history that enters the last scale.
+            BudgetError: the budget is larger than the history that enters the last scale.
         """
         history, places = geometry.schedule.last_history, geometry.slots_per_token
         per_place = slot_bytes or Fraction(geometry.slot_bytes)
@@ -82,8 +87,6 @@ class Budget:
             "tokens": self.amount * places,
             "bytes": self.amount / (geometry.rows * per_place),
         }[self.unit]
-        if self.amount <= 0:
-            raise BudgetError(f"budget {self} holds nothing; give more than 0")
         if bought > history * places:
             whole = format_bytes(int(history * places * geometry.rows * per_place))
             raise BudgetError(

@@ -17,7 +17,7 @@ from scalekv_core.clock import Clock
 from scalekv_core.errors import SessionError
 from scalekv_core.interfaces import ModelAdapter
 from scalekv_core.memory import PeakMeter
-from scalekv_core.planner import Planned, plan_policy
+from scalekv_core.planner import Planned, classify, plan_policy
 from scalekv_core.policy import Policy
 from scalekv_core.profile import AttentionProfile
 from scalekv_core.registry import Registry, shared_registry
@@ -46,7 +46,7 @@ class Session:
     ) -> None:
         self.policy = policy
         self.geometry = adapter.geometry(model)
-        self._budget = budget
+        self._budget = Budget.parse(policy.budget if budget is None else budget)
         self._profile = profile
         self._name = name
         self._cache_options: dict[str, Any] = {"check": check, "clock": clock, "observer": observer}
@@ -54,11 +54,16 @@ class Session:
         self._plans: dict[tuple[ScaleSchedule, int, torch.dtype], Planned] = {}
         self._images: list[ImageReport] = []
         self._open: _ImageCache | None = None
-        self.planned(self.geometry.schedule)  # refuse what can't be done before anything is drawn
+        self._refuse_early()
 
-    def planned(
-        self, schedule: ScaleSchedule, *, rows: int = 1, dtype: torch.dtype | None = None, head_dim: int | None = None
-    ) -> Planned:
+    def _refuse_early(self) -> None:
+        """Refuses what can't be done before anything is drawn."""
+        if self._budget.unit == "bytes":  # what bytes buy depends on the batch, which only the first map tells
+            classify(self.policy, self.geometry, self._profile, self._name)
+        else:
+            self.planned(self.geometry.schedule)
+
+    def planned(self, schedule: ScaleSchedule, *, rows: int = 1, dtype: torch.dtype | None = None) -> Planned:
         """The plan for images of this schedule and batch."""
         dtype = dtype or self.geometry.dtype
         key = (schedule, rows, dtype)
@@ -122,8 +127,14 @@ class _ImageCache:
         self._cache: KVCache | None = None
         self._planned: Planned | None = None
         self._peak: PeakMeter | None = None
+        self._over = False
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+        if self._over:
+            raise SessionError(
+                f"this image under policy {self._session.policy.name!r} is over: it was closed, another image was begun, "
+                "or the block was left"
+            )
         if self._cache is None:
             self._start(k)
         assert self._cache is not None
@@ -146,12 +157,19 @@ class _ImageCache:
         self.discard()
 
     def discard(self) -> None:
+        self._over = True
         if self._cache is not None:
             self._cache.close()
             self._cache = None
 
     def _start(self, k: Tensor) -> None:
         session = self._session
+        geometry = session.geometry
+        if k.shape[1:2] + k.shape[3:] != (geometry.heads, geometry.head_dim):
+            raise SessionError(
+                f"the adapter said {geometry.heads} heads of width {geometry.head_dim}; "
+                f"attention came with keys of (rows, heads, tokens, width) = {tuple(k.shape)}"
+            )
         self._planned = session.planned(self._schedule, rows=k.shape[0], dtype=k.dtype)
         self._cache = KVCache(self._planned.plan, session.policy, **session._cache_options)
         if session._measure_peak:
@@ -235,13 +253,15 @@ def attached(module: nn.Module, adapter: ModelAdapter, session: Session, owner: 
             f"this {type(module).__name__} is already attached to {_attached[module]!r}; leave that block first"
         )
     detach: Callable[[], None] = adapter.attach(module, session)
-    _attached[module] = owner
     try:
+        _attached[module] = owner
         yield
     finally:
-        del _attached[module]
-        session.discard()
-        detach()
+        try:
+            detach()
+        finally:
+            _attached.pop(module, None)
+            session.discard()
 
 
 def _unwrap(model: Any) -> tuple[nn.Module, str | None, AttentionProfile | None]:

@@ -137,13 +137,13 @@ def test_bytes_buy_fewer_tokens_for_more_rows() -> None:
 def test_nothing_is_no_budget(text: str) -> None:
     """Zero is refused in every unit."""
     with pytest.raises(BudgetError, match="holds nothing; give more than 0"):
-        Budget.parse(text).slots(INFINITY_2B)
+        Budget.parse(text)
 
 
 def test_a_negative_share_is_no_budget() -> None:
     """Also where it was put together by hand."""
     with pytest.raises(BudgetError, match="holds nothing"):
-        Budget(Fraction(-1, 10)).slots(INFINITY_2B)
+        Budget(Fraction(-1, 10))
 
 
 @pytest.mark.parametrize("text", ["100.001%", "101%", "6425.1 tokens", "62% of all", "100% of all", "25701 MiB"])

@@ -308,7 +308,7 @@ class Failing(Dense):
         return super().keep(stored, current, whole, index, kind)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, torch.OutOfMemoryError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, torch.cuda.OutOfMemoryError])
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 8])
 def test_a_failure_in_the_middle_leaves_nothing(error: type[BaseException], at: int) -> None:
     """Keys stored and values not, one layer ahead of the other: all is forgotten, the memory is free, the next image right."""
