@@ -1,6 +1,6 @@
 """A VAR with the structure of the official object (its attribute names and its way of caching), for tests without it.
 
-Written from the formulas in `tests/data/README.md` and the paper. What is not attention is taken over, weights and all,
+Written from the formulas of the paper; names and order of calls are those of the official object. What is not attention is taken over, weights and all,
 from a VAR of ours, so the two can be compared number by number.
 """
 

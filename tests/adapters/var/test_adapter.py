@@ -227,11 +227,14 @@ def test_sampling_is_deterministic_under_a_session(plain_var):
 
 
 def test_teacher_forcing_is_left_alone(make, golden):
-    """The masked pass over all scales at once knows nothing of caches, inside of a session as outside."""
+    """The masked pass over all scales at once knows nothing of caches: within a session, and with an image left half."""
     drawer, want = make(), golden(f"var_{PLAIN}")
     before = drawer.model(want["tf.label"], want["tf.x"])
     with compress(drawer.model, "uniform", "20%"):
         drawer.draw()
+        assert torch.equal(before, drawer.model(want["tf.label"], want["tf.x"]))
+        with pytest.raises(RuntimeError):
+            draw_until(drawer, RuntimeError)
         assert torch.equal(before, drawer.model(want["tf.label"], want["tf.x"]))
     torch.testing.assert_close(before, want["tf.logits"], rtol=0, atol=2e-4)
 
