@@ -62,12 +62,13 @@ def plan_policy(
     wanted = Budget.parse(policy.budget if budget is None else budget)
     roles = classify(policy, geometry, profile, model)
     slots = wanted.slots(geometry, slot_bytes=stored_slot_bytes(policy, geometry))
-    plan = _allocate(policy, geometry, roles, slots)
-    shortfall = _shortfall(policy, plan)
-    if shortfall is not None:
-        raise BudgetError(
-            f"budget {wanted} is too small for policy {policy.name!r}: {shortfall}; {_least(policy, geometry, roles, slots)}"
-        )
+    try:
+        slots, plan, weighs = _spend(policy, geometry, roles, wanted, slots)
+    except BudgetError as error:
+        least = _least(policy, geometry, roles, slots)
+        if least is None:
+            raise
+        raise BudgetError(f"budget {wanted} is too small for policy {policy.name!r}: {error}; {least}") from error
     return Planned(
         policy=policy,
         budget=wanted,
@@ -75,7 +76,7 @@ def plan_policy(
         slots=slots,
         roles=roles,
         plan=plan,
-        footprint=footprint(plan, policy, geometry),
+        footprint=weighs,
     )
 
 
@@ -107,7 +108,21 @@ def stored_slot_bytes(policy: Policy, geometry: CacheGeometry) -> Fraction:
     return Fraction(2 * codes, tokens) + 4 * words
 
 
+def _spend(
+    policy: Policy, geometry: CacheGeometry, roles: LayerRoles, budget: Budget, slots: int
+) -> tuple[int, CachePlan, Footprint]:
+    """Places, plan and bytes. Where a codec stores ranges beside its codes, fewer tokens cost more each, and bytes buy
+    fewer places than the division said."""
+    while True:
+        plan = _allocate(policy, geometry, roles, slots)
+        weighs = footprint(plan, policy, geometry)
+        if budget.unit != "bytes" or weighs.most_planned <= budget.amount:
+            return slots, plan, weighs
+        slots = min(slots - 1, int(slots * budget.amount / weighs.most_planned))
+
+
 def _allocate(policy: Policy, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
+    """The allocator's plan; refused where it spends too much, or leaves the selector too little."""
     plan = policy.allocator.allocate(geometry, roles, slots)
     plan.check_fits(geometry)
     for scale, held in enumerate(plan.slots().tolist()):
@@ -116,29 +131,29 @@ def _allocate(policy: Policy, geometry: CacheGeometry, roles: LayerRoles, slots:
                 f"allocator {type(policy.allocator).__name__} of policy {policy.name!r} gave out {held} places after "
                 f"scale {scale}; the budget is {slots} ({slots / geometry.slots_per_token:.1f} tokens per layer and head)"
             )
+    _refuse_too_little(policy, plan)
     return plan
 
 
-def _shortfall(policy: Policy, plan: CachePlan) -> str | None:
-    """Where the plan asks the selector for fewer tokens than it can work with, in words."""
+def _refuse_too_little(policy: Policy, plan: CachePlan) -> None:
+    """Raises BudgetError where the plan asks the selector for fewer tokens than it can work with."""
     for scale in range(len(plan.schedule) - 1):
         least = policy.selector.least(plan.schedule, scale)
         held, keepable = plan.held[scale], plan.schedule.seen[scale]
         short = (held < least) & (held < keepable)
         if short.any():
             layer = int(short.any(axis=1).argmax())
-            return (
+            raise BudgetError(
                 f"it would leave {int(held[layer].min())} tokens in layer {layer} after scale {scale}, "
                 f"where selector {type(policy.selector).__name__} needs {least}"
             )
-    return None
 
 
-def _least(policy: Policy, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> str:
-    """The least budget that works, found by bisection."""
+def _least(policy: Policy, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> str | None:
+    """The least budget that works, found by bisection, in words; None if the whole history is not enough either."""
     low, high = slots, geometry.schedule.last_history * geometry.slots_per_token
     if not _possible(policy, geometry, roles, high):
-        return "no budget is large enough for this schedule"
+        return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if _possible(policy, geometry, roles, middle) else (middle, high)
@@ -150,6 +165,7 @@ def _least(policy: Policy, geometry: CacheGeometry, roles: LayerRoles, slots: in
 
 def _possible(policy: Policy, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> bool:
     try:
-        return _shortfall(policy, _allocate(policy, geometry, roles, slots)) is None
+        _allocate(policy, geometry, roles, slots)
     except BudgetError:
         return False
+    return True
