@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -50,10 +52,15 @@ class Calibration:
     images: int = 0
     _mass: Tensor | None = None  # [K, L, H, K] float64
     _share: Tensor | None = None  # [K, L, H, F] float64
-    _weight: Tensor | None = None  # [K] queries x rows
+    _weight: Tensor | None = None  # [K, L] queries x rows
 
+    @torch.no_grad()
     def __call__(self, view: CacheView, kept: Tensor | None) -> None:
         """Adds one scale of one layer: the cache's observer."""
+        if view.schedule != self.geometry.schedule:
+            raise SessionError(
+                f"calibration of maps {self.geometry.schedule} was given {view.schedule}; do one at a time"
+            )
         mass, share, weight = self._sums(view.k.device)
         step = max(1, -(-view.current // self.queries))
         queries = view.q[:, :, step // 2 :: step] if view.current > self.queries else view.q
@@ -63,9 +70,9 @@ class Calibration:
             for source, (start, stop) in enumerate(pairwise(bounds)):
                 mass[view.scale, view.layer, :, source] += probabilities[..., start:stop].sum(dim=(0, 2, 3)).double()
             share[view.scale, view.layer] += self._shares(probabilities[..., : view.history])
-        if view.layer == 0:
-            weight[view.scale] += queries.shape[0] * queries.shape[2]
-            self.images += view.scale == len(view.schedule) - 1
+        weight[view.scale, view.layer] += queries.shape[0] * queries.shape[2]
+        last = (len(view.schedule) - 1, self.geometry.layers - 1)
+        self.images += (view.scale, view.layer) == last
 
     def profile(self) -> AttentionProfile:
         """The averages over all queries, rows and images so far.
@@ -75,7 +82,7 @@ class Calibration:
         """
         if not self.images or self._mass is None or self._share is None or self._weight is None:
             raise SessionError("calibration has seen no image; draw one inside of the block")
-        weight = self._weight.view(-1, 1, 1, 1)
+        weight = self._weight[:, :, None, None]
         return AttentionProfile(
             model=self.model,
             schedule=self.geometry.schedule,
@@ -97,7 +104,7 @@ class Calibration:
         if tokens == 0:
             return history.new_full((history.shape[1], len(self.fractions)), history.shape[0] * history.shape[2])
         best = history.sort(dim=-1, descending=True).values.cumsum(dim=-1)
-        last = [max(1, -int(-fraction * tokens // 1)) - 1 for fraction in self.fractions]
+        last = [math.ceil(Fraction(str(fraction)) * tokens) - 1 for fraction in self.fractions]
         shares = best[..., last] / best[..., -1:].clamp_min(torch.finfo(best.dtype).tiny)
         return shares.double().sum(dim=(0, 2))
 
@@ -105,9 +112,10 @@ class Calibration:
         if self._mass is None or self._share is None or self._weight is None:
             scales = len(self.geometry.schedule)
             shape = (scales, self.geometry.layers, self.geometry.heads)
-            self._mass = torch.zeros(*shape, scales, dtype=torch.float64, device=device)
-            self._share = torch.zeros(*shape, len(self.fractions), dtype=torch.float64, device=device)
-            self._weight = torch.zeros(scales, dtype=torch.float64, device=device)
+            with torch.inference_mode(False):  # sums that images in any mode can be added to
+                self._mass = torch.zeros(*shape, scales, dtype=torch.float64, device=device)
+                self._share = torch.zeros(*shape, len(self.fractions), dtype=torch.float64, device=device)
+                self._weight = torch.zeros(shape[:2], dtype=torch.float64, device=device)
         return self._mass, self._share, self._weight
 
 

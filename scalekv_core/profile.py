@@ -117,7 +117,7 @@ class AttentionProfile:
                     top_share=file.get_tensor("top_share"),
                     provenance=header["provenance"],
                 )
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, ProfileError) as error:
             raise ProfileError(
                 f"{path} is not a profile that scalekv calibrate wrote ({_first_line(error)})"
             ) from error
