@@ -380,6 +380,10 @@ class KVCache:
                 f"layer {layer} at scale {store.scale} wants q, k and v of (rows, heads, tokens, width) = {wanted} "
                 f"in {dtype}; got {got}"
             )
+        if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+            raise SessionError(
+                "attention was asked for gradients, and a cache that is cut has none; draw under torch.inference_mode()"
+            )
         self._like = rows, width, dtype
         return store
 
