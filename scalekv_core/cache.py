@@ -107,7 +107,7 @@ class KVCache:
         self._check_always = check
         self._clock = clock or NoClock()
         self._observer = observer
-        self._scratch = _Scratch(scratch_slots(plan, policy))
+        self._scratch = _Scratch(scratch_slots(plan))
         self._layers = [_LayerStore([_GroupStore(group) for group in groups]) for groups in plan.groups]
         self._begin()
 

@@ -35,20 +35,20 @@ def footprint(plan: CachePlan, policy: Policy, geometry: CacheGeometry) -> Footp
     scales = range(len(plan.schedule))
     return Footprint(
         planned=tuple(_held_bytes(plan, policy, geometry, scale) for scale in scales),
-        scratch=scratch_slots(plan, policy) * geometry.slot_bytes * geometry.rows,
+        scratch=scratch_slots(plan) * geometry.slot_bytes * geometry.rows,
         unmodified=geometry.unmodified_bytes,
     )
 
 
-def scratch_slots(plan: CachePlan, policy: Policy) -> int:
-    """Heads x tokens of the largest head group that has to be read into scratch; 0 if none ever has."""
+def scratch_slots(plan: CachePlan) -> int:
+    """Heads x tokens of the largest history and map that one head group reads at once.
+
+    What is kept whole is read into memory of its own, but then the next map is read with all of it.
+    """
     most = 0
     for group in (group for groups in plan.groups for group in groups):
-        before = 0
-        for held, new in zip(group.held, plan.schedule.tokens, strict=True):
-            in_place = policy.codec.dense and held == before + new
-            most = max(most, 0 if in_place else len(group.heads) * (before + new))
-            before = held
+        before = (0, *group.held[:-1])
+        most = max(most, len(group.heads) * max(map(sum, zip(before, plan.schedule.tokens, strict=True))))
     return most
 
 

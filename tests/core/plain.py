@@ -72,7 +72,8 @@ class Sums(HashScores):
         before = view.statistics
         assert all(not x[:, :, view.history :].any() for x in before.values()), "zero for the current map"
         added = view.positions + (view.scale + 1) * 100
-        return {"age": before["age"] + 1, "sum": (before["sum"] + added).double(), "unasked": added}
+        loose = torch.stack([before["age"] + 1] * 2)[0]  # a view of something larger
+        return {"age": loose, "sum": (before["sum"] + added).double(), "unasked": added}
 
 
 @frozen

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scalekv_core import CacheGeometry, CachePlan, CacheView, KVCache, ScaleSchedule, SessionError, footprint
-from scalekv_core.memory import StorageTracker
+from scalekv_core.memory import PeakMeter, StorageTracker
 from scalekv_core.plan import everything
 from scalekv_core.testing.toy import WholeCache
 
@@ -192,6 +192,23 @@ def test_scratch_is_one_buffer(case: Case) -> None:
 
     drive(case, KVCache(case.plan, policy_of(), observer=look))
     assert len(where) <= 1
+
+
+def test_keeping_everything_copies_nothing_twice() -> None:
+    """The peak is what is held and the scratch: at no time are there two copies of what one layer holds."""
+    schedule = ScaleSchedule.square(1, 2, 4, 8, 1)
+    geometry = CacheGeometry(schedule=schedule, layers=6, heads=2, head_dim=16, rows=2)
+    case, meter = Case(everything(geometry), geometry), PeakMeter(torch.device("cpu"))
+    own = [tuple(x.contiguous() for x in layer) for layer in case.tensors]
+    cache = KVCache(case.plan, policy_of())
+    for scale in range(len(schedule)):
+        for layer, (q, k, v) in enumerate(case.maps(scale, own)):
+            with meter:
+                cache.attend(layer, q, k, v, softmax_scale=1.0)
+    held = footprint(case.plan, policy_of(), geometry)
+    one_token = geometry.slot_bytes * 2 * 2  # more than the last map's output and what SDPA notes beside it
+
+    assert held.most_planned <= meter.peak <= held.most_planned + held.scratch + one_token
 
 
 def test_gradients_are_refused() -> None:

@@ -57,7 +57,7 @@ def test_every_word_beside_the_codes_is_counted() -> None:
 )
 def test_scratch_has_room_for_the_largest_map_that_is_not_kept(capacity: tuple[int, ...], tokens: int) -> None:
     """The last map always; all layers share it."""
-    assert 2 * tokens == scratch_slots(plan_of(*capacity), policy_of())
+    assert 2 * tokens == scratch_slots(plan_of(*capacity))
     assert 2 * tokens * PLACE * 3 == footprint(plan_of(*capacity), policy_of(), GEOMETRY).scratch
 
 
