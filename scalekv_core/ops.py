@@ -71,21 +71,36 @@ def attention_mass(
         k: (B, H, N, D) keys.
         softmax_scale: factor on q.k.
         counts: (B, H, N) how many tokens each key stands for.
-        chunk_bytes: queries are taken in chunks whose float32 probabilities fit into this many bytes.
+        chunk_bytes: heads and queries are taken in chunks whose float32 keys, and probabilities, fit into this many
+            bytes. How many queries does not depend on the number of rows, so that no row's sums do.
     """
-    mass = q.new_zeros(k.shape[:3], dtype=torch.float32)
-    bias = None if counts is None else counts.log().unsqueeze(2)
-    for part in q.split(chunk_length(k, chunk_bytes), dim=2):
-        mass += attention_probabilities(part, k, softmax_scale, bias).sum(dim=2)
-    return mass
+    rows, heads, tokens, width = k.shape
+    queries = max(1, min(q.shape[2], chunk_bytes // (4 * tokens)))
+    at_once = max(1, chunk_bytes // (4 * tokens * max(queries, width)))
+    mass = k.new_zeros(rows * heads, tokens, dtype=torch.float32)
+    bias = mass if counts is None else counts.log().flatten(0, 1)  # zero where nothing is counted
+    parts = (x.split(at_once) for x in (q.flatten(0, 1), k.flatten(0, 1), bias.unsqueeze(1), mass))
+    for q_heads, k_heads, bias_heads, total in zip(*parts, strict=True):
+        k_wide = _wide(k_heads)
+        for part in q_heads.split(queries, dim=1):
+            total += attention_probabilities(part, k_wide, softmax_scale, None if counts is None else bias_heads).sum(1)
+    return mass.view(rows, heads, tokens)
 
 
 def attention_probabilities(q: Tensor, k: Tensor, softmax_scale: float, bias: Tensor | None = None) -> Tensor:
-    """(B, H, m, N) float32 softmax of the logits. For few queries only: nothing here is chunked."""
-    logits = torch.matmul(q * softmax_scale, k.transpose(2, 3)).float()
+    """(..., m, N) float32 softmax of the logits. For few queries only: nothing here is chunked.
+
+    Logits are computed in float32 as the attention kernels do inside: rounded to bfloat16, a logit of 50 is off by a
+    tenth, and so is every probability.
+    """
+    logits = torch.matmul(_wide(q) * softmax_scale, _wide(k).transpose(-2, -1)).float()
     if bias is not None:
         logits += bias
     return logits.softmax(dim=-1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype.itemsize >= torch.float32.itemsize else x.float()
 
 
 def chunk_length(k: Tensor, chunk_bytes: int = CHUNK_BYTES) -> int:

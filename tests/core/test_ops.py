@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from scalekv_core import ops
+from scalekv_core.memory import StorageTracker
 
 sizes = st.integers(1, 5)
 
@@ -105,15 +107,51 @@ def test_attention_is_softmax(rows: int, heads: int, queries: int, tokens: int, 
     torch.testing.assert_close(mass.double(), weights.sum(dim=2), rtol=1e-4, atol=1e-5)
 
 
-@given(st.integers(1, 2000))
-def test_chunks_do_not_change_the_mass(chunk_bytes: int) -> None:
+@given(st.integers(1, 2000), st.booleans())
+def test_chunks_do_not_change_the_mass(chunk_bytes: int, counted: bool) -> None:
     """Whatever the chunk, also one smaller than a single query, the mass is the same to rounding."""
     q, k = random(2, 3, 7, 4), random(2, 3, 11, 4, seed=1)
-    whole = ops.attention_mass(q, k, softmax_scale=0.5)
+    counts = random(2, 3, 11, seed=2).abs() + 1 if counted else None
+    whole = ops.attention_mass(q, k, softmax_scale=0.5, counts=counts)
 
-    torch.testing.assert_close(ops.attention_mass(q, k, softmax_scale=0.5, chunk_bytes=chunk_bytes), whole)
-    length = ops.chunk_length(k, chunk_bytes)
-    assert length == 1 or length * 2 * 3 * 11 * 4 <= chunk_bytes
+    chunked = ops.attention_mass(q, k, softmax_scale=0.5, counts=counts, chunk_bytes=chunk_bytes)
+    torch.testing.assert_close(chunked, whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_take_no_more_than_they_may(dtype: torch.dtype) -> None:
+    """Float32 keys, logits and their softmax: a few chunks at a time, never an n x N matrix."""
+    q, k = random(4, 4, 300, 16).to(dtype), random(4, 4, 500, 16, seed=1).to(dtype)
+    with StorageTracker() as tracker:
+        mass = ops.attention_mass(q, k, softmax_scale=0.5, chunk_bytes=2**16)
+
+    assert tracker.peak <= mass.nbytes + 4 * 2**16
+    assert 4 * 4 * 300 * 500 * 4 > 100 * 2**16
+
+
+@given(st.integers(1, 20_000))
+def test_no_row_depends_on_the_batch(chunk_bytes: int) -> None:
+    """The sums of a row are the same bits alone and among others: how queries are chunked does not depend on rows."""
+    q, k = random(3, 2, 9, 4), random(3, 2, 13, 4, seed=1)
+    together = ops.attention_mass(q, k, softmax_scale=0.5, chunk_bytes=chunk_bytes)
+    alone = [
+        ops.attention_mass(q[r : r + 1], k[r : r + 1], softmax_scale=0.5, chunk_bytes=chunk_bytes) for r in range(3)
+    ]
+
+    assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("largest", [4.0, 50.0, 100.0])
+def test_the_mass_is_that_of_the_attention(dtype: torch.dtype, largest: float) -> None:
+    """To a thousandth, also for the large logits of models with normalised keys, where rounded ones are off by a third."""
+    q = F.normalize(random(1, 4, 64, 64), dim=-1)
+    k = F.normalize(random(1, 4, 300, 64, seed=1) + random(1, 4, 1, 64, seed=2) / 2, dim=-1)
+    q, k = (q * largest).to(dtype), k.to(dtype)
+    _, weights = reference(q, k, k, 1.0)
+
+    for mass in (ops.attention_mass(q, k, softmax_scale=1.0), ops.attention_probabilities(q, k, 1.0).sum(dim=2)):
+        torch.testing.assert_close(mass.double(), weights.sum(dim=2), rtol=1e-3, atol=1e-30)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
