@@ -11,8 +11,9 @@ import typer
 
 from scalekv_core.cli import console
 
-COMMANDS = ("generate", "calibrate", "explain", "policies", "models", "plugins", "doctor")
-"""Modules of this package, each with a function of the same name: its signature is the command's, its docstring the help."""
+COMMANDS = ("generate", "calibrate", "explain", "policies", "models", "plugins", "new-plugin", "doctor")
+"""Modules of this package, with underscores, each with a function of the same name: its signature is the command's, its
+docstring the help."""
 
 
 def make_app() -> typer.Typer:
@@ -26,8 +27,9 @@ def make_app() -> typer.Typer:
     )
     app.callback()(scalekv)
     for name in COMMANDS:
-        module = importlib.import_module(f"{__package__}.{name}")
-        app.command(name)(guarded(getattr(module, name)))
+        function = name.replace("-", "_")
+        module = importlib.import_module(f"{__package__}.{function}")
+        app.command(name)(guarded(getattr(module, function)))
     return app
 
 
