@@ -144,8 +144,11 @@ def progress(images: int) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; what it yields is told how many images were drawn."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    if not console.err.is_terminal:
+        yield lambda drawn: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
+    with Progress(*columns, console=console.err, transient=True) as bar:
         task = bar.add_task("drawing and measuring", total=images)
         yield lambda drawn: bar.advance(task, drawn)
 

@@ -27,7 +27,7 @@ def print_memory(drawn: Drawn) -> None:
         ("unmodified", unmodified, "every map, at the end of the image"),
         ("planned", figures["planned_bytes"], f"{figures['tokens_per_layer_and_head']:.1f} tokens per layer and head"),
         ("resident", figures["resident_bytes"], "really held between scales, at most"),
-        ("peak", figures["peak_bytes"], "at any moment, with scratch and the copies of a cut"),
+        ("peak", figures["peak_bytes"], "at any moment, with all that a cut takes"),
     ):
         if count is not None:
             console.row(made, name, format_bytes(count), f"{count / unmodified:.1%}", meaning)
