@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint wheel bench clean
+.PHONY: help demo test lint wheel example docs tables bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,8 +33,25 @@ wheel: .venv/ready  ## build the wheel, install it into a clean environment, ask
 	build/clean/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
 	cd build && clean/bin/scalekv policies && clean/bin/scalekv generate 3 --policy scalekv --budget 10% --out clean/out
 
+example:  ## install scalekv and the example plugin into a clean environment, and run the plugin's tests there
+	rm -rf build/example
+	$(PYTHON) -m venv build/example
+	build/example/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt . 'docs/examples/scalekv-randomk[test]'
+	build/example/bin/scalekv plugins
+	cd docs/examples/scalekv-randomk && ../../../build/example/bin/pytest -q
+
+.venv/docs: .venv/ready
+	$(INSTALL) --editable '.[docs]'
+	touch $@
+
+docs: .venv/docs tables  ## the documentation as a site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+tables: .venv/ready  ## write the tables that come from the registry into the documentation
+	$(BIN)/python docs/tables.py
+
 bench: .venv/ready  ## attention at Infinity-2B geometry: time, shares and bytes of every policy (some minutes)
 	$(BIN)/scalekv bench
 
 clean:  ## forget environments and outputs
-	rm -rf .venv build dist demo .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist demo site .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -1,28 +1,63 @@
-"""Documentation that nobody runs rots: every Python block of every page is executed, and every hook is described."""
+"""Documentation that nobody runs rots: every block of every page is run, every hook and every name is described."""
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import scalekv_core
 from scalekv_core import hookspecs
 from scalekv_core.registry import HOOKS
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+from .pages import ROOT, Block, Runner, blocks, forget_plugins
+
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("reference/*.md"))]
+NAMED = {page: str(page.relative_to(ROOT)) for page in PAGES}
+NOT_RUN = {"text", "toml"}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.name)
-def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python blocks of a page run, in order, in one namespace."""
+@pytest.fixture
+def runner(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Runner]:
+    """Runs blocks in an empty directory; what they install is gone afterwards."""
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "docs"}
-    for block in BLOCK.findall(page.read_text()):
-        exec(compile(block, str(page), "exec"), namespace)
+    monkeypatch.setenv("COLUMNS", "80")
+    before = set(sys.modules)
+    yield Runner(capsys, monkeypatch, tmp_path)
+    forget_plugins(before)
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    """What writes the tables."""
+    spec = importlib.util.spec_from_file_location("tables", DOCS / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(b.runs for b in blocks(page))], ids=NAMED.get)
+def test_blocks_run(page: Path, runner: Runner) -> None:
+    """The blocks of a page run, in order, in one namespace and one directory; outputs that it shows are what comes out."""
+    for block in blocks(page):
+        if block.runs:
+            runner.run(block, page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMED.get)
+def test_blocks_say_what_they_are(page: Path) -> None:
+    """A block is run, or is marked as text or data; none escapes by a misspelt language."""
+    unknown = {block.language for block in blocks(page) if not block.runs} - NOT_RUN
+
+    assert set() == unknown
+    assert page.read_text().count("\n```") == 2 * len(blocks(page)) - page.read_text().startswith("```")
 
 
 @pytest.mark.parametrize("hook", HOOKS.values())
@@ -30,12 +65,55 @@ def test_every_hook_is_described(hook: str) -> None:
     """docs/hooks.md has a heading that is exactly the hook's signature."""
     signature = f"## {hook}{inspect.signature(getattr(hookspecs, hook))}".replace("'", "")
 
-    assert signature in (ROOT / "docs" / "hooks.md").read_text().splitlines()
+    assert signature in (DOCS / "hooks.md").read_text().splitlines()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_public_name_is_in_the_reference() -> None:
+    """What can be imported from scalekv_core is on a page of the reference."""
+    text = "".join(page.read_text() for page in DOCS.glob("reference/*.md"))
+    listed = {found.rpartition(".")[2] for found in re.findall(r"scalekv_core\.[\w.]+", text)}
+    errors = {name for name, value in vars(scalekv_core.errors).items() if inspect.isclass(value)}
+
+    assert set() == set(scalekv_core.__all__) - listed - errors
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "<!-- table:" in page.read_text()], ids=NAMED.get)
+def test_tables_are_up_to_date(page: Path, tables: ModuleType) -> None:
+    """Tables from the registry are what ``make tables`` would write."""
+    assert tables.filled(page.read_text()) == page.read_text(), "run: make tables"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMED.get)
 def test_links_lead_somewhere(page: Path) -> None:
-    """Relative links point to files that exist."""
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    """Relative links point to files that exist, and to headings that are there."""
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        file, _, heading = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        assert not heading or heading in anchors(target), link
 
-    assert [] == [link for link in links if not (page.parent / link).exists()]
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """A page that the site does not list is found by nobody."""
+    listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+
+    assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in PAGES if DOCS in page.parents)
+
+
+def test_a_block_that_fails_is_noticed(runner: Runner, tmp_path: Path) -> None:
+    """The tests above look at something."""
+    for block in (
+        Block("python", "assert 1 == 2\n"),
+        Block("shell", "scalekv generate --policy nobody\n"),
+        Block("console", "$ scalekv --version\nscalekv 99\n"),
+        Block("shell", "make nothing\n"),
+        Block("shell", "rm -rf site\n"),
+    ):
+        with pytest.raises(AssertionError):
+            runner.run(block, tmp_path)

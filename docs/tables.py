@@ -1,0 +1,221 @@
+"""The tables of the documentation that come from the registry: ``make tables`` writes them into the pages.
+
+A table stands between two comments, ``<!-- table: NAME -->`` and ``<!-- end of table -->``; a test compares the pages with
+what this would write. Figures of fidelity are read from ``data/fidelity.json``, which is the ``record.json`` of a run of
+``scalekv generate``; without that file the column says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import evolve
+from torch.utils.flop_counter import FlopCounterMode
+
+from scalekv_core import (
+    AttentionProfile,
+    CacheGeometry,
+    CacheView,
+    Policy,
+    Registry,
+    ScaleSchedule,
+    TokenSelector,
+    plan_policy,
+)
+from scalekv_core.options import options_of
+from scalekv_core.policy import PARTS
+from scalekv_core.profile import FRACTIONS
+from scalekv_core.registry import summary_of
+
+PAGES = Path(__file__).parent
+FIDELITY = PAGES / "data" / "fidelity.json"
+BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+SCHEDULE = ScaleSchedule.square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
+GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=32, heads=16, head_dim=128)
+"""Infinity-2B at 1024 x 1024."""
+SCALE, HELD, HEADS, WIDTH = 11, 642, 2, 16
+"""What a selector is looked at with: the last map that is cut, a tenth of the history before it, two narrow heads."""
+
+
+def registry() -> Registry:
+    """What ships with scalekv, whatever else is installed."""
+    return Registry.installed(["scalekv-policies", "scalekv-adapters"])
+
+
+def policies() -> str:
+    """Every policy: what it does, and where it is from."""
+    known = registry()
+    rows = []
+    for name in known.names("policy"):
+        does = summary_of(known.offer("policy", name).factory)
+        rows.append([f"`{name}`", does, linked(known.policy(name).paper)])
+    return table(["policy", "what it does", "from"], rows)
+
+
+def properties() -> str:
+    """Every policy: what it needs, how it shares, what choosing costs, how true it stays."""
+    known, figures = registry(), fidelity()
+    rows = []
+    for name in known.names("policy"):
+        policy = known.policy(name)
+        rows.append(
+            [
+                f"`{name}`",
+                "needed" if policy.needs_profile else "no",
+                shares(policy),
+                "yes" if differs_by_head(policy.selector) else "no",
+                queries_scored(policy.selector),
+                figures.get(name, "not measured"),
+            ]
+        )
+    return table(["policy", "profile", "shares", "own tokens per head", "looks at", "fidelity"], rows)
+
+
+def parts() -> str:
+    """Every part that can be named on its own, with its options."""
+    known = registry()
+    rows = []
+    for part in PARTS:
+        for name in known.names(part):
+            made = known.make(part, name)
+            options = ", ".join(f"`{option}={value}`" for option, value in options_of(made).items())
+            rows.append([part, f"`{name}`", summary_of(type(made)), options])
+    return table(["part", "name", "what it does", "options"], rows)
+
+
+def measured() -> str:
+    """How the figures of fidelity were made, if they were."""
+    if not FIDELITY.exists():
+        return "No figures of fidelity were recorded yet.\n"
+    record = json.loads(FIDELITY.read_text(encoding="utf-8"))
+    made_with = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return f"Measured on {record['date'][:10]} with {made_with}:\n\n```text\n{record['command']}\n```\n"
+
+
+def fidelity() -> dict[str, str]:
+    """{policy: its figures in words}."""
+    if not FIDELITY.exists():
+        return {}
+    record = json.loads(FIDELITY.read_text(encoding="utf-8"))
+    tokens = ScaleSchedule([tuple(map(int, sides.split("x"))) for sides in record["model"]["maps"].split()]).tokens
+    return {policy["name"]: in_words(policy, tokens) for policy in record["policies"]}
+
+
+def in_words(policy: dict[str, Any], tokens: tuple[int, ...]) -> str:
+    """The budget, what is held, PSNR, and how many choices are the same given the same tokens."""
+    figures, memory = policy["fidelity"], policy["memory"]
+    held = memory["resident_bytes"] / memory["unmodified_bytes"]
+    if figures["identical"]:
+        return f"identical, holding {held:.1%}"
+    same = np.average(figures["forced_agreement"], weights=tokens)
+    return f"{figures['psnr']:.1f} dB, {same:.1%} the same, holding {held:.1%}"
+
+
+# -- what is found out by trying ----------------------------------------------------------------------------------
+
+
+def shares(policy: Policy) -> str:
+    """Whether layers, or heads of a layer, may hold more than others: seen from a plan."""
+    profile = random_profile(GEOMETRY) if policy.needs_profile else None
+    held = plan_policy(policy, GEOMETRY, profile=profile).plan.held
+    if (held != held[:, :, :1]).any():
+        return "by head"
+    return "by layer" if (held != held[:, :1]).any() else "equal"
+
+
+def differs_by_head(selector: TokenSelector) -> bool:
+    """Whether the heads of a layer may keep other tokens: seen from its choice among random keys."""
+    chosen = choose(selector, random_view(selector))
+    return bool((chosen != chosen[:, :1]).any())
+
+
+def queries_scored(selector: TokenSelector) -> str:
+    """How many queries of the map are multiplied with all keys to choose: counted from the products that are made."""
+    view = random_view(selector)
+    with FlopCounterMode(display=False) as counter:
+        choose(selector, view)
+    queries = round(counter.get_total_flops() / (2 * view.k.numel()))
+    if queries == 0:
+        return "positions"
+    return "all queries" if queries == view.current else f"{queries} queries"
+
+
+def choose(selector: TokenSelector, view: CacheView) -> torch.Tensor:
+    """The tokens that stay, after the selector has observed the view as the cache lets it."""
+    return selector.select(evolve(view, statistics=dict(selector.observe(view))), HELD)
+
+
+def random_view(selector: TokenSelector) -> CacheView:
+    """The last map that is cut, after a history of which a tenth is left."""
+    generator = torch.Generator().manual_seed(0)
+    history, current = SCHEDULE.history[SCALE], SCHEDULE.tokens[SCALE]
+    q, k, v = (torch.randn(1, HEADS, n, WIDTH, generator=generator) for n in (current, *2 * [HELD + current]))
+    kept = torch.randperm(history, generator=generator)[:HELD].sort().values
+    positions = torch.cat([kept, torch.arange(history, history + current)]).to(torch.int32).expand(1, HEADS, -1)
+    before = {name: torch.rand(1, HEADS, HELD + current, generator=generator) for name in selector.statistics}
+    return CacheView(
+        q=q, k=k, v=v, positions=positions, statistics=before,
+        schedule=SCHEDULE, layer=1, scale=SCALE, heads=tuple(range(HEADS)), softmax_scale=WIDTH**-0.5,
+    )  # fmt: skip
+
+
+def random_profile(geometry: CacheGeometry) -> AttentionProfile:
+    """A profile in which every head differs from the others."""
+    rng = np.random.default_rng(0)
+    scales = len(geometry.schedule)
+    shape = (scales, geometry.layers, geometry.heads)
+    mass = rng.random((*shape, scales)) * np.tri(scales)[:, None, None, :]
+    mass /= mass.sum(axis=-1, keepdims=True)
+    top = np.sort(rng.random((*shape, len(FRACTIONS))), axis=-1)
+    return AttentionProfile(
+        model="random", schedule=geometry.schedule, mass=mass.astype(np.float32), top_share=top.astype(np.float32)
+    )
+
+
+# -- Markdown -----------------------------------------------------------------------------------------------------
+
+
+def linked(paper: str) -> str:
+    """The paper with its arXiv number as a link."""
+    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", paper)
+
+
+def table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    titles = list(titles)
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "policies": policies,
+    "properties": properties,
+    "parts": parts,
+    "measured": measured,
+}
+
+
+def filled(page: str) -> str:
+    """A page with all its tables as they should be."""
+    return BLOCK.sub(lambda found: f"{found[1]}\n{TABLES[found['name']]()}\n{found[3]}", page)
+
+
+def main() -> None:
+    """Writes the tables into the pages."""
+    for path in sorted(PAGES.glob("*.md")):
+        before = path.read_text(encoding="utf-8")
+        after = filled(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            print(f"written: {path.name}")
+
+
+if __name__ == "__main__":
+    main()
