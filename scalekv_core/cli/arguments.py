@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from scalekv_core.cli import defaults
+
 DRAW, COMPRESS, SAMPLE, RUN = "What to draw", "How to compress", "How to sample", "Where and how to run"
 
 Prompts = Annotated[
@@ -50,7 +52,8 @@ Policies = Annotated[
         "--policy",
         "-p",
         metavar="NAME",
-        help="Name of the policy; repeat it to compare several, or say [b]all[/b]. See [b]scalekv policies[/b].",
+        help="Name of the policy; repeat it to compare several, or say [b]all[/b]. See [b]scalekv policies[/b]. "
+        f"[dim]default: {defaults.POLICY}[/dim]",
         rich_help_panel=COMPRESS,
     ),
 ]
@@ -60,7 +63,7 @@ PolicyName = Annotated[
         "--policy",
         "-p",
         metavar="NAME",
-        help="Name of the policy; see [b]scalekv policies[/b].",
+        help=f"Name of the policy; see [b]scalekv policies[/b]. [dim]default: {defaults.POLICY}[/dim]",
         rich_help_panel=COMPRESS,
     ),
 ]

@@ -61,17 +61,24 @@ Head = Annotated[
 ]
 BatchRow = Annotated[
     int,
-    typer.Option("--row", min=0, help="A row of the batch; with guidance the second half is unconditioned.",
-                 rich_help_panel=SHOW),
-]  # fmt: skip
+    typer.Option(
+        "--row",
+        min=0,
+        metavar="N",
+        help="A row of the batch; with guidance the second one is unconditioned.",
+        rich_help_panel=SHOW,
+    ),
+]
 AsText = Annotated[bool, typer.Option("--text", help="Print tables, plot nothing.", rich_help_panel=SHOW)]
 Draw = Annotated[
     bool,
     typer.Option(
-        "--draw/--no-draw", help="Draw an image to see which tokens stay; the plan needs none, and no weights.",
+        "--draw/--no-draw",
+        help="Whether to draw, to see which tokens stay; the plan alone needs no weights. [dim]default: --draw[/dim]",
+        show_default=False,
         rich_help_panel=SHOW,
     ),
-]  # fmt: skip
+]
 Prompt = Annotated[
     str | None, typer.Argument(help="What to draw; the model's own example by default.", show_default=False)
 ]
@@ -107,7 +114,7 @@ def explain(
     Writes plan.png and kept.png; --text prints the same as tables and needs no matplotlib.
     """
     from scalekv_core import explain as explaining
-    from scalekv_core.cli import loading, writing
+    from scalekv_core.cli import explain_tables, loading, writing
     from scalekv_core.cli.config import choose
     from scalekv_core.errors import InputError
 
@@ -129,8 +136,8 @@ def explain(
     else:
         shown = Shown(planned=plan_of_card(model, choice, measured, dtype=dtype))
     if text:
-        print_plan(shown.planned)
-        print_kept(shown)
+        explain_tables.print_plan(shown.planned)
+        explain_tables.print_kept(shown)
         return
     with writing.written_together(out) as stage:
         save_plots(stage, shown)
@@ -199,68 +206,6 @@ def plan_of_card(model: str, choice: Choice, profile: AttentionProfile | None, *
     geometry = attrs.evolve(model_card(model).geometry, dtype=read_dtype(dtype))
     ((policy, budget),) = policies_of(choice)
     return plan_policy(policy, geometry, budget=budget, profile=profile, model=model)
-
-
-def print_plan(planned: Planned) -> None:
-    """Bytes in one line; tokens that each layer holds after each scale; roles."""
-    from scalekv_core.geometry import format_bytes
-
-    weighs, schedule = planned.footprint, planned.plan.schedule
-    console.heading(f"{planned.policy.name}, {planned.budget}, rows: {planned.geometry.rows}")
-    console.say(
-        f"planned {format_bytes(weighs.most_planned)} and {format_bytes(weighs.scratch)} of scratch; "
-        f"unmodified {format_bytes(weighs.unmodified)}"
-    )
-    console.heading("tokens held after each map, mean over heads (of those seen)")
-    held = planned.plan.held.mean(axis=2)
-    seen = [f"{n}" for n in schedule.seen[:-1]]
-    rows = [[str(layer), *(f"{value:.4g}" for value in held[:-1, layer])] for layer in range(planned.plan.layers)]
-    print_matrix(["layer", *maps_of(planned)[:-1]], [*rows, ["seen", *seen]])
-    if len(planned.roles.names) > 1:
-        print_roles(planned)
-
-
-def print_roles(planned: Planned) -> None:
-    """The share of heads that play a role, by layer and map; one table per role but the last, which has the rest."""
-    from scalekv_core.explain import role_share
-
-    for name in planned.roles.names[:-1]:
-        console.heading(f"role {name}, share of heads (the others: {', '.join(planned.roles.names[-1:])})")
-        share = role_share(planned.roles, name)
-        rows = [[str(layer), *(f"{value:.0%}" for value in share[:, layer])] for layer in range(share.shape[1])]
-        print_matrix(["layer", *maps_of(planned)], rows)
-    if planned.roles.scores is not None:
-        console.heading("score that decides the role, mean over heads")
-        scores = planned.roles.scores.mean(axis=2)
-        rows = [[str(layer), *(f"{value:.3g}" for value in scores[:, layer])] for layer in range(scores.shape[1])]
-        print_matrix(["layer", *maps_of(planned)], rows)
-
-
-def print_kept(shown: Shown) -> None:
-    """Tokens of each source map that the last scale finds, by layer."""
-    if shown.kept is None:
-        return
-    of = "mean over heads" if shown.head is None else f"head {shown.head}"
-    console.heading(f"tokens of each map that the last scale finds, row {shown.row}, {of}")
-    schedule = shown.planned.plan.schedule
-    rows = [
-        [str(layer), *(f"{n:.4g}" for n in shown.kept.counts(layer=layer, head=shown.head, row=shown.row))]
-        for layer in shown.layers
-    ]
-    print_matrix(["layer", *maps_of(shown.planned)[:-1]], [*rows, ["of", *map(str, schedule.tokens[:-1])]])
-
-
-def print_matrix(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table of numbers."""
-    made = console.table(*titles)
-    for cells in rows:
-        console.row(made, *cells)
-    console.out.print(made)
-
-
-def maps_of(planned: Planned) -> list[str]:
-    """The maps of the schedule, as titles."""
-    return str(planned.plan.schedule).split(" ")
 
 
 def save_plots(stage: Path, shown: Shown) -> None:

@@ -42,7 +42,7 @@ def test_roles_and_scores_are_told(run) -> None:
     run("calibrate", "--model", "toy")
     out = run("explain", "--model", "toy", "--policy", "profiled", "--profile", "profile.safetensors", "--text").out
 
-    assert "role drafter, share of heads (the others: refiner)" in out
+    assert "role drafter, % of heads (the others: refiner)" in out
     assert "score that decides the role" in out
 
 
