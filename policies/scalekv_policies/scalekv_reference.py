@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -83,6 +84,13 @@ def released_rows(geometry: CacheGeometry) -> Mapping[int, ReleasedRow]:
     return rows
 
 
+ONLY_FOR = tuple(
+    (CacheGeometry(schedule=SQUARE_1M, layers=layers, heads=heads, head_dim=128), f"{BASE} tokens")
+    for layers, heads in RELEASED
+)
+"""Infinity-2B and 8B, with the budget that the tables are for."""
+
+
 @frozen
 class ReleasedClassifier(LayerClassifier):
     """The drafter layers of the released tables: 0 and 23 (2B), 0, 1 and 2 (8B).
@@ -90,6 +98,8 @@ class ReleasedClassifier(LayerClassifier):
     Raises:
         InputError: the model or its schedule is not one of the two.
     """
+
+    only_for: ClassVar[tuple[tuple[CacheGeometry, str], ...]] = ONLY_FOR
 
     def classify(self, profile: AttentionProfile | None, geometry: CacheGeometry) -> LayerRoles:
         labels = np.zeros((len(geometry.schedule), geometry.layers, geometry.heads), dtype=np.int8)
@@ -106,6 +116,8 @@ class ReleasedAllocator(BudgetAllocator):
         InputError: the model or its schedule is not one of the two.
         BudgetError: the budget is not 650 tokens, or the roles are not the released ones.
     """
+
+    only_for: ClassVar[tuple[tuple[CacheGeometry, str], ...]] = ONLY_FOR
 
     def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
         rows = released_rows(geometry)

@@ -1,0 +1,119 @@
+"""What some token selectors promise beyond the contract: checked for those whose ``claims`` name it.
+
+They are the metamorphic laws of the methods: what may be changed in a view without changing the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from attrs import evolve
+from torch import Tensor
+
+from scalekv_core.interfaces import CacheView, ScoringSelector
+from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.testing.cases import ViewCase
+from scalekv_core.testing.checks.selectors import Make, answer, keep_of, observed, view_of
+from scalekv_core.testing.checks.views import mapped
+from scalekv_core.testing.common import NotApplicable, all_same, only_if
+
+ROOM = 24
+"""As many tokens as stay at least where the one that all look at has to be among them: pooling lifts its neighbours too."""
+
+
+def claimed(check: Callable[[Make, ViewCase], None]) -> Any:
+    """Marks a check that is made only of those who claim it."""
+    name = check.__name__.removeprefix("check_")
+    return only_if(lambda selector: name in selector.claims, "it does not claim this")(check)
+
+
+def unmoved(make: Make, case: ViewCase, change: Callable[[CacheView], CacheView], what: str) -> None:
+    """The answer to a changed view is the answer to the view."""
+    view = view_of(make, case)
+    assert all_same(answer(make(), case, view), answer(make(), case, change(view))), f"it changes with {what}"
+
+
+@claimed
+def check_heads_are_alike(make: Make, case: ViewCase) -> None:
+    """The answer depends on what a head holds and not on which head of the layer it is."""
+    view = view_of(make, case)
+    expected = [x.flip(1) for x in answer(make(), case, view)]
+    actual = answer(make(), case, mapped(view, lambda x: x.flip(1)))
+    assert all_same(expected, actual), "two heads that swap what they hold do not swap their answers"
+
+
+@claimed
+def check_layers_are_alike(make: Make, case: ViewCase) -> None:
+    """The answer does not depend on which layer it is."""
+    unmoved(make, case, lambda view: evolve(view, layer=view.layer + 1), "the number of the layer")
+
+
+@claimed
+def check_length_of_keys_is_ignored(make: Make, case: ViewCase) -> None:
+    """Keys twice as long change nothing: only their order matters."""
+    unmoved(make, case, lambda view: evolve(view, k=view.k * 2), "the length of all keys")
+
+
+@claimed
+def check_contents_are_ignored(make: Make, case: ViewCase) -> None:
+    """Queries, keys and values do not matter; positions do."""
+    other = evolve(case, content="ordinary").view()
+    other = mapped(other, lambda x: x.flip(-1) + 1 if x.is_floating_point() else x)
+    unmoved(make, case, lambda view: evolve(view, q=other.q, k=other.k, v=other.v), "queries, keys or values")
+
+
+@claimed
+def check_older_maps_are_ignored(make: Make, case: ViewCase) -> None:
+    """A longer history whose tokens are gone moves positions and nothing else."""
+
+    def later(view: CacheView) -> CacheView:
+        schedule = ScaleSchedule([(1, 2, 3), *view.schedule.maps])
+        return evolve(view, schedule=schedule, scale=view.scale + 1, positions=view.positions + 6)
+
+    unmoved(make, case, later, "maps before all tokens that are left")
+
+
+@claimed
+def check_larger_budgets_keep_more(make: Make, case: ViewCase) -> None:
+    """What stays of few tokens stays of more: the attention that is retained never falls as the budget grows."""
+    selector = make()
+    view, few = observed(selector, view_of(make, case)), keep_of(selector, case)
+    if few + 1 >= case.tokens:
+        raise NotApplicable("there is no room for one more")
+    small, large = (_held(selector.select(view, keep), case) for keep in (few, few + 1))
+    lost = small & ~large
+    if isinstance(selector, ScoringSelector):  # among equals any may go
+        scores = selector.score(view, few + 1).double()
+        lost &= scores < scores.masked_fill(~large, torch.inf).amin(dim=-1, keepdim=True)
+    assert not bool(lost.any()), f"a token that is among {few} is not among {few + 1}"
+
+
+def _held(kept: Tensor, case: ViewCase) -> Tensor:
+    """(B, H, N) whether each token stays."""
+    if not isinstance(kept, Tensor) or kept.dim() != 3 or int(kept.max()) >= case.tokens:
+        raise NotApplicable("see fills_its_capacity")
+    held = torch.zeros(*kept.shape[:2], case.tokens, dtype=torch.bool, device=kept.device)
+    return held.scatter_(2, kept, True)
+
+
+@claimed
+def check_follows_attention(make: Make, case: ViewCase) -> None:
+    """A token that all queries look at, and hardly anything else, stays, wherever it lies on its map."""
+    case = evolve(case, keep=max(case.keep, ROOM), held=case.maps.history[case.scale], counts=False)
+    selector = make()
+    keep_of(selector, case)
+    view, target = view_of(make, case), case.seed % case.tokens
+    one = torch.ones_like(view.k[:, :, :1]) * (30 / view.softmax_scale / case.width) ** 0.5
+    keys = torch.zeros_like(view.k).index_copy(2, torch.tensor([target], device=one.device), one)
+    nothing_yet = {name: torch.zeros_like(x) for name, x in view.statistics.items()}
+    looking = evolve(view, q=one.expand_as(view.q), k=keys, statistics=nothing_yet)
+    kept = answer(selector, case, looking)[-1]
+    assert bool((kept == target).any(dim=-1).all()), (
+        f"all queries look at token {target} of {case.tokens}, and it is not among the {kept.shape[2]} that stay"
+    )
+
+
+CLAIMS = tuple(name.removeprefix("check_") for name in list(vars()) if name.startswith("check_"))
+"""The names that ``TokenSelector.claims`` may hold."""

@@ -1,0 +1,220 @@
+"""What a cache codec promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scalekv_core import ops
+from scalekv_core.encoded import Encoded
+from scalekv_core.interfaces import CacheCodec
+from scalekv_core.testing.cases import CodecCase
+from scalekv_core.testing.common import (
+    NotApplicable,
+    all_same,
+    check_randomness,
+    check_value,
+    only_if,
+    refused,
+    same_bits,
+)
+
+Make = Callable[[], CacheCodec]
+
+
+def encoded(codec: CacheCodec, case: CodecCase, x: Tensor, like: Encoded | None = None) -> Encoded:
+    """The codes of x; NotApplicable if they are of another form, which one promise is about."""
+    stored = codec.encode(x, case.kind, like=like)
+    if not isinstance(stored, Encoded) or not stored.tokens or stored.length != x.shape[2]:
+        raise NotApplicable("see codes_belong_to_tokens")
+    return stored
+
+
+def decoded(codec: CacheCodec, case: CodecCase, stored: Encoded, like: Tensor) -> Tensor:
+    """What the codes stand for, written where the cache wants it: into a part of a larger buffer, over nan."""
+    tokens = stored.length
+    buffer = like.new_full((*like.shape[:2], tokens + 3, like.shape[3]), torch.nan)
+    codec.decode(stored, case.kind, buffer[:, :, :tokens])
+    return buffer
+
+
+def values(codec: CacheCodec, case: CodecCase, stored: Encoded, like: Tensor) -> Tensor:
+    return decoded(codec, case, stored, like)[:, :, : stored.length]
+
+
+def assert_within_bound(codec: CacheCodec, case: CodecCase, stored: Encoded, x: Tensor) -> None:
+    """Decoded numbers are as near to x as the codec says."""
+    bound = codec.error_bound(stored, case.kind).float()
+    error = (values(codec, case, stored, x).float() - x.float()).abs()
+    rounding = torch.finfo(x.dtype).eps * x.float().abs() * (bound > 0)
+    worst = (error - bound - rounding).nan_to_num(torch.inf).max().item()
+    assert worst <= 0, (
+        f"a decoded number is off by {error.nan_to_num(torch.inf).max().item():.3g}; its error_bound says at most "
+        f"{bound.max().item():.3g}"
+    )
+
+
+def chosen(x: Tensor, keep: int, seed: int) -> Tensor:
+    """(B, H, keep) ascending indices into the tokens of x, others in every row and head."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(x.shape[:3], generator=generator).argsort(dim=-1)
+    return order[..., :keep].sort(dim=-1).values.to(x.device)
+
+
+def check_is_a_value(make: Make) -> None:
+    """A frozen attrs class without tensors: whatever decoding needs is part of the encoded value."""
+    check_value(make)
+
+
+def check_codes_belong_to_tokens(make: Make, case: CodecCase) -> None:
+    """``encode`` returns Encoded whose tensors of tokens are all (B, H, N, ...), so that tokens can be gathered."""
+    x, _ = case.maps()
+    stored = make().encode(x, case.kind)
+    assert isinstance(stored, Encoded), f"encode returned {refused(stored)}; wanted Encoded"
+    assert stored.tokens, "it stored nothing that belongs to tokens"
+    for name, codes in stored.tokens.items():
+        assert codes.shape[:3] == x.shape[:3], (
+            f"codes {name!r} are {tuple(codes.shape)}; wanted {tuple(x.shape[:3])}, ..."
+        )
+
+
+def check_decodes_within_its_bound(make: Make, case: CodecCase) -> None:
+    """Decoded numbers are off by no more than ``error_bound`` says; zero, as it says by default, is bit-equality."""
+    codec, (x, _) = make(), case.maps()
+    assert_within_bound(codec, case, encoded(codec, case, x), x)
+
+
+def check_decodes_into_its_place(make: Make, case: CodecCase) -> None:
+    """``decode`` writes every number of ``out``, which is part of a larger buffer, and none beside it."""
+    codec, (x, _) = make(), case.maps()
+    buffer = decoded(codec, case, encoded(codec, case, x), x)
+    assert not bool(buffer[:, :, : case.tokens].isnan().any()), "decode leaves a part of out unwritten, or writes nan"
+    assert bool(buffer[:, :, case.tokens :].isnan().all()), "decode writes beside out"
+
+
+def check_later_maps_join(make: Make, case: CodecCase) -> None:
+    """A later map, encoded like an earlier one and joined to it, keeps within the bound, and so does the earlier one."""
+    codec, (x, y) = make(), case.maps()
+    first = encoded(codec, case, x)
+    joined = first.join(encoded(codec, case, y, like=first))
+    assert_within_bound(codec, case, joined, torch.cat([x, y], dim=2))
+
+
+def check_gathering_changes_nothing(make: Make, case: CodecCase) -> None:
+    """The codes of some tokens decode to what these tokens decoded to before, bit by bit."""
+    codec, (x, _) = make(), case.maps()
+    stored = encoded(codec, case, x)
+    index = chosen(x, 1 + case.seed % case.tokens, case.seed)
+    expected = ops.gather_tokens(values(codec, case, stored, x), index)
+    actual = values(codec, case, stored.gather(index), x)
+    assert same_bits(expected, actual), "a token decodes to something else when others have gone"
+
+
+def kept_over_scales(codec: CacheCodec, case: CodecCase) -> tuple[Encoded, Tensor]:
+    """(stored, originals) after five scales, of each of which some tokens stay, by way of ``keep`` as the cache does."""
+    stored: Encoded | None = None
+    originals: Tensor | None = None
+    for scale in range(5):
+        current = case.maps()[scale % 2] * (1 + scale) if case.content == "ordinary" else case.maps()[scale % 2]
+        history = current[:, :, :0] if stored is None else values(codec, case, stored, current)
+        whole = torch.cat([history, current], dim=2)
+        seen = current if originals is None else torch.cat([originals, current], dim=2)
+        index = None if scale == 1 else chosen(whole, max(1, whole.shape[2] * 2 // 3), case.seed + scale)
+        stored = codec.keep(stored, current, whole, index, case.kind)
+        originals = seen if index is None else ops.gather_tokens(seen, index)
+        if not isinstance(stored, Encoded) or stored.length != originals.shape[2]:
+            raise NotApplicable("see keeps_what_stays")
+    assert stored is not None
+    assert originals is not None
+    return stored, originals
+
+
+def check_keeps_what_stays(make: Make, case: CodecCase) -> None:
+    """``keep`` returns the codes of exactly the tokens that stay."""
+    codec, (x, y) = make(), case.maps()
+    first = codec.keep(None, x, x, None, case.kind)
+    whole = torch.cat([values(codec, case, first, x), y], dim=2)
+    index = chosen(whole, 1 + case.seed % whole.shape[2], case.seed)
+    stored = codec.keep(first, y, whole, index, case.kind)
+    assert isinstance(stored, Encoded), f"keep returned {refused(stored)}; wanted Encoded"
+    assert stored.length == index.shape[2], f"keep returned {stored.length} tokens; {index.shape[2]} stay"
+    assert_within_bound(codec, case, stored, ops.gather_tokens(torch.cat([x, y], dim=2), index))
+
+
+def check_errors_do_not_add_up(make: Make, case: CodecCase) -> None:
+    """After any number of scales a token that is still there is as near to its original as on the first day."""
+    codec = make()
+    stored, originals = kept_over_scales(codec, case)
+    assert_within_bound(codec, case, stored, originals)
+
+
+def check_bytes_are_as_planned(make: Make, case: CodecCase) -> None:
+    """``nbytes`` is exactly what is held, after ``encode`` and after scales of ``keep``: plans are made of it."""
+    codec, (x, _) = make(), case.maps()
+    for stored, how in ((encoded(codec, case, x), "encode"), (kept_over_scales(codec, case)[0], "keep")):
+        expected = codec.nbytes(
+            rows=case.rows, heads=case.heads, tokens=stored.length, head_dim=case.width, dtype=x.dtype
+        )
+        actual = sum(tensor.nbytes for tensor in stored.tensors())
+        assert expected == actual, f"nbytes says {expected} for {stored.length} tokens; {how} holds {actual}"
+
+
+def check_owns_its_memory(make: Make, case: CodecCase) -> None:
+    """What is stored is no view: it shares no memory with its input, and keeps no larger memory alive."""
+    codec, (x, _) = make(), case.maps()
+    stored, later = encoded(codec, case, x), kept_over_scales(codec, case)[0]
+    for name, tensor in ((name, t) for e in (stored, later) for name, t in (*e.tokens.items(), *e.ranges.items())):
+        storage = tensor.untyped_storage()
+        assert storage.data_ptr() != x.untyped_storage().data_ptr(), f"{name!r} is a view of what was encoded"
+        assert storage.nbytes() == tensor.nbytes, (
+            f"{name!r} has {tensor.nbytes} bytes and keeps {storage.nbytes()} alive: it is a view of something larger"
+        )
+
+
+@only_if(lambda codec: codec.dense, "it is not dense")
+def check_dense_means_as_it_is(make: Make, case: CodecCase) -> None:
+    """A codec with ``dense`` stores the tensor itself, as "x": attention reads it in place, without decoding."""
+    stored, (x, _) = make().encode(case.maps()[0], case.kind), case.maps()
+    assert list(stored.tokens) == ["x"], f"a dense codec stores 'x'; got {', '.join(stored.tokens)}"
+    assert not stored.ranges, "a dense codec has no ranges"
+    assert same_bits(x, stored.tokens["x"]), "what is stored is not what was encoded"
+
+
+def check_rows_are_apart(make: Make, case: CodecCase) -> None:
+    """A row alone decodes to what it does in company: an image does not depend on the images beside it."""
+    codec, (x, y) = make(), case.maps()
+    first = encoded(codec, case, x)
+    together = values(codec, case, first.join(encoded(codec, case, y, like=first)), x)
+    for row in range(case.rows):
+        alone = encoded(codec, case, x[row : row + 1])
+        joined = alone.join(encoded(codec, case, y[row : row + 1], like=alone))
+        assert same_bits(together[row : row + 1], values(codec, case, joined, x[row : row + 1])), (
+            f"row {row} of {case.rows} decodes to something else when it is alone in the batch"
+        )
+
+
+def check_repeats_itself(make: Make, case: CodecCase) -> None:
+    """The same numbers get the same codes, from the same and from an equal codec, also after others."""
+    codec, (x, y) = make(), case.maps()
+    first = list(encoded(codec, case, x).tensors())
+    encoded(codec, case, y.repeat(2, 1, 1, 1))
+    assert all_same(first, list(encoded(codec, case, x).tensors())), "after another map the same one gets other codes"
+    assert all_same(first, list(encoded(make(), case, x).tensors())), "an equal codec gives other codes"
+
+
+def check_ignores_global_randomness(make: Make, case: CodecCase) -> None:
+    """Global generators are neither read nor moved: seeds belong to the user's sampling."""
+    x, _ = case.maps()
+    check_randomness(lambda: list(encoded(make(), case, x).tensors()))
+
+
+def check_leaves_its_input_alone(make: Make, case: CodecCase) -> None:
+    """The model's keys and values are not written to."""
+    codec, (x, _), (untouched, _) = make(), case.maps(), case.maps()
+    stored = encoded(codec, case, x)
+    before = [tensor.clone() for tensor in stored.tensors()]
+    values(codec, case, stored, x)
+    assert same_bits(untouched, x), "encode writes to its input"
+    assert all_same(before, list(stored.tensors())), "decode writes to the codes"

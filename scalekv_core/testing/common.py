@@ -1,0 +1,107 @@
+"""What checks of every kind share: comparing bits, watching global randomness, and saying that a case does not bear."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Anything = TypeVar("Anything")
+
+
+class NotApplicable(Exception):
+    """The case does not bear on the promise: the strategy may refuse it, or another promise is the one that it breaks."""
+
+
+def only_if(applies: Callable[[Any], bool], otherwise: str) -> Callable[[Anything], Anything]:
+    """Marks a check that bears only on some strategies of its kind, with the reason why not on others."""
+
+    def mark(check: Anything) -> Anything:
+        check.only_if = (applies, otherwise)  # type: ignore[attr-defined]
+        return check
+
+    return mark
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether shape, dtype and every bit agree (nan is nan)."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+
+
+def all_same(ones: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether two lists of tensors agree bit by bit."""
+    return len(ones) == len(others) and all(map(same_bits, ones, others))
+
+
+def refused(answer: object) -> str:
+    """What came instead of a tensor, in words."""
+    return f"{answer.dtype} of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+
+
+def check_value(make: Callable[[], Any]) -> None:
+    """A strategy is a frozen value: its options are its fields, equal options are equal, it holds no tensors."""
+    made, twin = make(), make()
+    name = type(made).__name__
+    assert attrs.has(type(made)), (
+        f"{name} is no attrs class; decorate it with @attrs.frozen, its fields are its options"
+    )
+    with contextlib.suppress(attrs.exceptions.FrozenInstanceError):
+        made.anything = 0
+        raise AssertionError(f"{name} can be written to; decorate it with @attrs.frozen")
+    assert made == twin, f"two {name} with the same options are not equal"
+    try:
+        assert hash(made) == hash(twin), f"two equal {name} have different hashes"
+    except TypeError as error:
+        raise AssertionError(f"{name} cannot be hashed ({error}); make its options numbers, texts or tuples") from None
+    for option in attrs.fields(type(made)):
+        value = getattr(made, option.name)
+        assert not isinstance(value, (Tensor, np.ndarray, nn.Module, torch.Generator)), (
+            f"{name}.{option.name} holds a {type(value).__name__}; state and tensors live in the cache"
+        )
+
+
+def check_randomness(act: Callable[[], list[Tensor]]) -> None:
+    """The act gives the same whatever the global generators stand at, and leaves them where they stood."""
+    answers = []
+    with restored_randomness():
+        for seed in (1, 2):
+            _seed_everything(seed)
+            before = _states()
+            answers.append(act())
+            touched = [name for name, state in _states().items() if state != before[name]]
+            assert not touched, f"it draws from the global generator of {', '.join(touched)}; draw from one of your own"
+    assert all_same(*answers), "it gives something else when the global seeds are other ones"
+
+
+@contextlib.contextmanager
+def restored_randomness() -> Iterator[None]:
+    """A block after which the global generators stand where they stood."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+
+
+def _seed_everything(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def _states() -> Mapping[str, Any]:
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": str(tuple(np.random.get_state())[1:]),
+        "random": random.getstate(),
+    }

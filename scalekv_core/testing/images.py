@@ -1,0 +1,131 @@
+"""Drawing an image through the cache without a model: queries, keys and values of every layer come from a case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from attrs import define, evolve, field, frozen
+from torch import Tensor
+
+from scalekv_core.cache import KVCache
+from scalekv_core.errors import BudgetError, ContractError
+from scalekv_core.footprint import footprint
+from scalekv_core.interfaces import CacheView
+from scalekv_core.plan import CachePlan
+from scalekv_core.planner import Planned, plan_policy
+from scalekv_core.policy import Policy
+from scalekv_core.testing.cases import ImageCase
+from scalekv_core.testing.common import NotApplicable
+from scalekv_core.testing.contents import make_image, make_profile
+
+AFFORDABLE = 2**23
+"""Dot products of one row, layer and head beyond which only some layers and heads of a model are drawn."""
+
+Layers = Sequence[tuple[Tensor, Tensor, Tensor]]
+
+
+class Attends(Protocol):
+    """A cache, ours or the one of an unmodified model."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor: ...
+
+
+def plan_for(policy: Policy, case: ImageCase) -> Planned:
+    """The plan of this policy for this case; NotApplicable where it refuses the budget or has no valid plan."""
+    profile = make_profile(case.geometry, "ordinary", case.seed) if policy.needs_profile else None
+    try:
+        return plan_policy(policy, case.geometry, budget=case.budget or None, profile=profile)
+    except BudgetError as error:
+        raise NotApplicable(f"it refuses this budget: {error}") from error
+    except ContractError as error:
+        raise NotApplicable(f"see plans_within_its_budget: {error}") from error
+
+
+def affordable(planned: Planned) -> Planned:
+    """The plan as it is, or of the first and last layer and one head, where all of them would take minutes."""
+    schedule = planned.geometry.schedule
+    if sum(n * seen for n, seen in zip(schedule.tokens, schedule.seen, strict=True)) <= AFFORDABLE:
+        return planned
+    layers = sorted({0, planned.geometry.layers - 1})
+    geometry = evolve(planned.geometry, layers=len(layers), heads=1, head_dim=min(4, planned.geometry.head_dim))
+    quota = planned.plan.quota
+    plan = CachePlan(schedule, planned.plan.capacity[:, layers, :1], None if quota is None else quota[:, layers, :1])
+    return evolve(planned, geometry=geometry, plan=plan, footprint=footprint(plan, planned.policy, geometry))
+
+
+@frozen(eq=False)
+class Drawing:
+    """A plan and the tensors of one image.
+
+    Attributes:
+        planned: possibly of a part of the model, see :func:`affordable`.
+        layers: q, k, v (B, H, all tokens, D) of every layer.
+    """
+
+    planned: Planned
+    layers: Layers
+
+    @classmethod
+    def of(cls, policy: Policy, case: ImageCase) -> Drawing:
+        planned = affordable(plan_for(policy, case))
+        return cls(planned, make_image(case, planned.geometry))
+
+    def rows(self, rows: Tensor) -> Drawing:
+        """The same image with these rows of the batch only, in this order."""
+        geometry = evolve(self.planned.geometry, rows=len(rows))
+        planned = evolve(
+            self.planned, geometry=geometry, footprint=footprint(self.planned.plan, self.planned.policy, geometry)
+        )
+        return Drawing(planned, [(q[rows], k[rows], v[rows]) for q, k, v in self.layers])
+
+    def map(self, scale: int, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v (B, H, n, D) of one map in one layer."""
+        schedule = self.planned.geometry.schedule
+        start, stop = schedule.history[scale], schedule.seen[scale]
+        q, k, v = (x[:, :, start:stop] for x in self.layers[layer])
+        return q, k, v
+
+    @property
+    def softmax_scale(self) -> float:
+        width: int = self.layers[0][0].shape[3]
+        return float(width**-0.5)
+
+    def cache(self, observer: Callable[[CacheView, Tensor | None], None] | None = None) -> KVCache:
+        """A cache for this image that checks every answer."""
+        return KVCache(self.planned.plan, self.planned.policy, check=True, observer=observer)
+
+    def attend(self, cache: Attends, scale: int, layer: int) -> Tensor:
+        """The attention of one map in one layer."""
+        q, k, v = self.map(scale, layer)
+        return cache.attend(layer, q, k, v, softmax_scale=self.softmax_scale)
+
+    def draw(self, cache: Attends, *, scales: int | None = None) -> list[Tensor]:
+        """The outputs of all layers and scales, or of the first ``scales``; NotApplicable if an answer is refused."""
+        number = len(self.planned.geometry.schedule) if scales is None else scales
+        with torch.inference_mode():
+            try:
+                return [self.attend(cache, k, layer) for k in range(number) for layer in range(len(self.layers))]
+            except ContractError as error:
+                raise NotApplicable(f"see answers_are_accepted: {error}") from error
+
+
+@define(eq=False)
+class Seen:
+    """An observer that remembers what attention read and what stayed.
+
+    Attributes:
+        views: every view, with copies of its tensors (queries aside).
+        kept: positions (B, H, keep) that stay of each.
+    """
+
+    views: list[CacheView] = field(factory=list)
+    kept: list[Tensor] = field(factory=list)
+
+    def __call__(self, view: CacheView, kept: Tensor | None) -> None:
+        counts = None if view.counts is None else view.counts.clone()
+        copies = {name: getattr(view, name).clone() for name in ("k", "v", "positions")}
+        self.views.append(evolve(view, counts=counts, **copies))
+        positions = copies["positions"].long()
+        self.kept.append(positions if kept is None else positions.gather(2, kept))

@@ -1,0 +1,219 @@
+"""The kit without a test suite: every promise of one strategy as a row of a table, whatever the strategy does.
+
+A strategy that raises breaks a promise, one that hangs is stopped, and in either case the next promise is tried.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from attrs import frozen
+
+from scalekv_core.errors import InputError
+from scalekv_core.registry import Registry, shared_registry
+from scalekv_core.testing.cases import Case
+from scalekv_core.testing.promises import Promise, kind_of, promise, promises
+from scalekv_core.testing.proving import SHRINKING_SECONDS, Subject, Trial, prove
+from scalekv_core.testing.specimens import Specimen, find_specimen
+
+State = Literal["kept", "broken", "hangs", "not applicable"]
+
+
+class _Hangs(BaseException):
+    """Raised in the thread of a check that takes too long; no Exception, so that nobody takes it for a failing case."""
+
+
+@frozen(kw_only=True)
+class Outcome:
+    """How one promise went.
+
+    Attributes:
+        promise: its name.
+        state: ``kept``, ``broken``, ``hangs`` or ``not applicable``.
+        seconds: how long it was tried.
+        reason: what is wrong, or why it does not apply, in a sentence.
+        case: the smallest case that fails, as a line; "" if there is none.
+        replay: the command that checks this case again.
+    """
+
+    promise: str
+    state: State
+    seconds: float
+    reason: str = ""
+    case: str = ""
+    replay: str = ""
+
+
+def run_checks(
+    registry: Registry | None,
+    kind: str,
+    name: str,
+    *,
+    examples: int = 20,
+    seed: int = 0,
+    timeout: float = 10.0,
+    specimen: Specimen | None = None,
+) -> list[Outcome]:
+    """Every promise of a registered strategy.
+
+    Args:
+        registry: where the name is looked up; None takes the installed plugins.
+        kind, name: which strategy.
+        examples: cases for each promise.
+        seed: of the choice of cases: the same seed tries the same cases.
+        timeout: seconds that one case may take.
+        specimen: the model that an adapter is checked on; an installed one that comes with weights otherwise.
+
+    Raises:
+        UnknownName: nothing installed has that name.
+        PluginError: it cannot be made, or is no strategy.
+        InputError: Python runs with -O, which switches every check off.
+    """
+    registry = registry or shared_registry()
+    subject = _registered(registry, kind, name, specimen)
+    return list(try_all(subject, examples=examples, seed=seed, timeout=timeout))
+
+
+def try_all(subject: Subject, *, examples: int = 20, seed: int = 0, timeout: float = 10.0) -> Iterator[Outcome]:
+    """Every promise of any strategy, registered or not, one after the other."""
+    _refuse_switched_off()
+    strategy = subject.make()
+    for one in promises(subject.kind):
+        reason = one.not_for(strategy)
+        if reason is None and one.needs_specimen and subject.specimen is None:
+            reason = "no installed image model of its family comes with its weights"
+        if reason is not None:
+            yield Outcome(promise=one.name, state="not applicable", seconds=0.0, reason=reason)
+        else:
+            yield try_promise(one, subject, examples=examples, seed=seed, timeout=timeout)
+
+
+def try_promise(one: Promise, subject: Subject, *, examples: int = 20, seed: int = 0, timeout: float = 10.0) -> Outcome:
+    """One promise on many cases."""
+    trial, start = Trial(patience=min(SHRINKING_SECONDS, timeout)), time.monotonic()
+
+    def run() -> None:
+        prove(one, subject, trial, examples=examples, quiet=True, seed=seed)
+
+    error = _watched(run, trial, timeout)
+    return _outcome(one, subject, trial, error, time.monotonic() - start, timeout)
+
+
+def replay(
+    kind: str,
+    name: str,
+    promise_name: str,
+    case: str,
+    *,
+    registry: Registry | None = None,
+    specimen: Specimen | None = None,
+) -> None:
+    """Checks one promise on one case again, with the traceback of whatever goes wrong.
+
+    Args:
+        kind, name, promise_name: as in a table of :func:`run_checks`.
+        case: the line that the table gives for it.
+
+    Raises:
+        AssertionError: the promise is still broken.
+        NotApplicable: the case does not bear on it.
+    """
+    _refuse_switched_off()
+    subject, one = _registered(registry or shared_registry(), kind, name, specimen), promise(kind, promise_name)
+    one.call(subject.make, subject.specimen, None if one.case is None else one.case.parse(case))
+
+
+def _registered(registry: Registry, kind: str, name: str, specimen: Specimen | None) -> Subject:
+    made = registry.make(kind, name)
+    kind_of(made)
+    if kind == "adapter" and specimen is None:
+        specimen = find_specimen(registry, made)
+    return Subject(kind, name, lambda: registry.make(kind, name), specimen)
+
+
+def _refuse_switched_off() -> None:
+    if not __debug__:
+        raise InputError("checks are assert statements, and python -O switches them off; run it without -O")
+
+
+def _outcome(
+    one: Promise, subject: Subject, trial: Trial, error: BaseException | None, seconds: float, timeout: float
+) -> Outcome:
+    state: State = "kept"
+    reason, case = "", trial.case
+    if isinstance(error, _Hangs):
+        state, reason = "hangs", f"no answer within {timeout:g} s"
+    elif error is not None:
+        state, reason = "broken", in_words(trial.error or error)
+    elif not trial.tried:
+        state, reason, case = "not applicable", trial.set_aside or "no case bears on it", None
+        if not reason.startswith("see ") and one.case is not None:
+            state, reason = "broken", f"not checked, no case was accepted; the last: {reason}"
+    line = "" if state == "kept" or case is None else str(case)
+    return Outcome(
+        promise=one.name,
+        state=state,
+        seconds=seconds,
+        reason=reason,
+        case=line,
+        replay=_replay_line(one, subject, case) if state in ("broken", "hangs") else "",
+    )
+
+
+def in_words(error: BaseException) -> str:
+    """What went wrong, in one line: a broken promise's own sentence, or what the strategy raised."""
+    text = str(error).strip().split("\nassert ")[0].splitlines()
+    first = text[0] if text else "no reason given"
+    return (
+        first.removeprefix("AssertionError: ")
+        if isinstance(error, AssertionError)
+        else (f"raised {type(error).__name__}: {first}")
+    )
+
+
+def _replay_line(one: Promise, subject: Subject, case: Case | None) -> str:
+    line = f"scalekv check {subject.name} --kind {subject.kind} --promise {one.name}"
+    return line if case is None else f'{line} --case "{case}"'
+
+
+def _watched(run: Callable[[], None], trial: Trial, timeout: float) -> BaseException | None:
+    """Runs in a thread, until a case takes longer than the timeout; returns what was raised."""
+    raised: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            run()
+        except BaseException as error:  # told to whoever waits
+            raised.append(error)
+
+    thread = threading.Thread(target=_with_settings(body), daemon=True, name="scalekv check")
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.05 if trial.began is None else min(0.05, timeout))
+        began = trial.began
+        if began is not None and time.monotonic() - began > timeout:
+            return _stop(thread)
+    return raised[0] if raised else None
+
+
+def _with_settings(body: Callable[[], None]) -> Callable[[], None]:
+    """The body, in the caller's number of threads: torch counts them per thread."""
+    threads = torch.get_num_threads()
+
+    def run() -> None:
+        torch.set_num_threads(threads)
+        body()
+
+    return run
+
+
+def _stop(thread: threading.Thread) -> _Hangs:
+    """Interrupts a thread that runs Python; one that is stuck elsewhere is left behind and ends with the process."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Hangs))
+    thread.join(1.0)
+    return _Hangs()

@@ -1,0 +1,100 @@
+"""Tiny models that adapters are checked on: how one is made, how it is made to draw, and what it looks like inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from scalekv_core.image_model import ImageModel, ModelCard
+from scalekv_core.interfaces import ModelAdapter
+from scalekv_core.registry import Registry
+from scalekv_core.testing.common import same_bits
+
+
+def _itself(loaded: Any) -> nn.Module:
+    return cast(nn.Module, loaded if isinstance(loaded, nn.Module) else loaded.module)
+
+
+@frozen(kw_only=True)
+class Specimen:
+    """A model of the family that an adapter is for.
+
+    Attributes:
+        load: makes a new one; the same one every time.
+        draw: (loaded, rows, seed) -> all tensors that come out of one batch.
+        module: what the adapter attaches to; of an image model its ``module``.
+    """
+
+    load: Callable[[], Any]
+    draw: Callable[[Any, int, int], Sequence[Tensor]]
+    module: Callable[[Any], nn.Module] = _itself
+
+    @classmethod
+    def of_card(cls, card: ModelCard) -> Specimen:
+        """An image model that comes with its weights, drawing its own example."""
+
+        def draw(model: ImageModel, rows: int, seed: int) -> list[Tensor]:
+            drawn = model.generate([card.example] * rows, seeds=range(seed, seed + rows), keep_logits=True)
+            return [drawn.images, *drawn.tokens, *drawn.choices, *(drawn.logits or ())]
+
+        return cls(load=card.load, draw=draw)
+
+    def drawn(self, loaded: Any, rows: int, seed: int) -> list[Tensor]:
+        """What comes out, without gradients."""
+        with torch.inference_mode():
+            return list(self.draw(loaded, rows, seed))
+
+
+def find_specimen(registry: Registry, adapter: ModelAdapter) -> Specimen | None:
+    """The first installed image model that the adapter knows and that comes with its weights; None if there is none."""
+    for name in registry.names("model"):
+        try:
+            card: ModelCard = registry.make("model", name)
+            if not card.needs_weights and adapter.matches(_itself(card.load())):
+                return Specimen.of_card(card)
+        except Exception:  # a model that does not load is not this adapter's fault, and the model's own checks tell
+            continue
+    return None
+
+
+def inside(module: nn.Module) -> dict[str, Any]:
+    """{path: value} of everything that attaching could change in an instance; containers are opened, tensors copied."""
+    found: dict[str, Any] = {}
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            where = f"{path or type(part).__name__}.{name}"
+            if isinstance(value, (dict, list, set)):
+                items = value.items() if isinstance(value, dict) else enumerate(value)
+                found[where] = type(value)
+                found |= {f"{where}[{key!r}]": _kept(item) for key, item in items}
+            else:
+                found[where] = _kept(value)
+    return found
+
+
+def _kept(value: Any) -> Any:
+    return (value, value.detach().clone()) if isinstance(value, Tensor) else value
+
+
+def classes(module: nn.Module) -> dict[str, Any]:
+    """{class.name: value} of every class that an instance and its parts are of."""
+    types = {base for part in module.modules() for base in type(part).__mro__}
+    return {f"{t.__module__}.{t.__qualname__}.{name}": value for t in types for name, value in vars(t).items()}
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What is new, gone or another, in words."""
+    new = [f"{name} is new" for name in after.keys() - before.keys()]
+    gone = [f"{name} is gone" for name in before.keys() - after.keys()]
+    other = [f"{name} is another" for name in before.keys() & after.keys() if not _is(before[name], after[name])]
+    return sorted(new + gone + other)
+
+
+def _is(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], Tensor):
+        return isinstance(other, tuple) and one[0] is other[0] and same_bits(one[1], other[1])
+    return one is other or (type(one) is type(other) and type(one) in (bool, int, float, str, bytes) and one == other)
