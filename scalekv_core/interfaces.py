@@ -227,6 +227,11 @@ class TokenSelector(ABC):
 class ScoringSelector(TokenSelector):
     """A selector that gives every token a score and keeps the best: most methods need only ``score``."""
 
+    @property
+    def claims(self) -> frozenset[str]:
+        """By default that what stays of few tokens stays of more; one whose scores turn around with ``keep`` says less."""
+        return frozenset({"larger_budgets_keep_more"})
+
     @abstractmethod
     def score(self, view: CacheView, keep: int) -> Tensor:
         """(B, H, N) the higher, the more worth keeping; +inf is kept in any case; never NaN."""

@@ -28,6 +28,10 @@ class CondensedAndLocal(ScoringSelector):
 
     condensed: int = field(default=2, validator=ge(0))
 
+    @property
+    def claims(self) -> frozenset[str]:
+        return super().claims | {"contents_are_ignored", "heads_are_alike", "layers_are_alike"}
+
     def score(self, view: CacheView, keep: int) -> Tensor:
         """(B, H, N) int64, all different: the map's turn, then the token's turn in its map."""
         scales = len(view.schedule)

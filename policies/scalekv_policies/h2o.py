@@ -39,6 +39,10 @@ class HeavyHitters(ScoringSelector):
 
     recent: float = field(default=0.5, validator=[ge(0.0), lt(1.0)])
 
+    @property
+    def claims(self) -> frozenset[str]:
+        return super().claims | {"follows_attention", "heads_are_alike", "layers_are_alike", "older_maps_are_ignored"}
+
     def observe(self, view: CacheView) -> Mapping[str, Tensor]:
         return {"mass": view.statistics["mass"] + view.attention_mass()}
 

@@ -188,6 +188,10 @@ class ScaleKVSelector(ScoringSelector):
     pooling: Literal["avg", "max", "none"] = field(default="avg", validator=in_(("avg", "max", "none")))
     protect: float = field(default=0.25, validator=[ge(0.0), le(1.0)])
 
+    @property
+    def claims(self) -> frozenset[str]:
+        return super().claims | {"follows_attention", "heads_are_alike", "layers_are_alike", "older_maps_are_ignored"}
+
     def score(self, view: CacheView, keep: int) -> Tensor:
         window = patch_centres(view.map, self.window, view.q.device)
         scores = self._pooled(view.attention_mass(window), view)

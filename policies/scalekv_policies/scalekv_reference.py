@@ -158,6 +158,11 @@ class ReleasedSelector(ScoringSelector):
     window: int = field(default=16, validator=ge(1))
     kernel: int = field(default=5, validator=[ge(1), is_odd])
 
+    @property
+    def claims(self) -> frozenset[str]:
+        alike = {"heads_are_alike", "layers_are_alike", "length_of_keys_is_ignored", "older_maps_are_ignored"}
+        return super().claims | alike | {"follows_attention"}
+
     def least(self, schedule: ScaleSchedule, scale: int) -> int:
         """The window; the released code stops with an error below it."""
         return min(self.window, schedule.tokens[scale])

@@ -10,8 +10,8 @@ from scalekv_core.geometry import CacheGeometry
 
 
 def refuse_less_than_one_each(geometry: CacheGeometry, slots: int) -> None:
-    """Raises BudgetError if there is not one token for every head of every layer."""
-    if slots < geometry.slots_per_token:
+    """Raises BudgetError if there is not one token for every head of every layer, where there is a history to hold."""
+    if slots < geometry.slots_per_token and geometry.schedule.last_history:
         raise BudgetError(
             f"the budget buys {slots} tokens for {geometry.layers} layers x {geometry.heads} heads; give at least 1 token each"
         )

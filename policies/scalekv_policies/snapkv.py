@@ -44,6 +44,10 @@ class SnapSelector(ScoringSelector):
     pooling: Literal["max", "avg"] = field(default="max", validator=in_(("max", "avg")))
     protect: float = field(default=0.5, validator=[ge(0.0), le(1.0)])
 
+    @property
+    def claims(self) -> frozenset[str]:
+        return super().claims | {"follows_attention", "heads_are_alike", "layers_are_alike", "older_maps_are_ignored"}
+
     def score(self, view: CacheView, keep: int) -> Tensor:
         window = min(self.window, view.current)
         mass = view.attention_mass(torch.arange(view.current - window, view.current, device=view.q.device))

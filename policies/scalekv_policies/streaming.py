@@ -28,6 +28,10 @@ class SinksAndRecent(ScoringSelector):
 
     sinks: int = field(default=5, validator=ge(0))
 
+    @property
+    def claims(self) -> frozenset[str]:
+        return super().claims | {"contents_are_ignored", "heads_are_alike", "layers_are_alike"}
+
     def score(self, view: CacheView, keep: int) -> Tensor:
         """(B, H, N) int64, all different."""
         positions = view.positions.long()

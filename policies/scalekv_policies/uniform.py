@@ -55,6 +55,11 @@ class UniformSelector(ScoringSelector):
     pick: Literal["spaced", "recent", "random"] = field(default="spaced", validator=in_(("spaced", "recent", "random")))
     seed: int = 0
 
+    @property
+    def claims(self) -> frozenset[str]:
+        alike = set() if self.pick == "random" else {"heads_are_alike", "layers_are_alike"}
+        return super().claims | alike | {"contents_are_ignored"}
+
     def score(self, view: CacheView, keep: int) -> Tensor:
         """(B, H, N) int64, all different."""
         positions = view.positions.long()

@@ -22,7 +22,7 @@ from scalekv_core.schedule import ScaleSchedule
 from scalekv_core.testing import contents
 from scalekv_core.testing.contents import DTYPES
 
-CONTENTS = ("ordinary", "tied", "equal", "repeated", "huge", "denormal")
+CONTENTS = ("ordinary", "tied", "equal", "repeated", "huge", "denormal", "zero")
 
 AnyCase = TypeVar("AnyCase", bound="Case")
 
@@ -48,6 +48,14 @@ class Case:
         changed = (f for f in attrs.fields(type(self)) if getattr(self, f.name) != getattr(smallest, f.name))
         words = (f"{f.name}={_word(getattr(self, f.name))}" for f in changed)
         return " ".join(words) or "the smallest"
+
+    def with_several(self: AnyCase, **least: int) -> AnyCase:
+        """The case with at least so many rows, heads or whatever is named: one alone has nobody to be mixed up with."""
+        return attrs.evolve(self, **{name: max(number, getattr(self, name)) for name, number in least.items()})
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What Hypothesis prints: the call that makes the case again."""
+        printer.text(repr(self))
 
     @classmethod
     def parse(cls: type[AnyCase], line: str) -> AnyCase:

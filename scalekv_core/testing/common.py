@@ -19,6 +19,10 @@ class NotApplicable(Exception):
     """The case does not bear on the promise: the strategy may refuse it, or another promise is the one that it breaks."""
 
 
+class NotMade(NotApplicable):
+    """The strategy says that it does not make this promise, or it breaks another one that comes first."""
+
+
 def only_if(applies: Callable[[Any], bool], otherwise: str) -> Callable[[Anything], Anything]:
     """Marks a check that bears only on some strategies of its kind, with the reason why not on others."""
 

@@ -18,6 +18,7 @@ from hypothesis import settings
 
 from scalekv_core.errors import InputError, ScaleKVError
 from scalekv_core.registry import Registry, shared_registry
+from scalekv_core.testing.common import NotApplicable, NotMade
 from scalekv_core.testing.promises import KINDS, Promise, kind_of, promises
 from scalekv_core.testing.proving import Subject, Trial, prove
 from scalekv_core.testing.specimens import Specimen, find_specimen
@@ -46,11 +47,11 @@ class Check:
             _no_case(self.promise, trial.set_aside)
 
 
-def _no_case(promise: Promise, reason: str) -> None:
-    if reason.startswith("see "):
-        pytest.skip(reason)
+def _no_case(promise: Promise, reason: NotApplicable | None) -> None:
+    if isinstance(reason, NotMade):
+        pytest.skip(str(reason))
     pytest.fail(
-        f"{promise.name} was not checked: {reason or 'no case'}. A strategy that is for some models only names them in only_for",
+        f"{promise.name} was not checked: {reason}. A strategy that is for some models only names them in only_for",
         pytrace=False,
     )
 

@@ -24,7 +24,7 @@ def numbers(shape: tuple[int, ...], content: str, dtype: torch.dtype, generator:
     """(..., N, D) numbers of this kind.
 
     ``ordinary``: normal. ``tied``: tokens differ in the third digit. ``equal``: all tokens are one. ``repeated``: each is
-    one of two. ``huge``: dot products near :data:`LARGEST_LOGIT`. ``denormal``: below the smallest normal number.
+    one of two. ``huge``: dot products near :data:`LARGEST_LOGIT`. ``denormal``: below the smallest normal number. ``zero``.
     """
     *outer, tokens, width = shape
     x = torch.randn(shape, generator=generator)
@@ -40,6 +40,8 @@ def numbers(shape: tuple[int, ...], content: str, dtype: torch.dtype, generator:
         x = x.clamp(-2, 2) * (LARGEST_LOGIT**0.5 / (2 * width**0.25))
     elif content == "denormal":
         x = x * (torch.finfo(dtype).tiny / 8)
+    elif content == "zero":
+        x = torch.zeros_like(x)
     return x.to(dtype)
 
 

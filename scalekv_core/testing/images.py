@@ -17,7 +17,7 @@ from scalekv_core.plan import CachePlan
 from scalekv_core.planner import Planned, plan_policy
 from scalekv_core.policy import Policy
 from scalekv_core.testing.cases import ImageCase
-from scalekv_core.testing.common import NotApplicable
+from scalekv_core.testing.common import NotApplicable, NotMade
 from scalekv_core.testing.contents import make_image, make_profile
 
 AFFORDABLE = 2**23
@@ -40,7 +40,7 @@ def plan_for(policy: Policy, case: ImageCase) -> Planned:
     except BudgetError as error:
         raise NotApplicable(f"it refuses this budget: {error}") from error
     except ContractError as error:
-        raise NotApplicable(f"see plans_within_its_budget: {error}") from error
+        raise NotMade(f"see plans_within_its_budget: {error}") from error
 
 
 def affordable(planned: Planned) -> Planned:
@@ -108,7 +108,7 @@ class Drawing:
             try:
                 return [self.attend(cache, k, layer) for k in range(number) for layer in range(len(self.layers))]
             except ContractError as error:
-                raise NotApplicable(f"see answers_are_accepted: {error}") from error
+                raise NotMade(f"see answers_are_accepted: {error}") from error
 
 
 @define(eq=False)

@@ -56,7 +56,7 @@ class Trial:
     """
 
     tried: int = 0
-    set_aside: str = ""
+    set_aside: NotApplicable | None = None
     case: Case | None = None
     error: Exception | None = None
     began: float | None = None
@@ -73,7 +73,7 @@ class Trial:
             promise.call(subject.make, subject.specimen, case)
             self.tried += 1
         except NotApplicable as reason:
-            self.set_aside = str(reason)
+            self.set_aside = reason
         except Exception as error:
             self._failed(error)
             raise

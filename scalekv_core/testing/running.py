@@ -17,6 +17,7 @@ from attrs import frozen
 from scalekv_core.errors import InputError
 from scalekv_core.registry import Registry, shared_registry
 from scalekv_core.testing.cases import Case
+from scalekv_core.testing.common import NotMade
 from scalekv_core.testing.promises import Promise, kind_of, promise, promises
 from scalekv_core.testing.proving import SHRINKING_SECONDS, Subject, Trial, prove
 from scalekv_core.testing.specimens import Specimen, find_specimen
@@ -151,8 +152,8 @@ def _outcome(
     elif error is not None:
         state, reason = "broken", in_words(trial.error or error)
     elif not trial.tried:
-        state, reason, case = "not applicable", trial.set_aside or "no case bears on it", None
-        if not reason.startswith("see ") and one.case is not None:
+        state, reason, case = "not applicable", str(trial.set_aside), None
+        if not isinstance(trial.set_aside, NotMade):
             state, reason = "broken", f"not checked, no case was accepted; the last: {reason}"
     line = "" if state == "kept" or case is None else str(case)
     return Outcome(

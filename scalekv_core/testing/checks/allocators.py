@@ -15,6 +15,7 @@ from scalekv_core.plan import CachePlan
 from scalekv_core.testing.cases import PlanCase
 from scalekv_core.testing.common import (
     NotApplicable,
+    NotMade,
     all_same,
     check_randomness,
     check_value,
@@ -37,7 +38,7 @@ def plan_of(allocator: BudgetAllocator, case: PlanCase, slots: int | None = None
     except BudgetError as error:
         raise NotApplicable(f"it refuses this budget: {error}") from error
     if not isinstance(plan, CachePlan) or plan.schedule != case.maps or plan.capacity.shape != _shape(case):
-        raise NotApplicable("see plan_fits_the_model")
+        raise NotMade("see plan_fits_the_model")
     return plan
 
 

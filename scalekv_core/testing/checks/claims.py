@@ -17,7 +17,7 @@ from scalekv_core.schedule import ScaleSchedule
 from scalekv_core.testing.cases import ViewCase
 from scalekv_core.testing.checks.selectors import Make, answer, keep_of, observed, view_of
 from scalekv_core.testing.checks.views import mapped
-from scalekv_core.testing.common import NotApplicable, all_same, only_if
+from scalekv_core.testing.common import NotApplicable, NotMade, all_same, only_if
 
 ROOM = 24
 """As many tokens as stay at least where the one that all look at has to be among them: pooling lifts its neighbours too."""
@@ -38,7 +38,7 @@ def unmoved(make: Make, case: ViewCase, change: Callable[[CacheView], CacheView]
 @claimed
 def check_heads_are_alike(make: Make, case: ViewCase) -> None:
     """The answer depends on what a head holds and not on which head of the layer it is."""
-    view = view_of(make, case)
+    view = view_of(make, case.with_several(heads=2))
     expected = [x.flip(1) for x in answer(make(), case, view)]
     actual = answer(make(), case, mapped(view, lambda x: x.flip(1)))
     assert all_same(expected, actual), "two heads that swap what they hold do not swap their answers"
@@ -79,7 +79,8 @@ def check_older_maps_are_ignored(make: Make, case: ViewCase) -> None:
 def check_larger_budgets_keep_more(make: Make, case: ViewCase) -> None:
     """What stays of few tokens stays of more: the attention that is retained never falls as the budget grows."""
     selector = make()
-    view, few = observed(selector, view_of(make, case)), keep_of(selector, case)
+    view = observed(selector, view_of(make, case))
+    few = keep_of(selector, case, view)
     if few + 1 >= case.tokens:
         raise NotApplicable("there is no room for one more")
     small, large = (_held(selector.select(view, keep), case) for keep in (few, few + 1))
@@ -93,7 +94,7 @@ def check_larger_budgets_keep_more(make: Make, case: ViewCase) -> None:
 def _held(kept: Tensor, case: ViewCase) -> Tensor:
     """(B, H, N) whether each token stays."""
     if not isinstance(kept, Tensor) or kept.dim() != 3 or int(kept.max()) >= case.tokens:
-        raise NotApplicable("see fills_its_capacity")
+        raise NotMade("see fills_its_capacity")
     held = torch.zeros(*kept.shape[:2], case.tokens, dtype=torch.bool, device=kept.device)
     return held.scatter_(2, kept, True)
 
@@ -101,18 +102,31 @@ def _held(kept: Tensor, case: ViewCase) -> Tensor:
 @claimed
 def check_follows_attention(make: Make, case: ViewCase) -> None:
     """A token that all queries look at, and hardly anything else, stays, wherever it lies on its map."""
-    case = evolve(case, keep=max(case.keep, ROOM), held=case.maps.history[case.scale], counts=False)
-    selector = make()
-    keep_of(selector, case)
-    view, target = view_of(make, case), case.seed % case.tokens
-    one = torch.ones_like(view.k[:, :, :1]) * (30 / view.softmax_scale / case.width) ** 0.5
+    selector, case = make(), _roomy(case)
+    view = view_of(make, case)
+    for target in {0, case.held, case.seed % case.tokens, case.tokens - 1}:
+        kept = answer(selector, case, _looking_at(view, target))[-1]
+        assert bool((kept == target).any(dim=-1).all()), (
+            f"all queries look at token {target} of {case.tokens}, and it is not among the {kept.shape[2]} that stay"
+        )
+
+
+def _roomy(case: ViewCase) -> ViewCase:
+    """The case with the whole history, and with one map more where there are too few tokens to choose from."""
+    maps, scale = case.maps, case.scale
+    if maps.seen[scale] <= ROOM:
+        maps, scale = ScaleSchedule([*maps.maps[: scale + 1], (1, ROOM // 4, 5)]), scale + 1
+    keep = max(case.keep, ROOM)
+    return evolve(case, maps=maps, scale=scale, keep=keep, held=maps.history[scale], counts=False)
+
+
+def _looking_at(view: CacheView, target: int) -> CacheView:
+    """The view with keys and queries that send all attention to one token, and no statistics from before."""
+    width = view.k.shape[3]
+    one = torch.ones_like(view.k[:, :, :1]) * (30 / view.softmax_scale / width) ** 0.5
     keys = torch.zeros_like(view.k).index_copy(2, torch.tensor([target], device=one.device), one)
     nothing_yet = {name: torch.zeros_like(x) for name, x in view.statistics.items()}
-    looking = evolve(view, q=one.expand_as(view.q), k=keys, statistics=nothing_yet)
-    kept = answer(selector, case, looking)[-1]
-    assert bool((kept == target).any(dim=-1).all()), (
-        f"all queries look at token {target} of {case.tokens}, and it is not among the {kept.shape[2]} that stay"
-    )
+    return evolve(view, q=one.expand_as(view.q), k=keys, statistics=nothing_yet)
 
 
 CLAIMS = tuple(name.removeprefix("check_") for name in list(vars()) if name.startswith("check_"))

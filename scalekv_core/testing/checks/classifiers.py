@@ -12,7 +12,7 @@ from torch import Tensor
 from scalekv_core.interfaces import LayerClassifier, LayerRoles
 from scalekv_core.profile import AttentionProfile
 from scalekv_core.testing.cases import ProfileCase
-from scalekv_core.testing.common import NotApplicable, all_same, check_randomness, check_value, refused
+from scalekv_core.testing.common import NotMade, all_same, check_randomness, check_value, refused
 
 Make = Callable[[], LayerClassifier]
 
@@ -26,7 +26,7 @@ def labels(classifier: LayerClassifier, case: ProfileCase) -> list[Tensor]:
     """The labels, as a tensor to compare."""
     roles = classifier.classify(profile_for(classifier, case), case.geometry)
     if not isinstance(roles, LayerRoles):
-        raise NotApplicable("see roles_fit_the_model")
+        raise NotMade("see roles_fit_the_model")
     return [torch.from_numpy(roles.labels.copy())]
 
 

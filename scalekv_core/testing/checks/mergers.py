@@ -11,7 +11,7 @@ from scalekv_core import ops
 from scalekv_core.interfaces import CacheView, TokenMerger
 from scalekv_core.testing.cases import ViewCase
 from scalekv_core.testing.checks import views
-from scalekv_core.testing.common import NotApplicable, check_value, only_if, refused
+from scalekv_core.testing.common import NotMade, check_value, only_if, refused
 
 Make = Callable[[], TokenMerger]
 
@@ -26,7 +26,7 @@ def targets(merger: TokenMerger, case: ViewCase, view: CacheView) -> list[Tensor
     """Where every token goes; NotApplicable if that is of another form, which one promise is about."""
     target = merger.assign(view, kept_of(view, case))
     if not isinstance(target, Tensor) or target.shape != view.positions.shape or target.dtype != torch.int64:
-        raise NotApplicable("see assigns_every_token")
+        raise NotMade("see assigns_every_token")
     return [target]
 
 
@@ -78,7 +78,7 @@ def check_counts_add_up(make: Make, case: ViewCase) -> None:
     lost = int((target < 0).sum())
     assert not lost, f"it drops {lost} tokens; a merger that does so says conserves = False"
     if int(target.max()) >= case.keep:
-        raise NotApplicable("see targets_exist")
+        raise NotMade("see targets_exist")
     counts = torch.ones_like(view.k[..., 0], dtype=torch.float32) if view.counts is None else view.counts
     for x in (view.k.float(), view.v.float()):
         means, folded = ops.fold(x, counts, target, case.keep)
@@ -97,16 +97,19 @@ def check_drops_what_it_says(make: Make, case: ViewCase) -> None:
 
 def check_rows_permute(make: Make, case: ViewCase) -> None:
     """Rows in another order get the answers in that order: an image does not depend on its place in the batch."""
+    case = case.with_several(rows=3)
     views.rows_permute(asking(make, case), case.view())
 
 
 def check_rows_are_apart(make: Make, case: ViewCase) -> None:
     """A row alone is answered as in company: an image does not depend on the images beside it."""
+    case = case.with_several(rows=2)
     views.rows_alone(asking(make, case), case.view())
 
 
 def check_heads_are_apart(make: Make, case: ViewCase) -> None:
     """A head alone is answered as in company: which heads are stored together is the cache's business."""
+    case = case.with_several(heads=2)
     views.heads_alone(asking(make, case), case.view())
 
 

@@ -13,16 +13,16 @@ from torch import Tensor
 from scalekv_core.interfaces import CacheView, ScoringSelector, TokenSelector
 from scalekv_core.testing.cases import ViewCase
 from scalekv_core.testing.checks import views
-from scalekv_core.testing.common import NotApplicable, check_value, only_if, refused
+from scalekv_core.testing.common import NotApplicable, NotMade, check_value, only_if, refused
 
 Make = Callable[[], TokenSelector]
 
 
-def keep_of(selector: TokenSelector, case: ViewCase) -> int:
+def keep_of(selector: TokenSelector, case: ViewCase, view: CacheView) -> int:
     """How many tokens it is asked to keep: what the case says, but not less than it can work with."""
-    keep = max(case.keep, selector.least(case.maps, case.scale))
-    if keep >= case.tokens:
-        raise NotApplicable(f"it keeps at least {keep}; there are {case.tokens}")
+    keep = max(case.keep, selector.least(view.schedule, view.scale))
+    if keep >= view.tokens:
+        raise NotApplicable(f"it keeps at least {keep}; there are {view.tokens}")
     return keep
 
 
@@ -32,16 +32,16 @@ def observed(selector: TokenSelector, view: CacheView) -> CacheView:
         return view
     statistics = selector.observe(view)
     if not isinstance(statistics, Mapping) or not set(selector.statistics) <= set(statistics):
-        raise NotApplicable("see statistics_are_as_named")
+        raise NotMade("see statistics_are_as_named")
     return evolve(view, statistics={name: statistics[name] for name in selector.statistics})
 
 
 def answer(selector: TokenSelector, case: ViewCase, view: CacheView) -> list[Tensor]:
     """Statistics and indices; NotApplicable if the indices are of another form, which one promise is about."""
-    seen, keep = observed(selector, view), keep_of(selector, case)
+    seen, keep = observed(selector, view), keep_of(selector, case, view)
     kept = selector.select(seen, keep)
     if not isinstance(kept, Tensor) or kept.shape != (*view.k.shape[:2], keep):
-        raise NotApplicable("see fills_its_capacity")
+        raise NotMade("see fills_its_capacity")
     return [*(seen.statistics[name] for name in selector.statistics), kept]
 
 
@@ -62,7 +62,8 @@ def check_is_a_value(make: Make) -> None:
 def check_fills_its_capacity(make: Make, case: ViewCase) -> None:
     """(B, H, keep) int64 indices, as many as may stay: fewer waste memory, more overrun it."""
     selector = make()
-    keep, view = keep_of(selector, case), view_of(make, case)
+    view = view_of(make, case)
+    keep = keep_of(selector, case, view)
     kept = selector.select(observed(selector, view), keep)
     wanted = (*view.k.shape[:2], keep)
     assert isinstance(kept, Tensor), f"it returned {refused(kept)}; wanted int64 of shape {wanted}"
@@ -143,28 +144,38 @@ def check_statistics_are_as_named(make: Make, case: ViewCase) -> None:
 @only_if(lambda selector: isinstance(selector, ScoringSelector), "it is no ScoringSelector")
 def check_scores_are_numbers(make: Make, case: ViewCase) -> None:
     """One score for each token and never nan, which sorts anywhere."""
+    for content in (case.content, "zero", "denormal", "huge"):
+        _check_scores(make, evolve(case, content=content))
+
+
+def _check_scores(make: Make, case: ViewCase) -> None:
     selector, view = make(), view_of(make, case)
     assert isinstance(selector, ScoringSelector)
-    scores = selector.score(observed(selector, view), keep_of(selector, case))
+    scores = selector.score(observed(selector, view), keep_of(selector, case, view))
     assert isinstance(scores, Tensor), f"score returned {refused(scores)}"
     assert scores.shape == view.positions.shape, (
         f"score returned {refused(scores)}; wanted {tuple(view.positions.shape)}"
     )
-    assert not bool(scores.isnan().any()), "score returned nan, although every dot product is finite"
+    assert not bool(scores.isnan().any()), (
+        f"score returned nan for {case.content} tokens, although every dot product is finite"
+    )
 
 
 def check_rows_permute(make: Make, case: ViewCase) -> None:
     """Rows in another order get the answers in that order: an image does not depend on its place in the batch."""
+    case = case.with_several(rows=3)
     views.rows_permute(asking(make, case), view_of(make, case))
 
 
 def check_rows_are_apart(make: Make, case: ViewCase) -> None:
     """A row alone is answered as in company: an image does not depend on the images beside it."""
+    case = case.with_several(rows=2)
     views.rows_alone(asking(make, case), view_of(make, case))
 
 
 def check_heads_are_apart(make: Make, case: ViewCase) -> None:
     """A head alone is answered as in company: which heads are stored together is the cache's business."""
+    case = case.with_several(heads=2)
     views.heads_alone(asking(make, case), view_of(make, case))
 
 
