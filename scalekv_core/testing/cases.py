@@ -191,11 +191,14 @@ class PlanCase(_ModelCase):
 class ImageCase(_ModelCase):
     """A model, a budget, and the queries, keys and values of one image.
 
+    Heads are at least 2 wide: where they are 1, torch's attention on CPU gives other bits for another memory layout.
+
     Attributes:
         budget: as text; "" takes the policy's own.
         content: of queries, keys and values.
     """
 
+    width: int = 2
     budget: str = "100%"
     content: str = field(default="ordinary", validator=in_(CONTENTS))
     device: str = "cpu"

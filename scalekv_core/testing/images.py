@@ -102,13 +102,31 @@ class Drawing:
         return cache.attend(layer, q, k, v, softmax_scale=self.softmax_scale)
 
     def draw(self, cache: Attends, *, scales: int | None = None) -> list[Tensor]:
-        """The outputs of all layers and scales, or of the first ``scales``; NotApplicable if an answer is refused."""
+        """The outputs of all layers and scales, or of the first ``scales``; NotMade if an answer is refused."""
         number = len(self.planned.geometry.schedule) if scales is None else scales
+        return [out for scale in range(number) for out in self.draw_scale(cache, scale)]
+
+    def draw_scale(self, cache: Attends, scale: int) -> list[Tensor]:
+        """The outputs of all layers at one scale; NotMade if an answer is refused."""
         with torch.inference_mode():
             try:
-                return [self.attend(cache, k, layer) for k in range(number) for layer in range(len(self.layers))]
+                return [self.attend(cache, scale, layer) for layer in range(len(self.layers))]
             except ContractError as error:
                 raise NotMade(f"see answers_are_accepted: {error}") from error
+
+    def plain_attention(self, view: CacheView) -> Tensor:
+        """(B, H, n, D) the attention that this view describes, in float64 and by the formula."""
+        q = self.map(view.scale, view.layer)[0][:, list(view.heads)].double()
+        logits = q @ view.k.double().transpose(2, 3) * self.softmax_scale
+        if view.counts is not None:
+            logits = logits + view.counts.double().log().unsqueeze(2)
+        return logits.softmax(dim=-1) @ view.v.double()
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the policy's codec says that it loses nothing."""
+        codec, keys = self.planned.policy.codec, self.layers[0][1]
+        return not bool(codec.error_bound(codec.encode(keys, "key"), "key").any())
 
 
 @define(eq=False)

@@ -76,7 +76,7 @@ def budgets(*, most_tokens: int = 60) -> st.SearchStrategy[str]:
 
 
 @st.composite
-def _built(draw: st.DrawFn, cls: type[AnyCase], **fields: st.SearchStrategy[Any]) -> AnyCase:
+def _built(draw: st.DrawFn, /, cls: type[AnyCase], **fields: st.SearchStrategy[Any]) -> AnyCase:
     """A case of these fields. Unlike ``st.builds`` it is printed as its own line, from which it can be made again."""
     return cls(**{name: draw(strategy) for name, strategy in fields.items()})
 
@@ -119,7 +119,7 @@ def image_cases(homes: Homes = ()) -> st.SearchStrategy[ImageCase]:
             lambda home: _built(ImageCase, **_just(home[0]), budget=st.just(home[1]), seed=seeds())
         )
     maps = schedules(least_maps=2, most_maps=5, most_tokens=80)
-    shape = _shape(layers=2, heads=3, rows=2)
+    shape = _shape(layers=2, heads=3, rows=2) | {"width": st.sampled_from([2, 4, 8])}  # see ImageCase
     return _built(ImageCase, maps=maps, budget=budgets(most_tokens=40), content=content_kinds(), **shape)
 
 

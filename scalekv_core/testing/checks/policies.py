@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scalekv_core import ops
 from scalekv_core.errors import ContractError
-from scalekv_core.interfaces import CacheCodec, CacheView, Kind
+from scalekv_core.interfaces import CacheCodec, Kind
 from scalekv_core.policy import Policy
 from scalekv_core.testing.cases import ImageCase, read_maps
 from scalekv_core.testing.common import (
@@ -71,9 +71,8 @@ def check_holds_what_was_planned(make: Make, case: ImageCase) -> None:
     """After every scale every head holds the planned tokens, within its capacity, and resident bytes are planned bytes."""
     drawing = Drawing.of(make(), case)
     plan, cache = drawing.planned.plan, drawing.cache()
-    drawing.draw(cache, scales=0)
     for scale in range(len(plan.schedule)):
-        _draw_scale(drawing, cache, scale)
+        drawing.draw_scale(cache, scale)
         held = [cache.held_tokens(layer) for layer in range(plan.layers)]
         assert plan.held[scale].tolist() == held, (
             f"after scale {scale} it holds {held}; planned {plan.held[scale].tolist()}"
@@ -81,15 +80,6 @@ def check_holds_what_was_planned(make: Make, case: ImageCase) -> None:
         assert (plan.capacity[scale] >= plan.held[scale]).all()
         planned, resident = drawing.planned.footprint.planned[scale], cache.resident_bytes()
         assert planned == resident, f"after scale {scale} {planned} bytes are planned and {resident} are resident"
-
-
-def _draw_scale(drawing: Drawing, cache: object, scale: int) -> None:
-    with torch.inference_mode():
-        for layer in range(len(drawing.layers)):
-            try:
-                drawing.attend(cache, scale, layer)  # type: ignore[arg-type]
-            except ContractError as error:
-                raise NotMade(f"see answers_are_accepted: {error}") from error
 
 
 @only_if(lambda policy: policy.merger.drops, "its merger folds")
@@ -112,11 +102,6 @@ def _as_near_as_stated(codec: CacheCodec, original: Tensor, read: Tensor, kind: 
         return same_bits(original, read)
     rounding = torch.finfo(original.dtype).eps * original.float().abs()
     return bool(((read.float() - original.float()).abs() <= bound + rounding).all())
-
-
-def _codec_is_exact(drawing: Drawing) -> bool:
-    codec, (_, k, _) = drawing.planned.policy.codec, drawing.layers[0]
-    return not bool(codec.error_bound(codec.encode(k, "key"), "key").any())
 
 
 def check_positions_are_true(make: Make, case: ImageCase) -> None:
@@ -155,24 +140,16 @@ def check_attention_is_over_what_is_held(make: Make, case: ImageCase) -> None:
     outputs = drawing.draw(drawing.cache(seen))
     for view in seen.views:
         out = outputs[view.scale * len(drawing.layers) + view.layer][:, list(view.heads)]
-        expected = _plain_attention(drawing, view)
+        expected = drawing.plain_attention(view)
         worst = (out.double() - expected).abs().max().item() / max(1.0, expected.abs().max().item())
         assert worst <= ROUNDING[out.dtype], f"layer {view.layer}, scale {view.scale}: attention is off by {worst:.2g}"
-
-
-def _plain_attention(drawing: Drawing, view: CacheView) -> Tensor:
-    q = drawing.map(view.scale, view.layer)[0][:, list(view.heads)].double()
-    logits = q @ view.k.double().transpose(2, 3) * drawing.softmax_scale
-    if view.counts is not None:
-        logits = logits + view.counts.double().log().unsqueeze(2)
-    return logits.softmax(dim=-1) @ view.v.double()
 
 
 @only_if(lambda policy: not only_for(policy), "it is for other budgets")
 def check_the_whole_budget_is_lossless(make: Make, case: ImageCase) -> None:
     """With a budget of 100 % the outputs are those of the unmodified model, bit by bit."""
     drawing = Drawing.of(make(), evolve(case, budget="100%"))
-    if not _codec_is_exact(drawing):
+    if not drawing.is_exact:
         raise NotMade("its codec is lossy, and says so")
     assert all_same(drawing.draw(WholeCache()), drawing.draw(drawing.cache())), "the outputs are not bit-identical"
 
