@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from scalekv_core.testing.cases import CodecCase, DrawCase, ImageCase, PlanCase, ProfileCase, ViewCase
     from scalekv_core.testing.common import NotApplicable
     from scalekv_core.testing.conformance import parametrize_with_checks
+    from scalekv_core.testing.kinds import Promise, promises
     from scalekv_core.testing.machine import machine_for
-    from scalekv_core.testing.promises import Promise, promises
     from scalekv_core.testing.running import Outcome, replay, run_checks
     from scalekv_core.testing.specimens import Specimen
 
@@ -53,7 +53,7 @@ _MODULES = {
     "common": ("NotApplicable",),
     "conformance": ("parametrize_with_checks",),
     "machine": ("machine_for",),
-    "promises": ("Promise", "promises"),
+    "kinds": ("Promise", "promises"),
     "running": ("Outcome", "replay", "run_checks"),
     "specimens": ("Specimen",),
 }

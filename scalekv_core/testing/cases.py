@@ -43,11 +43,10 @@ class Case:
     """What all cases can do: be written as a line, and be read from one."""
 
     def __str__(self) -> str:
-        """The line: every field that is not what it is in the smallest case."""
-        smallest = type(self)()
-        changed = (f for f in attrs.fields(type(self)) if getattr(self, f.name) != getattr(smallest, f.name))
-        words = (f"{f.name}={_word(getattr(self, f.name))}" for f in changed)
-        return " ".join(words) or "the smallest"
+        """The line: the first field, and every other one that is not what it is in the smallest case."""
+        smallest, names = type(self)(), [field.name for field in attrs.fields(type(self))]
+        changed = [name for name in names if getattr(self, name) != getattr(smallest, name) or name == names[0]]
+        return " ".join(f"{name}={_word(getattr(self, name))}" for name in changed)
 
     def with_several(self: AnyCase, **least: int) -> AnyCase:
         """The case with at least so many rows, heads or whatever is named: one alone has nobody to be mixed up with."""
@@ -69,13 +68,16 @@ class Case:
         """
         smallest = cls()
         values: dict[str, Any] = {}
-        for word in [] if line == "the smallest" else line.split():
+        for word in line.split():
             name, _, text = word.partition("=")
             if not hasattr(smallest, name):
                 known = ", ".join(f.name for f in attrs.fields(cls))
                 raise InputError(f"case {line!r}: a {cls.__name__} has no {name!r}; it has {known}")
             values[name] = _read(name, text, getattr(smallest, name))
-        return cls(**values)
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise InputError(f"case {line!r}: {error.args[0]}") from error
 
 
 def _word(value: Any) -> str:
@@ -88,7 +90,7 @@ def _read(name: str, text: str, like: Any) -> Any:
             return {"True": True, "False": False}[text]
         return type(like)(text) if isinstance(like, int) else text.replace("_", " ")
     except (KeyError, ValueError) as error:
-        raise InputError(f"case: {name} is a {type(like).__name__}; got {text!r}") from error
+        raise InputError(f"case: {name} is of type {type(like).__name__}; got {text!r}") from error
 
 
 @frozen(kw_only=True, repr=False)
@@ -118,6 +120,10 @@ class ViewCase(Case):
     counts: bool = False
     seed: int = 0
     device: str = "cpu"
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.scale < len(self.maps) or not 0 <= self.held <= self.maps.history[self.scale]:
+            raise InputError(f"scale {self.scale} of maps {self.maps} has no history of {self.held} tokens")
 
     @property
     def tokens(self) -> int:

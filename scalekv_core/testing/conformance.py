@@ -19,7 +19,7 @@ from hypothesis import settings
 from scalekv_core.errors import InputError, ScaleKVError
 from scalekv_core.registry import Registry, shared_registry
 from scalekv_core.testing.common import NotApplicable, NotMade
-from scalekv_core.testing.promises import KINDS, Promise, kind_of, promises
+from scalekv_core.testing.kinds import KINDS, Promise, kind_of, promises
 from scalekv_core.testing.proving import Subject, Trial, prove
 from scalekv_core.testing.specimens import Specimen, find_specimen
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 
 from scalekv_core.testing.cases import Case
 from scalekv_core.testing.common import NotApplicable
-from scalekv_core.testing.promises import Promise
+from scalekv_core.testing.kinds import Promise
 from scalekv_core.testing.specimens import Specimen
 from scalekv_core.testing.strategies import CASES, Homes
 

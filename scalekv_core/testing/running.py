@@ -8,8 +8,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Literal
 
 import torch
 from attrs import frozen
@@ -18,7 +18,7 @@ from scalekv_core.errors import InputError
 from scalekv_core.registry import Registry, shared_registry
 from scalekv_core.testing.cases import Case
 from scalekv_core.testing.common import NotMade
-from scalekv_core.testing.promises import Promise, kind_of, promise, promises
+from scalekv_core.testing.kinds import Promise, kind_of, promise, promises
 from scalekv_core.testing.proving import SHRINKING_SECONDS, Subject, Trial, prove
 from scalekv_core.testing.specimens import Specimen, find_specimen
 
@@ -76,15 +76,24 @@ def run_checks(
         InputError: Python runs with -O, which switches every check off.
     """
     registry = registry or shared_registry()
-    subject = _registered(registry, kind, name, specimen)
+    subject = registered(registry, kind, name, specimen)
     return list(try_all(subject, examples=examples, seed=seed, timeout=timeout))
 
 
-def try_all(subject: Subject, *, examples: int = 20, seed: int = 0, timeout: float = 10.0) -> Iterator[Outcome]:
-    """Every promise of any strategy, registered or not, one after the other."""
+def try_all(
+    subject: Subject,
+    *,
+    only: Collection[str] | None = None,
+    examples: int = 20,
+    seed: int = 0,
+    timeout: float = 10.0,
+) -> Iterator[Outcome]:
+    """Every promise of any strategy, registered or not, one after the other; or only those named."""
     _refuse_switched_off()
     strategy = subject.make()
     for one in promises(subject.kind):
+        if only is not None and one.name not in only:
+            continue
         reason = one.not_for(strategy)
         if reason is None and one.needs_specimen and subject.specimen is None:
             reason = "no installed image model of its family comes with its weights"
@@ -125,20 +134,33 @@ def replay(
         NotApplicable: the case does not bear on it.
     """
     _refuse_switched_off()
-    subject, one = _registered(registry or shared_registry(), kind, name, specimen), promise(kind, promise_name)
+    subject, one = registered(registry or shared_registry(), kind, name, specimen), promise(kind, promise_name)
     one.call(subject.make, subject.specimen, None if one.case is None else one.case.parse(case))
 
 
-def _registered(registry: Registry, kind: str, name: str, specimen: Specimen | None) -> Subject:
+def registered(registry: Registry, kind: str, name: str, specimen: Specimen | None = None) -> Subject:
+    """A registered strategy, ready to be checked.
+
+    Raises:
+        UnknownName: nothing installed has that name.
+        PluginError: it cannot be made, or is something else.
+    """
     made = registry.make(kind, name)
     kind_of(made)
-    if kind == "adapter" and specimen is None:
-        specimen = find_specimen(registry, made)
-    return Subject(kind, name, lambda: registry.make(kind, name), specimen)
+    return Subject(kind, name, lambda: registry.make(kind, name), specimen or specimen_for(registry, kind, made))
+
+
+def specimen_for(registry: Registry | None, kind: str, strategy: Any) -> Specimen | None:
+    """A model for an adapter, from those that are installed; None for everything else."""
+    return find_specimen(registry or shared_registry(), strategy) if kind == "adapter" else None
+
+
+def _checks_are_on() -> bool:
+    return __debug__
 
 
 def _refuse_switched_off() -> None:
-    if not __debug__:
+    if not _checks_are_on():
         raise InputError("checks are assert statements, and python -O switches them off; run it without -O")
 
 
@@ -178,7 +200,8 @@ def in_words(error: BaseException) -> str:
 
 
 def _replay_line(one: Promise, subject: Subject, case: Case | None) -> str:
-    line = f"scalekv check {subject.name} --kind {subject.kind} --promise {one.name}"
+    name = f"'{subject.name}'" if " " in subject.name else subject.name
+    line = f"scalekv check {name} --kind {subject.kind} --promise {one.name}"
     return line if case is None else f'{line} --case "{case}"'
 
 

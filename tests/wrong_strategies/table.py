@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from scalekv_core.testing import Specimen, toy
-from scalekv_core.testing.promises import kind_of
+from scalekv_core.testing.kinds import kind_of
 from scalekv_core.testing.proving import Subject
 from scalekv_core.testing.running import try_all
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scalekv_core.testing.promises import promise
+from scalekv_core.testing.kinds import promise
 from scalekv_core.testing.running import try_promise
 
 from .table import WRONG, Wrong, subject_of

@@ -1,0 +1,146 @@
+"""What ``scalekv check`` says of strategies that are right, wrong, broken, endless, or no strategies at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from scalekv_core import hookimpl
+from scalekv_core import registry as registries
+from scalekv_core.registry import Registry
+from scalekv_core.testing import toy
+from tests.wrong_strategies import selectors
+
+
+class Wrong:
+    """A plugin whose selectors are wrong in several ways."""
+
+    __name__ = "wrong"
+
+    @hookimpl
+    def scalekv_token_selectors(self) -> dict[str, Callable[[], object]]:
+        return {
+            "first-row": selectors.FirstRow,
+            "raises": selectors.ThirteenMaps,
+            "endless": selectors.Endless,
+            "a-list": selectors.AList,
+            "no-selector": dict,
+        }
+
+
+@pytest.fixture
+def wrong(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin above is installed beside the toy."""
+    made = Registry.of(toy, Wrong())
+    monkeypatch.setattr(registries, "shared_registry", lambda: made)
+
+
+def test_a_strategy_that_keeps_its_promises(run) -> None:
+    """A table for each kind that has the name, and exit 0."""
+    ran = run("check", "toy-latest", "--examples", 3)
+
+    assert 0 == ran.code
+    assert "policy toy-latest" in ran.out
+    assert "selector toy-latest" in ran.out
+    assert "rows_are_apart" in ran.out
+    assert "BROKEN" not in ran.out
+    assert 80 >= max(map(len, ran.out.splitlines()))
+
+
+def test_an_adapter_and_a_model(run) -> None:
+    """Checked on an installed model that comes with its weights."""
+    ran = run("check", "toy", "--examples", 3)
+
+    assert 0 == ran.code
+    assert "restores_exactly" in ran.out
+    assert "draws_pictures" in ran.out
+
+
+def test_a_broken_promise_is_named_with_its_smallest_case(run, wrong) -> None:
+    """Exit 1; the plugin is named; the line that is printed checks the same case again."""
+    ran = run("check", "first-row", "--examples", 20)
+
+    assert 1 == ran.code
+    assert "plugin 'wrong'" in ran.out
+    assert "BROKEN rows_permute" in ran.out
+    again = re.search(r"scalekv (check first-row --kind selector --promise rows_permute) --case \"(.*)\"", ran.out)
+    assert again is not None
+    replayed = run(*again[1].split(), "--case", again[2])
+    assert 1 == replayed.code
+    assert "BROKEN" in replayed.out
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("raises", "raised IndexError: tuple index out of range"), ("a-list", "it returned list")]
+)
+def test_whatever_it_does_the_table_goes_on(run, wrong, name: str, said: str) -> None:
+    """A strategy that raises or answers with another type breaks promises; those after are checked all the same."""
+    ran = run("check", name, "--examples", 5)
+
+    assert 1 == ran.code
+    assert said in ran.out
+    assert "claims_are_known           kept" in ran.out
+
+
+def test_one_that_hangs_is_stopped(run, wrong) -> None:
+    """Reported as such, with the case that it hangs on."""
+    ran = run("check", "endless", "--promise", "fills_its_capacity", "--timeout", 0.5)
+
+    assert 1 == ran.code
+    assert "no answer within 0.5 s" in ran.out
+    assert "maps=" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nobody",), "no strategy is called 'nobody'"),
+        (("toy-latest", "--kind", "codec"), "no codec is called 'toy-latest'"),
+        (("toy-latest", "--kind", "codex"), "did you mean 'codec'"),
+        (("toy-latest", "--promise", "rows"), "no promise of a policy is called 'rows'"),
+        (("toy-latest", "--case", "rows=2"), "--case wants --promise"),
+        (("no-selector",), "must be a TokenSelector; got dict"),
+        (("torch.nn:ReLU",), "ReLU is no strategy"),
+        (("torch.nn:Nothing",), "'torch.nn:Nothing' cannot be made (AttributeError"),
+        (("no_such_module:X",), "'no_such_module:X' cannot be made (ModuleNotFoundError"),
+        (("toy-latest", "--kind", "selector", "--promise", "rows_permute", "--case", "rowz=2"), "has no 'rowz'"),
+        (("toy-latest", "--kind", "selector", "--promise", "rows_permute", "--case", "maps=1y2"), "'1y2'"),
+        (("toy-latest", "--kind", "selector", "--promise", "rows_permute", "--case", "scale=4"), "no history"),
+        (("toy-latest", "--kind", "selector", "--promise", "rows_permute", "--case", "rows=x"), "rows is of type int"),
+    ],
+)
+def test_mistakes_are_one_line(run, wrong, arguments: tuple[str, ...], said: str) -> None:
+    """Exit 2 and one line that says what is wrong."""
+    ran = run("check", *arguments)
+
+    assert 2 == ran.code
+    assert said in ran.complaint
+
+
+def test_a_class_that_is_not_registered(run) -> None:
+    """module:Class is checked as it is."""
+    ran = run("check", "scalekv_core.testing.toy:Latest", "--examples", 3)
+
+    assert 0 == ran.code
+    assert "not registered" in ran.out
+
+
+def test_one_case_of_one_promise(run) -> None:
+    """Kept is said too, and a case that does not bear on the promise."""
+    case = ("check", "toy-latest", "--kind", "selector", "--promise", "rows_permute", "--case")
+
+    assert "rows_permute: kept" in run(*case, "maps=1x3 keep=2").out
+    assert "does not bear on it" in run(*case, "maps=1x2 keep=5").out
+
+
+def test_python_without_assertions_is_refused(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks are assert statements; with -O everything would seem to be kept."""
+    from scalekv_core.testing import running
+
+    monkeypatch.setattr(running, "_checks_are_on", lambda: False)
+    ran = run("check", "toy-latest")
+
+    assert 2 == ran.code
+    assert "without -O" in ran.complaint
