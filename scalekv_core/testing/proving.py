@@ -52,14 +52,14 @@ class Trial:
         set_aside: why others did not, the last reason.
         case: the one being tried, or the last that failed; the smallest one in the end.
         error: what it failed with.
-        began: when the case being tried was begun; None between cases.
+        moved: when a case was last begun or ended.
     """
 
     tried: int = 0
     set_aside: NotApplicable | None = None
     case: Case | None = None
     error: Exception | None = None
-    began: float | None = None
+    moved: float = field(factory=time.monotonic)
     patience: float | None = None
     _until: float | None = field(default=None, init=False)
 
@@ -67,7 +67,7 @@ class Trial:
         """Checks one case and remembers how it went."""
         if self._until is not None and time.monotonic() > self._until and str(case) != str(self.case):
             return  # enough of shrinking: only what is known to fail still fails
-        failing, self.began = self.case, time.monotonic()
+        failing, self.moved = self.case, time.monotonic()
         self.case = case
         try:
             promise.call(subject.make, subject.specimen, case)
@@ -77,10 +77,10 @@ class Trial:
         except Exception as error:
             self._failed(error)
             raise
-        self.case, self.began = failing, None
+        self.case, self.moved = failing, time.monotonic()
 
     def _failed(self, error: Exception) -> None:
-        self.tried, self.error, self.began = self.tried + 1, error, None
+        self.tried, self.error, self.moved = self.tried + 1, error, time.monotonic()
         if self.patience is not None and self._until is None:
             self._until = time.monotonic() + self.patience
 

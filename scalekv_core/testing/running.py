@@ -5,13 +5,10 @@ A strategy that raises breaks a promise, one that hangs is stopped, and in eithe
 
 from __future__ import annotations
 
-import ctypes
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
-import torch
 from attrs import frozen
 
 from scalekv_core.errors import InputError
@@ -21,12 +18,9 @@ from scalekv_core.testing.common import NotMade
 from scalekv_core.testing.kinds import Promise, kind_of, promise, promises
 from scalekv_core.testing.proving import SHRINKING_SECONDS, Subject, Trial, prove
 from scalekv_core.testing.specimens import Specimen, find_specimen
+from scalekv_core.testing.worker import Hangs, Worker
 
 State = Literal["kept", "broken", "hangs", "not applicable"]
-
-
-class _Hangs(BaseException):
-    """Raised in the thread of a check that takes too long; no Exception, so that nobody takes it for a failing case."""
 
 
 @frozen(kw_only=True)
@@ -90,28 +84,44 @@ def try_all(
 ) -> Iterator[Outcome]:
     """Every promise of any strategy, registered or not, one after the other; or only those named."""
     _refuse_switched_off()
-    strategy = subject.make()
+    worker = Worker()
     for one in promises(subject.kind):
         if only is not None and one.name not in only:
             continue
-        reason = one.not_for(strategy)
-        if reason is None and one.needs_specimen and subject.specimen is None:
-            reason = "no installed image model of its family comes with its weights"
+        reason = _not_made(one, subject)
         if reason is not None:
             yield Outcome(promise=one.name, state="not applicable", seconds=0.0, reason=reason)
         else:
-            yield try_promise(one, subject, examples=examples, seed=seed, timeout=timeout)
+            yield try_promise(one, subject, examples=examples, seed=seed, timeout=timeout, worker=worker)
+    worker.close()
 
 
-def try_promise(one: Promise, subject: Subject, *, examples: int = 20, seed: int = 0, timeout: float = 10.0) -> Outcome:
-    """One promise on many cases."""
+def try_promise(
+    one: Promise,
+    subject: Subject,
+    *,
+    examples: int = 20,
+    seed: int = 0,
+    timeout: float = 10.0,
+    worker: Worker | None = None,
+) -> Outcome:
+    """One promise on many cases, in a thread of its own or in that of the worker."""
     trial, start = Trial(patience=min(SHRINKING_SECONDS, timeout)), time.monotonic()
 
-    def run() -> None:
+    def act() -> None:
         prove(one, subject, trial, examples=examples, quiet=True, seed=seed)
 
-    error = _watched(run, trial, timeout)
+    mine = worker or Worker()
+    error = mine.do(act, overdue=lambda: time.monotonic() - trial.moved > timeout)
+    if worker is None:
+        mine.close()
     return _outcome(one, subject, trial, error, time.monotonic() - start, timeout)
+
+
+def _not_made(one: Promise, subject: Subject) -> str | None:
+    if one.needs_specimen and subject.specimen is None:
+        return "no installed image model of its family comes with its weights"
+    return one.not_for(subject.make())
 
 
 def replay(
@@ -169,7 +179,7 @@ def _outcome(
 ) -> Outcome:
     state: State = "kept"
     reason, case = "", trial.case
-    if isinstance(error, _Hangs):
+    if isinstance(error, Hangs):
         state, reason = "hangs", f"no answer within {timeout:g} s"
     elif error is not None:
         state, reason = "broken", in_words(trial.error or error)
@@ -203,41 +213,3 @@ def _replay_line(one: Promise, subject: Subject, case: Case | None) -> str:
     name = f"'{subject.name}'" if " " in subject.name else subject.name
     line = f"scalekv check {name} --kind {subject.kind} --promise {one.name}"
     return line if case is None else f'{line} --case "{case}"'
-
-
-def _watched(run: Callable[[], None], trial: Trial, timeout: float) -> BaseException | None:
-    """Runs in a thread, until a case takes longer than the timeout; returns what was raised."""
-    raised: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            run()
-        except BaseException as error:  # told to whoever waits
-            raised.append(error)
-
-    thread = threading.Thread(target=_with_settings(body), daemon=True, name="scalekv check")
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.05 if trial.began is None else min(0.05, timeout))
-        began = trial.began
-        if began is not None and time.monotonic() - began > timeout:
-            return _stop(thread)
-    return raised[0] if raised else None
-
-
-def _with_settings(body: Callable[[], None]) -> Callable[[], None]:
-    """The body, in the caller's number of threads: torch counts them per thread."""
-    threads = torch.get_num_threads()
-
-    def run() -> None:
-        torch.set_num_threads(threads)
-        body()
-
-    return run
-
-
-def _stop(thread: threading.Thread) -> _Hangs:
-    """Interrupts a thread that runs Python; one that is stuck elsewhere is left behind and ends with the process."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Hangs))
-    thread.join(1.0)
-    return _Hangs()
