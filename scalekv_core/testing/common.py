@@ -45,6 +45,12 @@ def all_same(ones: list[Tensor], others: list[Tensor]) -> bool:
     return len(ones) == len(others) and all(map(same_bits, ones, others))
 
 
+def rounding(x: Tensor) -> Tensor:
+    """How far a number near each of x may be from one that its dtype has, subnormal ones included."""
+    info = torch.finfo(x.dtype)
+    return (x.float().abs() + info.tiny) * info.eps
+
+
 def refused(answer: object) -> str:
     """What came instead of a tensor, in words."""
     return f"{answer.dtype} of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__

@@ -24,6 +24,7 @@ class ByValue(ScoringSelector):
         return view.v.float().abs().sum(dim=-1)
 
 
+@frozen
 class ByPlace(ScoringSelector):
     """Right: the latest tokens."""
 

@@ -19,6 +19,7 @@ from scalekv_core.testing.common import (
     check_value,
     only_if,
     refused,
+    rounding,
     same_bits,
 )
 
@@ -49,8 +50,7 @@ def assert_within_bound(codec: CacheCodec, case: CodecCase, stored: Encoded, x: 
     """Decoded numbers are as near to x as the codec says."""
     bound = codec.error_bound(stored, case.kind).float()
     error = (values(codec, case, stored, x).float() - x.float()).abs()
-    rounding = torch.finfo(x.dtype).eps * x.float().abs() * (bound > 0)
-    worst = (error - bound - rounding).nan_to_num(torch.inf).max().item()
+    worst = (error - bound - rounding(x) * (bound > 0)).nan_to_num(torch.inf).max().item()
     assert worst <= 0, (
         f"a decoded number is off by {error.nan_to_num(torch.inf).max().item():.3g}; its error_bound says at most "
         f"{bound.max().item():.3g}"

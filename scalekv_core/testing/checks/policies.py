@@ -20,6 +20,7 @@ from scalekv_core.testing.common import (
     check_randomness,
     check_value,
     only_if,
+    rounding,
     same_bits,
 )
 from scalekv_core.testing.images import Drawing, Seen, plan_for
@@ -100,8 +101,7 @@ def _as_near_as_stated(codec: CacheCodec, original: Tensor, read: Tensor, kind: 
     bound = codec.error_bound(codec.encode(original, kind), kind).float()
     if not bool(bound.any()):
         return same_bits(original, read)
-    rounding = torch.finfo(original.dtype).eps * original.float().abs()
-    return bool(((read.float() - original.float()).abs() <= bound + rounding).all())
+    return bool(((read.float() - original.float()).abs() <= bound + rounding(original)).all())
 
 
 def check_positions_are_true(make: Make, case: ImageCase) -> None:

@@ -1,0 +1,221 @@
+"""The kit itself: how it is used in a suite, what it prints, and that it gives the same answer twice."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scalekv_core import InputError, MissingExtra, Registry, UnknownName, hookimpl
+from scalekv_core.testing import (
+    DrawCase,
+    ViewCase,
+    parametrize_with_checks,
+    promises,
+    replay,
+    run_checks,
+    toy,
+)
+from scalekv_core.testing.kinds import KINDS
+from scalekv_core.testing.strategies import CASES, budgets, geometries, profiles, roles, schedules, views
+from tests.wrong_strategies.selectors import FirstRow
+
+SUITE = """
+from hypothesis import settings
+from scalekv_core.testing import parametrize_with_checks
+from scalekv_core.testing.toy import Latest
+from tests.wrong_strategies.plans import HalfOfIt
+from tests.wrong_strategies.selectors import FirstRow
+
+settings.register_profile("few", max_examples=10, database=None)
+settings.load_profile("few")
+
+@parametrize_with_checks(
+    {"latest": Latest, "first-row": FirstRow, "half": HalfOfIt, "none": lambda: 1 / 0, "dict": dict},
+    expected_failures={
+        ("half", "spends_the_budget"): "it leaves half on purpose",
+        ("latest", "rows_permute"): "it does not",
+    },
+)
+def test_mine(check):
+    check()
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What pytest says of a suite with right and wrong strategies, and with expected failures."""
+    file = tmp_path_factory.mktemp("suite") / "test_suite.py"
+    file.write_text(SUITE)
+    arguments = ["-q", "-rA", "-p", "no:cacheprovider", "--rootdir", str(file.parent), str(file)]
+    root = Path(__file__).parents[2]
+    command, wide = [sys.executable, "-m", "pytest", *arguments], os.environ | {"COLUMNS": "400"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=wide)
+    assert 1 == done.returncode, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_promise_of_every_strategy_is_a_test_of_its_own(ran: str) -> None:
+    """Named by strategy and promise, so that ``-k`` finds them; what is not claimed is not there."""
+    assert re.search(r"PASSED .*test_mine\[latest-indices_ascend\]", ran)
+    assert "test_mine[half-stays_within_the_budget]" in ran
+    assert "heads_are_alike" not in ran
+
+
+def test_a_failure_shows_the_smallest_case_and_what_was_compared(ran: str) -> None:
+    """The sentence, the case as a call to copy, the promise in words; and values, for asserts are rewritten."""
+    assert "AssertionError: with the rows of the batch in reverse order, a row gets another answer" in ran
+    assert "ViewCase.parse('maps=1x2')" in ran
+    assert "where False = all_same(" in ran
+    if sys.version_info >= (3, 11):
+        assert "rows_permute: Rows in another order get the answers in that order" in ran
+
+
+def test_expected_failures_are_strict(ran: str) -> None:
+    """One that fails is an xfail with its reason; one that passes is a failure."""
+    assert "XFAIL" in ran
+    assert "it leaves half on purpose" in ran
+    assert "[XPASS(strict)] it does not" in ran
+
+
+def test_what_cannot_be_made_fails_by_itself(ran: str) -> None:
+    """The suite is collected all the same."""
+    assert "test_mine[none-can_be_made] - ZeroDivisionError" in ran
+    assert "test_mine[dict-can_be_made] - scalekv_core.errors.InputError: dict is no strategy" in ran
+
+
+def test_an_expected_failure_of_nothing_is_refused() -> None:
+    """A promise that is renamed, or a strategy that is gone, cannot hide."""
+    with pytest.raises(InputError, match="not among the promises that are tested: latest-rows"):
+        parametrize_with_checks({"latest": toy.Latest}, expected_failures={("latest", "rows"): "no"})
+
+
+def test_a_name_that_is_not_registered_is_refused() -> None:
+    """At collection, with the name."""
+    with pytest.raises(InputError, match="no installed plugin offers a strategy called 'nobody'"):
+        parametrize_with_checks(["nobody"], registry=Registry.of(toy))
+
+
+class OnlyNever(toy.Even):
+    """Refuses everything."""
+
+    def allocate(self, geometry, roles, slots):
+        from scalekv_core import BudgetError
+
+        raise BudgetError("never")
+
+
+def test_a_promise_that_no_case_bears_on_is_not_kept() -> None:
+    """A strategy that refuses whatever it is asked would otherwise keep them all."""
+    marks = parametrize_with_checks({"never": OnlyNever})
+    check = next(param.values[0] for param in marks.args[1] if param.id == "never-stays_within_the_budget")
+    with pytest.raises(pytest.fail.Exception, match="was not checked: it refuses this budget: never"):
+        check()
+
+
+class Plugin:
+    """One wrong selector."""
+
+    @hookimpl
+    def scalekv_token_selectors(self) -> dict[str, Callable[[], object]]:
+        return {"first-row": FirstRow}
+
+
+def test_run_checks_gives_the_same_table_twice() -> None:
+    """The same seed tries the same cases: promise, state, reason, case and replay."""
+    registry = Registry.of(Plugin())
+
+    def table() -> list[tuple[str, ...]]:
+        rows = run_checks(registry, "selector", "first-row", examples=10, seed=3)
+        return [(row.promise, row.state, row.reason, row.case, row.replay) for row in rows]
+
+    assert table() == table()
+    assert ["rows_permute", "rows_are_apart"] == [row[0] for row in table() if row[1] == "broken"]
+
+
+def test_a_broken_promise_is_replayed() -> None:
+    """From the line in the table, in the caller's own thread, with the error as it is raised."""
+    registry = Registry.of(Plugin())
+    with pytest.raises(AssertionError, match="in reverse order"):
+        replay("selector", "first-row", "rows_permute", "maps=1x2", registry=registry)
+    replay("selector", "first-row", "indices_ascend", "maps=1x2", registry=registry)
+
+
+@pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
+def test_a_case_is_read_back_from_its_line(cls: type) -> None:
+    """Every case is the line that it prints."""
+
+    @given(CASES[cls](()))
+    def check(case: object) -> None:
+        assert case == cls.parse(str(case))
+        assert case == eval(repr(case), {cls.__name__: cls})
+
+    check()
+
+
+def test_the_smallest_cases_are_one_map_of_one_row() -> None:
+    """What failures shrink to."""
+    assert "maps=1x2" == str(ViewCase())
+    assert "rows=1" == str(DrawCase())
+
+
+@given(schedules(), geometries(), budgets(), roles(), profiles(), views(("mass",)))
+def test_the_strategies_give_what_they_say(schedule, geometry, budget, labels, profile, view) -> None:
+    """Valid values, which their own classes accept: positions ascend, attention adds up, tokens are few."""
+    assert schedule.total <= 120
+    assert geometry.rows >= 1
+    assert budget[0].isdigit()
+    assert labels.labels.ndim == 3
+    assert profile.mass.sum(axis=-1) == pytest.approx(1.0, abs=1e-5)
+    assert view.tokens > 1
+    assert (view.positions.diff(dim=-1) > 0).all()
+    assert ["mass"] == list(view.statistics)
+
+
+@given(st.data())
+def test_schedules_are_of_any_proportion(data: st.DataObject) -> None:
+    """Maps that are higher, wider and deeper than others, in any order; never fewer than asked for."""
+    assert len(data.draw(schedules(least_maps=3))) >= 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_promise_says_why(kind: str) -> None:
+    """A name in words and a sentence, for tables and documentation."""
+    for promise in promises(kind):
+        assert promise.why.endswith((".", "?")), promise.name
+        assert promise.name.replace("_", "").isalpha()
+
+
+def test_an_unknown_kind() -> None:
+    """Is refused with the nearest match."""
+    with pytest.raises(UnknownName, match="did you mean 'selector'"):
+        promises("selectors")
+
+
+WITHOUT = """
+import sys
+sys.modules["hypothesis"] = None
+import scalekv_core.testing.toy
+from scalekv_core.testing import ViewCase, promises
+assert "pytest" not in sys.modules
+assert promises("selector")
+try:
+    from scalekv_core.testing import run_checks
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_the_extra_the_toy_works_and_one_error_names_it() -> None:
+    """Neither Hypothesis nor pytest is imported before something is asked for that needs it."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
+
+    assert "needs hypothesis, which is not installed; run: pip install 'scalekv[testing]'" in done.stdout
+    assert issubclass(MissingExtra, ImportError)
