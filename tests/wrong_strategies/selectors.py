@@ -397,10 +397,13 @@ class OnTheHost(TokenSelector):
 
 @breaks("is_a_value")
 @define
-class CanBeWrittenTo(ByPlace):
+class CanBeWrittenTo(ScoringSelector):
     """Is not frozen."""
 
     window: int = 4
+
+    def score(self, view, keep):
+        return view.positions.float()
 
 
 @breaks("is_a_value")
