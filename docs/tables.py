@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from scalekv_core.options import options_of
 from scalekv_core.policy import PARTS
 from scalekv_core.profile import FRACTIONS
 from scalekv_core.registry import summary_of
+from scalekv_core.testing.kinds import KINDS, promises
 
 PAGES = Path(__file__).parent
 FIDELITY = PAGES / "data" / "fidelity.json"
@@ -88,6 +90,12 @@ def parts() -> str:
             options = ", ".join(f"`{option}={value}`" for option, value in options_of(made).items())
             rows.append([part, f"`{name}`", summary_of(type(made)), options])
     return table(["part", "name", "what it does", "options"], rows)
+
+
+def promises_of(kind: str) -> str:
+    """Every promise of a kind of strategy, in the words of its check."""
+    rows = [[f"`{promise.name}`", promise.why, promise.unless] for promise in promises(kind)]
+    return table(["promise", "what it says, and why", "not made if"], rows)
 
 
 def measured() -> str:
@@ -199,6 +207,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "properties": properties,
     "parts": parts,
     "measured": measured,
+    **{f"promises-{kind}": partial(promises_of, kind) for kind in KINDS},
 }
 
 

@@ -62,6 +62,11 @@ class Promise:
         """What is promised, in one sentence."""
         return (inspect.getdoc(self.check) or "").split("\n\n")[0].replace("\n", " ")
 
+    @property
+    def unless(self) -> str:
+        """Why some strategies do not make it; "" if all do."""
+        return str(getattr(self.check, "only_if", (None, ""))[1])
+
     def not_for(self, strategy: Any) -> str | None:
         """Why this strategy does not make this promise; None if it does."""
         applies, otherwise = getattr(self.check, "only_if", (lambda _: True, ""))
