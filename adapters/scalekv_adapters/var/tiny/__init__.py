@@ -27,7 +27,7 @@ __all__ = ["GUIDANCE", "SAMPLING", "TEMPERATURE", "TOP_K", "TOP_P", "load", "loa
 
 GUIDANCE = 2.0
 TOP_K = 0
-TOP_P = 0.9
+TOP_P = 0.0
 TEMPERATURE = 1.0
 SAMPLING: dict[str, Any] = {"guidance": GUIDANCE, "top_k": TOP_K, "top_p": TOP_P, "temperature": TEMPERATURE}
 """The settings to draw with, as keyword arguments of `VAR.generate`."""
@@ -61,6 +61,7 @@ def write_weights(path: Path, config: Mapping[str, Any], weights: Mapping[str, T
     """Writes weights as float16 with their configuration as JSON in the header, without what follows from the sizes."""
     stored = {name: value.half().contiguous() for name, value in weights.items() if _is_stored(name)}
     save_file(stored, path, metadata={"config": json.dumps(config)})
+    path.chmod(0o644)
 
 
 def load(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> tuple[VAR, VQVAE]:

@@ -36,7 +36,7 @@ PREFIXES = {8: 0.5, 9: 0.25, 10: 0.25}
 """How often a step of the VAR trains on so many scales."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-console = Console()
+console = Console(soft_wrap=True)
 Out = Annotated[Path, typer.Option(help="Folder of the checkpoints.")]
 Steps = Annotated[int, typer.Option(min=1, help="Steps in all; the learning rate falls to a hundredth by then.")]
 
