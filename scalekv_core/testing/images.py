@@ -115,12 +115,14 @@ class Drawing:
                 raise NotMade(f"see answers_are_accepted: {error}") from error
 
     def plain_attention(self, view: CacheView) -> Tensor:
-        """(B, H, n, D) the attention that this view describes, in float64 and by the formula."""
-        q = self.map(view.scale, view.layer)[0][:, list(view.heads)].double()
-        logits = q @ view.k.double().transpose(2, 3) * self.softmax_scale
+        """(B, H, n, D) attention over what this view holds and the model's own map, in float64 and by the formula."""
+        q, *latest = (x[:, list(view.heads)].double() for x in self.map(view.scale, view.layer))
+        held = (x[:, :, : view.history].double() for x in (view.k, view.v))
+        k, v = (torch.cat(parts, dim=2) for parts in zip(held, latest, strict=True))
+        logits = q @ k.transpose(2, 3) * self.softmax_scale
         if view.counts is not None:
             logits = logits + view.counts.double().log().unsqueeze(2)
-        return logits.softmax(dim=-1) @ view.v.double()
+        return logits.softmax(dim=-1) @ v
 
     @property
     def is_exact(self) -> bool:

@@ -38,11 +38,13 @@ class Watch:
 
     Attributes:
         stop: the call, counted over all images, at which :class:`Stop` is raised.
+        silent: whether attention returns nothing but zeros.
         schedules, calls, closed: of every image, what it was begun with, its calls, and how often it was closed.
         caches: weak references to the caches.
     """
 
     stop: int | None = None
+    silent: bool = False
     schedules: list[ScaleSchedule] = field(factory=list)
     calls: list[list[Call]] = field(factory=list)
     closed: list[int] = field(factory=list)
@@ -73,7 +75,8 @@ class _WatchedCache(WholeCache):
             self._watch.stop = None
             raise Stop
         self._watch.calls[self._image].append(Call(layer, tuple(k.shape), k.dtype))
-        return super().attend(layer, q, k, v, softmax_scale=softmax_scale)
+        out = super().attend(layer, q, k, v, softmax_scale=softmax_scale)
+        return torch.zeros_like(out) if self._watch.silent else out
 
     def close(self) -> None:
         self._watch.closed[self._image] += 1

@@ -5,6 +5,7 @@ One thread does one thing after the other: Hypothesis has to find its feet anew 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import queue
 import threading
@@ -48,13 +49,15 @@ class Worker:
         self._thread = threading.Thread(target=_work, args=arguments, daemon=True, name="scalekv check")
         self._thread.start()
 
-    def _interrupt(self) -> BaseException | None:
-        """Stops Python code; a thread that is stuck elsewhere is left behind, and another one takes its place."""
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(Hangs))
-        try:
-            self._ends.get(timeout=GRACE)
-        except queue.Empty:
-            self._start()
+    def _interrupt(self) -> Hangs:
+        """Stops Python code, asking again where nobody listened; what is stuck elsewhere is left behind."""
+        for _ in range(round(GRACE / POLL)):
+            identity = ctypes.c_ulong(self._thread.ident or 0)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(Hangs))
+            self._thread.join(POLL)
+            if not self._thread.is_alive():
+                break
+        self._start()
         return Hangs()
 
 
@@ -62,9 +65,12 @@ def _work(
     acts: queue.SimpleQueue[Callable[[], None] | None], ends: queue.SimpleQueue[BaseException | None], threads: int
 ) -> None:
     torch.set_num_threads(threads)  # torch counts them per thread
-    while (act := acts.get()) is not None:
-        try:
-            act()
-            ends.put(None)
-        except BaseException as error:  # told to whoever waits
-            ends.put(error)
+    with contextlib.suppress(Hangs):  # whenever it comes: nobody waits for this thread any more
+        while (act := acts.get()) is not None:
+            try:
+                act()
+                ends.put(None)
+            except Hangs:
+                return
+            except BaseException as error:  # told to whoever waits
+                ends.put(error)

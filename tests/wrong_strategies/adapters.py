@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from attrs import evolve
 
-from scalekv_core.testing.toy import ToyAdapter, ToyModel
+from scalekv_core.testing.toy import ToyAdapter, ToyModel, WholeCache
 
 from .catalogue import breaks
 
@@ -151,6 +151,7 @@ class OneCacheForAll(ToyAdapter):
         return lambda: setattr(model, "new_cache", before)
 
 
+@breaks("holds_what_was_planned")
 @breaks("closes_its_caches")
 class NeverCloses(Wrapping):
     """Does not close a cache."""
@@ -158,6 +159,20 @@ class NeverCloses(Wrapping):
     class wrapper(Through):
         def close(self):
             pass
+
+
+@breaks("attention_is_the_caches")
+class AttendsForItself(Wrapping):
+    """Shows everything to the cache, and goes on with attention of its own."""
+
+    class wrapper(Through):
+        def __init__(self, cache):
+            super().__init__(cache)
+            self.own = WholeCache()
+
+        def attend(self, layer, q, k, v, *, softmax_scale):
+            super().attend(layer, q, k, v, softmax_scale=softmax_scale)
+            return self.own.attend(layer, q, k, v, softmax_scale=softmax_scale)
 
 
 @breaks("leaves_classes_alone")

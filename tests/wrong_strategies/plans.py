@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 
 from scalekv_core import BudgetAllocator, BudgetError, CachePlan, LayerClassifier, LayerRoles
 from scalekv_core.testing.toy import Even
@@ -179,6 +179,27 @@ class LastBudget(BudgetAllocator):
         return spread(geometry, each if previous == each else max(0, each - 1))
 
 
+@breaks("is_a_value")
+@frozen
+class HoldsShares(Even):
+    """Has an array as its option."""
+
+    shares: np.ndarray = field(factory=lambda: np.ones(3), eq=False)
+
+
+_ALLOCATED = [0]
+
+
+@breaks("repeats_itself")
+@frozen
+class TakesTurns(BudgetAllocator):
+    """Gives less at every second call."""
+
+    def allocate(self, geometry, roles, slots):
+        _ALLOCATED[0] += 1
+        return spread(geometry, max(0, slots // geometry.slots_per_token - _ALLOCATED[0] % 2))
+
+
 # -- classifiers --------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +255,47 @@ class SortsTheProfile(LayerClassifier):
     def classify(self, profile, geometry):
         profile.mass.sort(axis=-1)
         return LayerRoles.alike("one", geometry)
+
+
+def all_or_none(geometry, label):
+    """The same one of two labels everywhere."""
+    return LayerRoles(("one", "other"), np.full((len(geometry.schedule), geometry.layers, geometry.heads), label))
+
+
+@breaks("is_a_value")
+@frozen
+class HoldsNames(LayerClassifier):
+    """Has a list as its option."""
+
+    names: list[str] = field(factory=list)
+
+    def classify(self, profile, geometry):
+        return all_or_none(geometry, 0)
+
+
+_CLASSIFIED = [0]
+
+
+@breaks("repeats_itself")
+@frozen
+class Undecided(LayerClassifier):
+    """Changes its mind from call to call."""
+
+    def classify(self, profile, geometry):
+        _CLASSIFIED[0] += 1
+        return all_or_none(geometry, _CLASSIFIED[0] % 2)
+
+
+@breaks("remembers_nothing")
+@frozen
+class FirstModel(LayerClassifier):
+    """Thinks differently of all models once it has seen a second one."""
+
+    _seen: set[int] = field(factory=set, repr=False, eq=False, init=False)
+
+    def classify(self, profile, geometry):
+        self._seen.add(geometry.layers)
+        return all_or_none(geometry, int(len(self._seen) > 1))
 
 
 @breaks("ignores_global_randomness")

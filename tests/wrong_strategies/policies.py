@@ -74,6 +74,24 @@ def throws_dice():
     return policy(selector=selectors.GlobalDice())
 
 
+@breaks("repeats_itself")
+def changes_its_mind():
+    """Its selector shuffles another way at every call."""
+    return policy(selector=selectors.EveryCall())
+
+
+@breaks("rows_permute")
+def first_row_decides():
+    """Its selector uses the scores of the first row for all."""
+    return policy(selector=selectors.FirstRow())
+
+
+@breaks("leaves_its_input_alone")
+def rounds_in_place():
+    """Its codec rounds the model's keys where they are."""
+    return policy(codec=storage.RoundsTheModelsKeys())
+
+
 @breaks("rows_are_apart")
 def averages_rows():
     """Its selector averages over the batch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from attrs import frozen
+from attrs import define, field, frozen
 from torch import Tensor
 
 from scalekv_core import CacheCodec, CacheView, Encoded, TokenMerger
@@ -95,6 +95,94 @@ class IntoTheBatchMean(IntoNearest):
         alike = view.k.float().mean(dim=(0, 3), keepdim=True)[..., 0] > 0
         moved = torch.where(alike, target, 0)
         return moved.scatter(2, kept, torch.arange(kept.shape[2], device=kept.device).expand_as(kept))
+
+
+def unless_kept(target: Tensor, kept: Tensor) -> Tensor:
+    """The targets, and those that stay at themselves."""
+    return target.scatter(2, kept, torch.arange(kept.shape[2], device=kept.device).expand_as(kept))
+
+
+@breaks("is_a_value")
+class NotFrozen(IntoNearest):
+    """Can be written to, for it is not decorated, and its base is."""
+
+    def __setattr__(self, name, value):
+        object.__setattr__(self, name, value)
+
+
+@breaks("rows_permute")
+@frozen
+class IntoTheNextRow(IntoNearest):
+    """Uses every row's targets for the next row."""
+
+    def assign(self, view, kept):
+        return unless_kept(super().assign(view, kept).roll(1, dims=0), kept)
+
+
+@breaks("heads_are_apart")
+@frozen
+class HeadsAlike(IntoNearest):
+    """Decides by a key that is averaged over heads."""
+
+    def assign(self, view, kept):
+        up = view.k.float().sum(dim=(1, 3), keepdim=True)[..., 0] > 0
+        return unless_kept(torch.where(up, super().assign(view, kept), 0), kept)
+
+
+_ASSIGNED = [0]
+
+
+@breaks("repeats_itself")
+@frozen
+class EverySecondTime(IntoNearest):
+    """Folds into the first token at every second call."""
+
+    def assign(self, view, kept):
+        _ASSIGNED[0] += 1
+        target = super().assign(view, kept)
+        return target if _ASSIGNED[0] % 2 else unless_kept(target * 0, kept)
+
+
+@breaks("remembers_nothing")
+@frozen
+class AsBefore(IntoNearest):
+    """Folds into the first token once it has seen another batch."""
+
+    _rows: dict[str, int] = field(factory=dict, repr=False, eq=False, init=False)
+
+    def assign(self, view, kept):
+        target = super().assign(view, kept)
+        if view.k.shape[0] != self._rows.setdefault("first", view.k.shape[0]):
+            self._rows["other"] = 1
+        return unless_kept(target * 0 if "other" in self._rows else target, kept)
+
+
+@breaks("ignores_global_randomness")
+@frozen
+class FoldsByLot(IntoNearest):
+    """Draws the token to fold into."""
+
+    def assign(self, view, kept):
+        return unless_kept(torch.randint(kept.shape[2], view.positions.shape), kept)
+
+
+@breaks("leaves_its_input_alone")
+@frozen
+class CountsFromZero(IntoNearest):
+    """Shifts the positions where they are."""
+
+    def assign(self, view, kept):
+        view.positions.sub_(view.positions[..., :1].clone())
+        return super().assign(view, kept)
+
+
+@breaks("stays_on_the_device")
+@frozen
+class TokenByToken(IntoNearest):
+    """Goes over tokens in Python."""
+
+    def assign(self, view, kept):
+        return torch.tensor(super().assign(view, kept).tolist())
 
 
 # -- codecs -------------------------------------------------------------------------------------------------------
@@ -310,6 +398,39 @@ class RoundsInPlace(Dense):
 
     def encode(self, x, kind, *, like=None):
         return super().encode(x.mul_(8).round_().div_(8), kind)
+
+
+@frozen
+class RoundsTheModelsKeys(RoundsInPlace):
+    """The same, not dense, so that the cache hands it the map as the model made it."""
+
+    dense = False
+
+    def keep(self, stored, current, whole, index, kind):
+        return CacheCodec.keep(self, stored, current, whole, index, kind)
+
+
+@breaks("is_a_value")
+@define
+class Writable(Dense.__base__):
+    """Is not frozen."""
+
+    bits: int = 8
+
+    encode, decode, nbytes, keep = Dense.encode, Dense.decode, Dense.nbytes, Dense.keep
+
+
+_ENCODED = [0]
+
+
+@breaks("repeats_itself")
+@frozen
+class Drifts(Int8):
+    """Widens its range from call to call."""
+
+    def step(self, x):
+        _ENCODED[0] = (_ENCODED[0] + 1) % 1000
+        return super().step(x) * (1 + _ENCODED[0] / 1000)
 
 
 @breaks("ignores_global_randomness")

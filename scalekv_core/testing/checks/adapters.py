@@ -106,6 +106,15 @@ def check_the_whole_cache_is_lossless(make: Make, specimen: Specimen, case: Draw
         assert all_same(expected, specimen.drawn(loaded, case.rows, case.seed)), "under a budget of 100 % it is not"
 
 
+def check_attention_is_the_caches(make: Make, specimen: Specimen, case: DrawCase) -> None:
+    """The model goes on with what the cache returns: one that attends for itself as well is not compressed."""
+    adapter, loaded, module = start(make, specimen)
+    expected = specimen.drawn(loaded, case.rows, case.seed)
+    with watched(adapter, module, Watch(silent=True)):
+        actual = specimen.drawn(loaded, case.rows, case.seed)
+    assert not all_same(expected, actual), "a cache that returns zeros changes nothing: what it returns is not used"
+
+
 def check_restores_exactly(make: Make, specimen: Specimen, case: DrawCase) -> None:
     """After detaching the instance is what it was: attributes, hooks, weights; whether an image was drawn or not."""
     adapter, loaded, module = start(make, specimen)

@@ -1,0 +1,122 @@
+"""Wrong image models, all of them the toy model with a fault."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import torch
+from attrs import define, evolve, field, frozen
+
+from scalekv_core.image_model import ModelCard
+from scalekv_core.testing import toy
+
+from .catalogue import breaks
+
+
+class Faulty(toy.ToyImageModel):
+    """Right: the toy model. ``change`` is given what it drew."""
+
+    def generate(self, prompts, *, seeds, sampling=None, forced=None, keep_logits=False):
+        others = {"sampling": sampling, "forced": forced, "keep_logits": keep_logits}
+        return self.change(super().generate(prompts, seeds=seeds, **others))
+
+    def change(self, drawn):
+        return drawn
+
+
+@frozen(kw_only=True)
+class Card(toy.ToyCard):
+    """Right: loads the model of its ``model``."""
+
+    model = Faulty
+
+    def load(self, **how):
+        return self.model(super().load(**how).module)
+
+
+@breaks("is_a_value")
+@define(kw_only=True)
+class WritableCard(ModelCard):
+    """Is not frozen."""
+
+    summary: str = "toy"
+    weights: str = "none"
+    geometry: object = toy.GEOMETRY
+
+    def __setattr__(self, name, value):
+        object.__setattr__(self, name, value)
+
+    def load(self, **how):
+        return toy.ToyCard().load(**how)
+
+
+@breaks("loads_what_it_says")
+@frozen(kw_only=True)
+class OtherMaps(Card):
+    """Says another schedule than its model has."""
+
+    geometry: object = field(factory=lambda: evolve(toy.GEOMETRY, schedule=[(1, 1), (2, 2)]))
+
+
+@breaks("draws_pictures")
+@frozen(kw_only=True)
+class BelowZero(Card):
+    """Draws pixels from -1 to 1."""
+
+    class model(Faulty):
+        def change(self, drawn):
+            return evolve(drawn, images=drawn.images * 2 - 1)
+
+
+@breaks("repeats_itself")
+@frozen(kw_only=True)
+class Ages(Card):
+    """Draws a little darker every time."""
+
+    class model(Faulty):
+        def __init__(self, module):
+            super().__init__(module)
+            self.calls = count(1)
+
+        def change(self, drawn):
+            return evolve(drawn, images=drawn.images / next(self.calls))
+
+
+@breaks("images_are_apart")
+@frozen(kw_only=True)
+class DrawsTheBatch(Card):
+    """Shifts the tokens of an image by the number of images beside it."""
+
+    class model(Faulty):
+        def change(self, drawn):
+            return evolve(drawn, tokens=tuple((x + len(x)) % toy.CODES for x in drawn.tokens))
+
+
+@breaks("forced_tokens_are_drawn")
+@frozen(kw_only=True)
+class DrawsItsOwn(Card):
+    """Does not listen to forced tokens."""
+
+    class model(Faulty):
+        def generate(self, prompts, *, seeds, sampling=None, forced=None, keep_logits=False):
+            return super().generate(prompts, seeds=seeds, sampling=sampling, keep_logits=keep_logits)
+
+
+@breaks("ignores_global_randomness")
+@frozen(kw_only=True)
+class Grainy(Card):
+    """Adds grain from the global generator."""
+
+    class model(Faulty):
+        def change(self, drawn):
+            return evolve(drawn, images=(drawn.images + torch.rand_like(drawn.images) / 100).clamp(0, 1))
+
+
+@breaks("refuses_what_it_cannot_draw")
+@frozen(kw_only=True)
+class TakesAnySeeds(Card):
+    """Leaves out the seeds that are too many."""
+
+    class model(Faulty):
+        def generate(self, prompts, *, seeds, **others):
+            return super().generate(prompts, seeds=list(seeds)[: len(prompts)], **others)

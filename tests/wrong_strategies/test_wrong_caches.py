@@ -1,0 +1,112 @@
+"""What no policy can break, a cache could: the checks of a whole policy notice that too, and so does the machine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from scalekv_core import KVCache, SessionError
+from scalekv_core.testing import images, machine_for, promises, toy
+from scalekv_core.testing.kinds import KINDS, promise
+from scalekv_core.testing.proving import Subject
+from scalekv_core.testing.running import try_promise
+
+from .policies import changes_keys
+from .table import WRONG, subject_of
+
+
+class CountsPlaces(KVCache):
+    """Numbers what it holds anew at every scale."""
+
+    def _positions(self, store, k, scale):
+        return torch.arange(k.shape[2], dtype=torch.int32).expand(*k.shape[:2], -1)
+
+
+class ForgetsTheMap(KVCache):
+    """Loses the key of the last token of every map."""
+
+    def attend(self, layer, q, k, v, *, softmax_scale):
+        late = k.clone()
+        late[:, :, -1] = 0
+        return super().attend(layer, q, late, v, softmax_scale=softmax_scale)
+
+
+class StoresTheLast(KVCache):
+    """Keeps the last map that it was given."""
+
+    last = torch.zeros(1)
+
+    def attend(self, layer, q, k, v, *, softmax_scale):
+        self.last = k.clone()
+        return super().attend(layer, q, k, v, softmax_scale=softmax_scale)
+
+    def tensors(self):
+        yield from super().tensors()
+        yield self.last
+
+
+class NeverForgets(KVCache):
+    """Is closed and goes on."""
+
+    def close(self):
+        pass
+
+
+class NothingDropped(KVCache):
+    """Says that it dropped nothing."""
+
+    dropped = property(lambda self: False, lambda self, value: None)
+
+
+WRONG_CACHES = {
+    "positions_are_true": CountsPlaces,
+    "attention_is_over_what_is_held": ForgetsTheMap,
+    "the_last_map_is_not_stored": StoresTheLast,
+    "an_interrupted_image_leaves_nothing": NeverForgets,
+    "a_small_budget_drops": NothingDropped,
+}
+
+
+@pytest.mark.parametrize(("name", "cache"), WRONG_CACHES.items())
+def test_a_wrong_cache_is_caught_by_the_promise_that_it_breaks(
+    name: str, cache: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a policy in which nothing is wrong."""
+    monkeypatch.setattr(images, "KVCache", cache)
+    outcome = try_promise(promise("policy", name), Subject("policy", "latest", toy.latest))
+
+    assert "broken" == outcome.state
+
+
+def test_every_promise_is_broken_by_somebody() -> None:
+    """A promise that nothing breaks may check nothing."""
+    broken = {(subject_of(wrong).kind, wrong.promise) for wrong in WRONG} | {("policy", name) for name in WRONG_CACHES}
+
+    assert set() == {(kind, one.name) for kind in KINDS for one in promises(kind)} - broken
+
+
+few = settings(
+    max_examples=30,
+    stateful_step_count=15,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    report_multiple_bugs=False,
+)
+
+
+@pytest.mark.parametrize("cache", [CountsPlaces, StoresTheLast, NeverForgets])
+def test_the_machine_catches_wrong_caches(cache: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the order of calls."""
+    monkeypatch.setattr(images, "KVCache", cache)
+    with pytest.raises((AssertionError, SessionError)):
+        run_state_machine_as_test(machine_for(toy.latest), settings=few)
+
+
+def test_the_machine_catches_wrong_policies() -> None:
+    """Here one that changes the keys it is shown."""
+    with pytest.raises(AssertionError, match="a kept key or value has changed"):
+        run_state_machine_as_test(machine_for(changes_keys), settings=few)
