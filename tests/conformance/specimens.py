@@ -15,14 +15,20 @@ SIDES = (1, 2, 3, 4)
 
 
 def small_var() -> VAR:
-    """A VAR of two layers and three heads, always the same one."""
+    """A VAR of two layers and three heads, always the same one.
+
+    Its weights are drawn anew: an untrained VAR begins with attention switched off, and would notice nothing.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vqvae = VQVAE(
             VQVAEConfig(codes=16, code_width=4, base_channels=32, multipliers=(1, 1), blocks=1, patch_sides=SIDES)
         )
         config = VARConfig(depth=2, width=24, heads=3, num_classes=10, codes=16, code_width=4, patch_sides=SIDES)
-        return VAR(config, vqvae).eval().requires_grad_(False)
+        var = VAR(config, vqvae).eval().requires_grad_(False)
+        for parameter in var.parameters():
+            parameter.normal_(std=0.1)
+        return var
 
 
 def small_official_var() -> nn.Module:
