@@ -68,10 +68,13 @@ def check(
 
 
 def _need_the_kit() -> None:
-    """Raises MissingExtra if Hypothesis is not installed."""
+    """Raises MissingExtra if Hypothesis is not installed, InputError if Python runs without assert statements."""
     from scalekv_core import testing
 
-    _ = testing.run_checks
+    _ = testing.run_checks  # loading it says what is missing
+    from scalekv_core.testing.running import refuse_switched_off
+
+    refuse_switched_off()
 
 
 def subjects_of(name: str, kind: str | None) -> Iterator[tuple[Subject, str]]:

@@ -83,7 +83,7 @@ def try_all(
     timeout: float = 10.0,
 ) -> Iterator[Outcome]:
     """Every promise of any strategy, registered or not, one after the other; or only those named."""
-    _refuse_switched_off()
+    refuse_switched_off()
     worker = Worker()
     for one in promises(subject.kind):
         if only is not None and one.name not in only:
@@ -143,7 +143,7 @@ def replay(
         AssertionError: the promise is still broken.
         NotApplicable: the case does not bear on it.
     """
-    _refuse_switched_off()
+    refuse_switched_off()
     subject, one = registered(registry or shared_registry(), kind, name, specimen), promise(kind, promise_name)
     one.call(subject.make, subject.specimen, None if one.case is None else one.case.parse(case))
 
@@ -169,7 +169,8 @@ def _checks_are_on() -> bool:
     return __debug__
 
 
-def _refuse_switched_off() -> None:
+def refuse_switched_off() -> None:
+    """Raises InputError under ``python -O``, where every check would seem to be kept."""
     if not _checks_are_on():
         raise InputError("checks are assert statements, and python -O switches them off; run it without -O")
 

@@ -6,8 +6,7 @@ import torch
 from attrs import evolve
 
 from scalekv_core.testing.toy import ToyAdapter, ToyModel, WholeCache
-
-from .catalogue import breaks
+from tests.wrong_strategies.catalogue import breaks
 
 
 class Through:

@@ -9,8 +9,7 @@ from attrs import define, evolve, field, frozen
 
 from scalekv_core.image_model import ModelCard
 from scalekv_core.testing import toy
-
-from .catalogue import breaks
+from tests.wrong_strategies.catalogue import breaks
 
 
 class Faulty(toy.ToyImageModel):

@@ -7,8 +7,7 @@ from attrs import field, frozen
 
 from scalekv_core import BudgetAllocator, BudgetError, CachePlan, LayerClassifier, LayerRoles
 from scalekv_core.testing.toy import Even
-
-from .catalogue import breaks
+from tests.wrong_strategies.catalogue import breaks
 
 
 def spread(geometry, each):

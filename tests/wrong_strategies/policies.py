@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from scalekv_core import Policy
 from scalekv_core.testing.toy import Even, Latest
-
-from . import plans, selectors, storage
-from .catalogue import breaks
+from tests.wrong_strategies import plans, selectors, storage
+from tests.wrong_strategies.catalogue import breaks
 
 
 def policy(**parts):

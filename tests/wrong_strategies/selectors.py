@@ -12,8 +12,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from scalekv_core import CacheView, ScoringSelector, TokenSelector, ops
-
-from .catalogue import breaks
+from tests.wrong_strategies.catalogue import breaks
 
 
 @frozen

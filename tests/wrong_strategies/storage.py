@@ -8,8 +8,7 @@ from torch import Tensor
 
 from scalekv_core import CacheCodec, CacheView, Encoded, TokenMerger
 from scalekv_core.defaults import Dense
-
-from .catalogue import breaks
+from tests.wrong_strategies.catalogue import breaks
 
 
 @frozen

@@ -10,9 +10,8 @@ from scalekv_core.testing import Specimen, toy
 from scalekv_core.testing.kinds import kind_of
 from scalekv_core.testing.proving import Subject
 from scalekv_core.testing.running import try_all
-
-from . import adapters, models, plans, policies, selectors, storage  # noqa: F401  (they fill the catalogue)
-from .catalogue import WRONG, Wrong
+from tests.wrong_strategies import adapters, models, plans, policies, selectors, storage  # noqa: F401  (they fill the catalogue)
+from tests.wrong_strategies.catalogue import WRONG, Wrong
 
 TOY = Specimen.of_card(toy.ToyCard())
 

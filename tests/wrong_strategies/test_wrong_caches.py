@@ -12,9 +12,8 @@ from scalekv_core.testing import images, machine_for, promises, toy
 from scalekv_core.testing.kinds import KINDS, promise
 from scalekv_core.testing.proving import Subject
 from scalekv_core.testing.running import try_promise
-
-from .policies import changes_keys
-from .table import WRONG, subject_of
+from tests.wrong_strategies.policies import changes_keys
+from tests.wrong_strategies.table import WRONG, subject_of
 
 
 class CountsPlaces(KVCache):

@@ -9,8 +9,7 @@ import pytest
 from scalekv_core.testing.kinds import promise
 from scalekv_core.testing.running import try_promise
 from scalekv_core.testing.worker import Worker
-
-from .table import WRONG, Wrong, subject_of
+from tests.wrong_strategies.table import WRONG, Wrong, subject_of
 
 
 @pytest.fixture(scope="module")
