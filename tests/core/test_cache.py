@@ -16,8 +16,18 @@ from scalekv_core import CacheGeometry, CachePlan, CacheView, KVCache, ScaleSche
 from scalekv_core.memory import PeakMeter, StorageTracker
 from scalekv_core.plan import everything
 from scalekv_core.testing.toy import WholeCache
-
-from .plain import Case, HashPicks, HashScores, PlainCache, Seen, Sums, cases, drive, plain_attention, policy_of
+from tests.core.plain import (
+    Case,
+    HashPicks,
+    HashScores,
+    PlainCache,
+    Seen,
+    Sums,
+    cases,
+    drive,
+    plain_attention,
+    policy_of,
+)
 
 EXACT = {"rtol": 2e-5, "atol": 2e-6}
 TOLERANCE = {

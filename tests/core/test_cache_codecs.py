@@ -12,8 +12,7 @@ from torch import Tensor
 from scalekv_core import CacheCodec, CacheGeometry, CachePlan, Encoded, KVCache, ScaleSchedule, footprint
 from scalekv_core.defaults import Dense
 from scalekv_core.memory import PeakMeter
-
-from .plain import (
+from tests.core.plain import (
     Case,
     FoldIntoNearest,
     Half,

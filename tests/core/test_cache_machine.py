@@ -8,8 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from torch import Tensor
 
 from scalekv_core import CacheView, KVCache, SessionError, footprint
-
-from .plain import Case, PlainCache, Sums, cases, plain_attention, policy_of
+from tests.core.plain import Case, PlainCache, Sums, cases, plain_attention, policy_of
 
 
 class Interrupt(KeyboardInterrupt):

@@ -11,8 +11,18 @@ from torch import Tensor
 
 from scalekv_core import CacheGeometry, CachePlan, CacheView, KVCache, ScaleSchedule, footprint
 from scalekv_core.defaults import Drop
-
-from .plain import Case, FoldIntoNearest, HashScores, PlainCache, Seen, Sums, cases, drive, plain_attention, policy_of
+from tests.core.plain import (
+    Case,
+    FoldIntoNearest,
+    HashScores,
+    PlainCache,
+    Seen,
+    Sums,
+    cases,
+    drive,
+    plain_attention,
+    policy_of,
+)
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 

@@ -28,8 +28,7 @@ from scalekv_core import (
 from scalekv_core.defaults import Dense
 from scalekv_core.interfaces import Kind
 from scalekv_core.testing.toy import Latest
-
-from .plain import Case, FoldIntoNearest, HashScores, Seen, drive, policy_of
+from tests.core.plain import Case, FoldIntoNearest, HashScores, Seen, drive, policy_of
 
 SCHEDULE = ScaleSchedule([(1, 1), (2, 3), (3, 4), (4, 4)])
 GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=2, heads=3, head_dim=8, rows=2)

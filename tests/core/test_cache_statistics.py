@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalekv_core import KVCache, footprint
-
-from .plain import Case, Half, PlainCache, Seen, Sums, cases, drive, policy_of
+from tests.core.plain import Case, Half, PlainCache, Seen, Sums, cases, drive, policy_of
 
 
 @given(cases(), st.integers(0, 3))

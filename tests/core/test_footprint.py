@@ -9,8 +9,7 @@ from hypothesis import given
 
 from scalekv_core import CacheGeometry, CachePlan, ScaleSchedule, footprint
 from scalekv_core.footprint import scratch_slots
-
-from .plain import Case, FoldIntoNearest, Int8PerChannel, Sums, cases, policy_of
+from tests.core.plain import Case, FoldIntoNearest, Int8PerChannel, Sums, cases, policy_of
 
 SCHEDULE = ScaleSchedule([(1, 1), (2, 1), (2, 3), (4, 5)])  # 1, 2, 6, 20 tokens
 GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=1, heads=2, head_dim=8, rows=3, dtype=torch.bfloat16)

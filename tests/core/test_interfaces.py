@@ -11,8 +11,7 @@ from torch import Tensor
 
 from scalekv_core import CacheView, ScaleSchedule, ScoringSelector, ops
 from scalekv_core.defaults import Dense, Drop
-
-from .plain import HashPicks, HashScores
+from tests.core.plain import HashPicks, HashScores
 
 SCHEDULE = ScaleSchedule([(1, 2), (2, 2), (1, 2, 3)])
 

@@ -33,8 +33,7 @@ from scalekv_core.defaults import Dense
 from scalekv_core.plan import everything
 from scalekv_core.planner import stored_slot_bytes
 from scalekv_core.testing.toy import Even, Latest, latest
-
-from .plain import FoldIntoNearest, Half, Int8, Int8PerChannel, Sums, schedules
+from tests.core.plain import FoldIntoNearest, Half, Int8, Int8PerChannel, Sums, schedules
 
 INFINITY_8B = CacheGeometry(
     schedule=ScaleSchedule.square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64),
