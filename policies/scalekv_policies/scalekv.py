@@ -106,7 +106,8 @@ class ScaleKVAllocator(BudgetAllocator):
       however many such scales a schedule has, so that it never becomes negative.
     * A drafter can hold no more than it held before and the new map. What the drafters can't use goes back to the
       refiners equally, rounded up, and the drafters pay for the rounding. With the released roles of Infinity-2B and
-      650 tokens the drafters are full, refiners get more than B_r, and all published capacities come out.
+      650 tokens the drafters are full, refiners get more than B_r, and all published capacities come out. What some
+      refiners can't use either, since they hold little and the map is small, goes to the others.
     * What is held after scale k is read at scale k + 1, so the roles of scale k + 1 decide.
 
     Places are (layer, head); heads of a layer get the same unless the classifier tells them apart. Without drafters
@@ -156,6 +157,10 @@ def _split(slots: int, limits: NDArray[np.int64], drafter: NDArray[np.bool_], le
             each = max(least, spare // refiners)
         shares[~drafter] = fair_shares(slots, np.minimum(limits[~drafter], each))
     shares[drafter] = fair_shares(slots - int(shares.sum()), limits[drafter])
+    if (
+        refiners and (spare := slots - int(shares.sum())) >= limits.size
+    ):  # more than rounding: not all could hold theirs
+        shares[~drafter] = fair_shares(int(shares[~drafter].sum()) + spare, limits[~drafter])
     return shares
 
 

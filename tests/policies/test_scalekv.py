@@ -123,6 +123,18 @@ def test_refiners_fall_evenly_over_the_scales_that_evict():
     assert [(260 - refiner) // 3 for refiner in refiners] == plan.held[4:12, 0, 0].tolist()
 
 
+def test_what_some_refiners_cannot_hold_goes_to_the_others():
+    """After a large map and small ones, refiners that were starved before can't grow; others hold what that leaves."""
+    geometry = CacheGeometry(
+        schedule=ScaleSchedule([(1, 1), (4, 5), (1, 3), (1, 1), (1, 1)]), layers=1, heads=6, head_dim=8
+    )
+    labels = np.zeros((5, 1, 6), dtype=np.int8)
+    labels[2, 0, [1, 4, 5]] = labels[3, 0, 2:] = labels[4, 0, [0, 3]] = 1
+    plan = ScaleKVAllocator().allocate(geometry, LayerRoles(("refiner", "drafter"), labels), 6 * 18)
+    assert [12, 12, 19, 19, 23, 23] == plan.held[2, 0].tolist()
+    assert [13, 13, 20, 20, 21, 21] == plan.held[3, 0].tolist()
+
+
 def test_the_roles_of_the_next_scale_decide():
     """What is held after scale k is what scale k + 1 reads."""
     labels = np.zeros((4, 4, 2), dtype=np.int8)
