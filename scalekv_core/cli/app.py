@@ -11,7 +11,18 @@ import typer
 
 from scalekv_core.cli import console
 
-COMMANDS = ("generate", "calibrate", "explain", "policies", "models", "plugins", "new-plugin", "check", "doctor")
+COMMANDS = (
+    "generate",
+    "calibrate",
+    "explain",
+    "bench",
+    "policies",
+    "models",
+    "plugins",
+    "new-plugin",
+    "check",
+    "doctor",
+)
 """Modules of this package, with underscores, each with a function of the same name: its signature is the command's, its
 docstring the help."""
 

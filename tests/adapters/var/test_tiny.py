@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from scalekv_adapters.var import tiny
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.tiny.data import Digits

@@ -1,0 +1,161 @@
+"""Who is compared: the unmodified way of caching, and policies; and which layers of them are run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from attrs import frozen
+from torch import Tensor
+
+from scalekv_core.cache import KVCache
+from scalekv_core.clock import Clock
+from scalekv_core.geometry import CacheGeometry
+from scalekv_core.interfaces import AttentionCache
+from scalekv_core.plan import CachePlan, HeadGroup
+from scalekv_core.planner import Planned
+
+
+class BenchCache(AttentionCache, Protocol):
+    """A cache that can be weighed."""
+
+    @property
+    def scratch_bytes(self) -> int: ...
+
+    def resident_bytes(self) -> int: ...
+
+
+@frozen
+class RunLayer:
+    """A layer that is run, and those that it stands for.
+
+    Attributes:
+        layer: which one, in the model.
+        stands_for: layers that hold equally much at every scale, itself among them.
+    """
+
+    layer: int
+    stands_for: tuple[int, ...]
+
+    @property
+    def weight(self) -> int:
+        """How many layers it stands for."""
+        return len(self.stands_for)
+
+
+@frozen(eq=False, kw_only=True)
+class Contender(ABC):
+    """A way to hold the cache of one image.
+
+    Attributes:
+        name: what it is called.
+        geometry: the whole model's.
+        layers: those that are run; a cache that it makes has these only, numbered from 0.
+        planned: what was planned for the whole model; None if nothing was.
+    """
+
+    name: str
+    geometry: CacheGeometry
+    layers: tuple[RunLayer, ...]
+    planned: Planned | None = None
+
+    @property
+    def planned_bytes(self) -> int | None:
+        """The most that is to be held after any scale, where that was promised."""
+        return None
+
+    @abstractmethod
+    def new_cache(self, clock: Clock) -> BenchCache:
+        """An empty cache of the layers that are run."""
+
+
+@frozen(eq=False, kw_only=True)
+class Unmodified(Contender):
+    """The model's own cache: concatenates everything, the last map too, with keys as the model stores them."""
+
+    @classmethod
+    def of(cls, geometry: CacheGeometry, *, every_layer: bool = False) -> Unmodified:
+        """Layers are all alike, so that one is run unless all are wanted."""
+        layers = range(geometry.layers)
+        run = [RunLayer(n, (n,)) for n in layers] if every_layer else [RunLayer(0, tuple(layers))]
+        return cls(name="unmodified", geometry=geometry, layers=tuple(run))
+
+    def new_cache(self, clock: Clock) -> BenchCache:
+        return ConcatenatedCache(self.geometry.unmodified_key_dtype or self.geometry.dtype, clock)
+
+
+@frozen(eq=False, kw_only=True)
+class PolicyContender(Contender):
+    """``KVCache`` under a policy's plan."""
+
+    planned: Planned
+
+    @classmethod
+    def of(cls, planned: Planned, *, every_layer: bool = False) -> PolicyContender:
+        """Layer 0 stands for itself alone: it also pays for the memory of the scratch that all layers share."""
+        layers = kinds_of_layers(planned.plan, every_layer=every_layer, first_alone=True)
+        return cls(name=planned.policy.name, geometry=planned.geometry, layers=layers, planned=planned)
+
+    @property
+    def planned_bytes(self) -> int:
+        return self.planned.footprint.most_planned
+
+    def new_cache(self, clock: Clock) -> BenchCache:
+        return KVCache(part_of(self.planned.plan, [run.layer for run in self.layers]), self.planned.policy, clock=clock)
+
+
+def kinds_of_layers(plan: CachePlan, *, every_layer: bool, first_alone: bool) -> tuple[RunLayer, ...]:
+    """One layer of each kind: layers are of a kind if their heads hold equally much at every scale."""
+    if every_layer:
+        return tuple(RunLayer(layer, (layer,)) for layer in range(plan.layers))
+    kinds: dict[tuple[HeadGroup, ...] | None, list[int]] = {}
+    for layer, groups in enumerate(plan.groups):
+        kinds.setdefault(None if first_alone and layer == 0 else groups, []).append(layer)
+    return tuple(RunLayer(layers[0], tuple(layers)) for layers in kinds.values())
+
+
+def part_of(plan: CachePlan, layers: Sequence[int]) -> CachePlan:
+    """The same plan for these layers only, which are numbered anew from 0."""
+    chosen = list(layers)
+    return CachePlan(plan.schedule, plan.capacity[:, chosen], None if plan.quota is None else plan.quota[:, chosen])
+
+
+class ConcatenatedCache:
+    """Keys and values of all maps of all layers, concatenated anew at every scale, as the unmodified models do.
+
+    Args:
+        key_dtype: in which keys are kept; attention reads them in the dtype of the queries.
+        clock: measures the stages.
+    """
+
+    def __init__(self, key_dtype: torch.dtype, clock: Clock) -> None:
+        self._key_dtype = key_dtype
+        self._clock = clock
+        self._held: dict[int, tuple[Tensor, Tensor]] = {}
+        self._scales: dict[int, int] = {}
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+        scale = self._scales.get(layer, 0)
+        self._scales[layer] = scale + 1
+        with self._clock.stage(scale, "read"):
+            k = k.to(self._key_dtype)
+            if layer in self._held:
+                k = torch.cat((self._held[layer][0], k), dim=2)
+                v = torch.cat((self._held[layer][1], v), dim=2)
+            self._held[layer] = k, v
+        with self._clock.stage(scale, "attention"):
+            return F.scaled_dot_product_attention(q, k.to(q.dtype), v, scale=softmax_scale)
+
+    @property
+    def scratch_bytes(self) -> int:
+        return 0
+
+    def resident_bytes(self) -> int:
+        return sum(x.nbytes for pair in self._held.values() for x in pair)
+
+    def close(self) -> None:
+        self._held.clear()
+        self._scales.clear()

@@ -1,0 +1,143 @@
+"""What is measured, and how often: everything that two measurements must share to be compared."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from attrs.validators import ge, instance_of
+
+from scalekv_core.errors import InputError
+from scalekv_core.geometry import CacheGeometry
+from scalekv_core.profile import FRACTIONS, AttentionProfile
+from scalekv_core.schedule import ScaleSchedule
+
+
+def _heads_differ(_: Any, __: Any, value: tuple[float, float]) -> None:
+    if len(value) != 2 or not 0 < value[0] <= value[1]:
+        raise ValueError(f"'head_scales' are the least and the greatest, above 0; got {value}")
+
+
+@frozen(kw_only=True)
+class BenchSettings:
+    """One measurement.
+
+    Attributes:
+        geometry: the attention of the model: layers, heads, rows, maps, dtype.
+        device: where it runs.
+        threads: of torch on the host.
+        repeats: images that are timed, of every contender.
+        clocked: further images in which the time is told apart by stage, of every contender.
+        seed: of the random queries, keys and values.
+        head_scales: factors on q.k of normalised vectors, from the first to the last head: the larger, the sharper the
+            attention.
+        every_layer: run all layers, instead of one of each kind that stands for the others.
+    """
+
+    geometry: CacheGeometry
+    device: torch.device = field(default=torch.device("cpu"), converter=torch.device)
+    threads: int = field(factory=torch.get_num_threads, validator=[instance_of(int), ge(1)])
+    repeats: int = field(default=5, validator=[instance_of(int), ge(1)])
+    clocked: int = field(default=3, validator=[instance_of(int), ge(0)])
+    seed: int = 0
+    head_scales: tuple[float, float] = field(default=(4.0, 30.0), validator=_heads_differ)
+    every_layer: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """What has to be equal in two records that are compared, as plain values. How often it was measured is not."""
+        geometry = self.geometry
+        return {
+            "layers": geometry.layers,
+            "heads": geometry.heads,
+            "head_dim": geometry.head_dim,
+            "rows": geometry.rows,
+            "maps": str(geometry.schedule),
+            "dtype": _name(geometry.dtype),
+            "unmodified_key_dtype": _name(geometry.unmodified_key_dtype or geometry.dtype),
+            "device": device_name(self.device),
+            "threads": self.threads,
+            "seed": self.seed,
+            "head_scales": list(self.head_scales),
+            "every_layer": self.every_layer,
+        }
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def device_name(device: torch.device) -> str:
+    """The device with the model of its hardware."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({_processor()})"
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return named[1].strip() if named else platform.machine()
+
+
+def parse_maps(text: str) -> ScaleSchedule:
+    """The schedule that a text stands for: sides of squares, or height x width, or time x height x width.
+
+    Raises:
+        InputError: it is none.
+
+    >>> parse_maps("1,2,4").tokens, parse_maps("1x1, 3x4").tokens
+    ((1, 4, 16), (1, 12))
+    """
+    maps = []
+    for part in text.split(","):
+        if not re.fullmatch(r"\s*\d+(\s*x\s*\d+){0,2}\s*", part):
+            raise InputError(
+                f"maps are written as '1,2,4' (squares) or '1x1,3x4' (height x width); got {part.strip()!r}"
+            )
+        sizes = [int(size) for size in part.split("x")]
+        maps.append(sizes * 2 if len(sizes) == 1 else sizes)
+    return ScaleSchedule(maps)
+
+
+def default_drafters(layers: int) -> tuple[int, ...]:
+    """Every sixteenth layer, from the first: 2 of 32, about as many as published plans have."""
+    return tuple(range(0, layers, 16))
+
+
+def stated_profile(geometry: CacheGeometry, drafters: Sequence[int]) -> AttentionProfile:
+    """A profile that was never measured: the layers named look far back at every scale, the others at their own map.
+
+    For measuring what a plan costs where there is no model: it decides nothing but which layers hold much.
+
+    Raises:
+        InputError: no such layer.
+    """
+    if wrong := [layer for layer in drafters if not 0 <= layer < geometry.layers]:
+        raise InputError(f"layer {wrong[0]} cannot be a drafter: the model has layers 0 to {geometry.layers - 1}")
+    scales = len(geometry.schedule)
+    shape = (scales, geometry.layers, geometry.heads)
+    current = np.full(shape, 0.9, dtype=np.float32)
+    current[:, list(drafters)] = 0.3
+    current[0] = 1.0
+    mass = np.zeros((*shape, scales), dtype=np.float32)
+    for k in range(scales):
+        mass[k, :, :, :k] = (1 - current[k])[..., None] / max(1, k)
+        mass[k, :, :, k] = current[k]
+    top = np.where(current < 0.5, 0.3, 0.8).astype(np.float32)
+    top[0] = 1.0
+    return AttentionProfile(
+        model="stated",
+        schedule=geometry.schedule,
+        mass=mass,
+        top_share=np.repeat(top[..., None], len(FRACTIONS), axis=-1),
+        provenance={"stated": f"not measured: drafters are layers {', '.join(map(str, drafters)) or 'none'}"},
+    )

@@ -1,0 +1,313 @@
+"""``scalekv bench``: attention alone, at the sizes of real models: seconds and bytes of policies beside the unmodified cache."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scalekv_core.cli import arguments as args
+from scalekv_core.cli import console, defaults
+
+if TYPE_CHECKING:
+    from scalekv_core.bench import Bench, BenchResult, BenchSettings, Contender
+    from scalekv_core.geometry import CacheGeometry
+    from scalekv_core.planner import Planned
+    from scalekv_core.policy import Policy
+    from scalekv_core.profile import AttentionProfile
+
+SHAPE = "Which attention"
+POLICIES = ("full", "uniform", "snapkv", "h2o", "scalekv")
+LAYERS, HEADS, HEAD_DIM, ROWS = 32, 16, 128, 2
+"""Infinity-2B, one image with guidance."""
+MAPS = "1,2,4,6,8,12,16,20,24,32,40,48,64"
+"""1024 x 1024."""
+NONE = "none"
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="NAME", help="Takes layers, heads and maps of a model; see [b]scalekv models[/b]. "
+        "[dim]default: those of Infinity-2B[/dim]", rich_help_panel=SHAPE,
+    ),
+]  # fmt: skip
+
+
+def _number(name: str, default: int) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        f"--{name}", min=1, metavar="N", help=f"[dim]default: {default}, or the model's[/dim]", rich_help_panel=SHAPE
+    )
+    return option
+
+
+Layers = Annotated[int | None, _number("layers", LAYERS)]
+Heads = Annotated[int | None, _number("heads", HEADS)]
+HeadDim = Annotated[int | None, _number("head-dim", HEAD_DIM)]
+Rows = Annotated[
+    int,
+    typer.Option("--rows", min=1, metavar="N", help="Sequences in the batch: with guidance 2 an image.",
+                 rich_help_panel=SHAPE),
+]  # fmt: skip
+Maps = Annotated[
+    str | None,
+    typer.Option(
+        "--maps", metavar="LIST", help="Sides of the maps: 1,2,4 or, where they are not square, 1x1,3x4. "
+        "[dim]default: 1024 x 1024 of Infinity, or the model's[/dim]", rich_help_panel=SHAPE, show_default=False,
+    ),
+]  # fmt: skip
+Drafters = Annotated[
+    str | None,
+    typer.Option(
+        "--drafters", metavar="LIST", help="Layers that look far back, for policies that need a profile where none is "
+        "given. [dim]default: every sixteenth[/dim]", rich_help_panel=args.COMPRESS,
+    ),
+]  # fmt: skip
+Released = Annotated[
+    str | None,
+    typer.Option(
+        "--released", metavar="NAME", help="Measure a stand-in for the released ScaleKV code too, down to the sizes of "
+        f"this policy's plan, or {NONE}. [dim]default: {defaults.POLICY}, if it is there[/dim]",
+        rich_help_panel=args.COMPRESS,
+    ),
+]  # fmt: skip
+Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Images that are timed.", rich_help_panel=args.RUN)]
+Stages = Annotated[
+    int,
+    typer.Option("--stages", min=0, help="Further images, for the share of each stage.", rich_help_panel=args.RUN),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of torch. [dim]default: torch's own[/dim]", rich_help_panel=args.RUN)
+]  # fmt: skip
+EveryLayer = Annotated[
+    bool,
+    typer.Option(
+        "--every-layer", help="Run all layers, instead of one of each kind that stands for the others.",
+        rich_help_panel=args.RUN,
+    ),
+]  # fmt: skip
+Seed = Annotated[int, typer.Option("--seed", help="Of the random queries, keys and values.", rich_help_panel=args.RUN)]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Writes all figures.", rich_help_panel=args.RUN)
+]
+Compare = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        "--compare", metavar="A.json B.json", help="Measures nothing: shows two records side by side, if they are of the "
+        "same thing.", rich_help_panel=args.RUN,
+    ),
+]  # fmt: skip
+
+
+def bench(
+    ctx: typer.Context,
+    model: Model = None,
+    layers: Layers = None,
+    heads: Heads = None,
+    head_dim: HeadDim = None,
+    rows: Rows = ROWS,
+    maps: Maps = None,
+    policy: args.Policies = None,
+    budget: args.Budget = None,
+    option: args.Options = None,
+    config: args.Config = None,
+    profile: args.Profile = None,
+    drafters: Drafters = None,
+    released: Released = None,
+    device: args.Device = "cpu",
+    dtype: args.Dtype = "float32",
+    threads: Threads = None,
+    repeats: Repeats = 5,
+    stages: Stages = 3,
+    every_layer: EveryLayer = False,
+    seed: Seed = 0,
+    json: Json = None,
+    compare: Compare = None,
+) -> None:
+    """Measure what attention costs under policies, beside the unmodified cache: seconds, shares and bytes.
+
+    All contenders draw in turn, in one run, with random queries, keys and values: no weights are needed. Ctrl-C shows what
+    was measured so far.
+    """
+    import torch
+
+    from scalekv_core.bench import Bench, BenchSettings
+    from scalekv_core.cli import bench_tables, drawing, loading, writing
+    from scalekv_core.cli.config import choose
+
+    if compare is not None:
+        print_comparison(*compare)
+        return
+    if json is not None:
+        writing.check_directory(json.parent)
+    geometry = geometry_of(model, loading.read_dtype(dtype), rows, layers, heads, head_dim, maps)
+    settings = BenchSettings(
+        geometry=geometry,
+        device=loading.read_device(device),
+        threads=threads or torch.get_num_threads(),
+        repeats=repeats,
+        clocked=stages,
+        seed=seed,
+        every_layer=every_layer,
+    )
+    policies = drawing.policies_of(choose(config=config, policies=policy or POLICIES, budget=budget, options=option))
+    needed, note = profile_of(loading.load_profile(profile), geometry, drafters)
+    contenders = contenders_of(settings, policies, needed, released)
+    running = Bench(settings, contenders, notes={"profile": note} if _needs_profile(contenders) else {})
+    result = measure(running)
+    bench_tables.print_result(result)
+    if json is not None:
+        save(result, json, ctx.obj or ())
+    if not result.complete:
+        raise typer.Exit(130)
+
+
+def geometry_of(
+    model: str | None,
+    dtype: Any,
+    rows: int,
+    layers: int | None,
+    heads: int | None,
+    head_dim: int | None,
+    maps: str | None,
+) -> CacheGeometry:
+    """That of the model, or of Infinity-2B, with what was given in its place."""
+    import attrs
+    import torch
+
+    from scalekv_core.bench import parse_maps
+    from scalekv_core.cli.loading import model_card
+    from scalekv_core.geometry import CacheGeometry
+
+    if model is not None:
+        base = model_card(model).geometry
+    else:
+        base = CacheGeometry(
+            schedule=parse_maps(MAPS), layers=LAYERS, heads=HEADS, head_dim=HEAD_DIM, unmodified_key_dtype=torch.float32
+        )
+    numbers = {"layers": layers, "heads": heads, "head_dim": head_dim}
+    given: dict[str, Any] = {name: number for name, number in numbers.items() if number is not None}
+    schedule = base.schedule if maps is None else parse_maps(maps)
+    return attrs.evolve(base, schedule=schedule, rows=rows, dtype=dtype, **given)
+
+
+def profile_of(
+    measured: AttentionProfile | None, geometry: CacheGeometry, drafters: str | None
+) -> tuple[AttentionProfile, str]:
+    """(profile, where it is from) for the policies that need one.
+
+    Raises:
+        InputError: both or neither can be meant, or the list is none of layers.
+    """
+    from scalekv_core.bench import default_drafters, stated_profile
+    from scalekv_core.errors import InputError
+
+    if measured is not None:
+        if drafters is not None:
+            raise InputError("--drafters stands in for a profile; give either that or --profile")
+        return measured, f"measured on {measured.model}"
+    try:
+        layers = default_drafters(geometry.layers) if drafters is None else tuple(map(int, drafters.split(",")))
+    except ValueError as error:
+        raise InputError(f"drafters are layers such as 0,16; got {drafters!r}") from error
+    return stated_profile(geometry, layers), f"stated, not measured: drafters {','.join(map(str, layers))}"
+
+
+def contenders_of(
+    settings: BenchSettings,
+    policies: Sequence[tuple[Policy, str | None]],
+    profile: AttentionProfile,
+    released: str | None,
+) -> list[Contender]:
+    """The unmodified cache, the policies, and the stand-in for the released code.
+
+    Raises:
+        BudgetError, ProfileError, ContractError: as :func:`~scalekv_core.planner.plan_policy`.
+        InputError: the stand-in is to follow a policy that is not there.
+    """
+    from scalekv_core.bench import PolicyContender, ReleasedCode, Unmodified
+    from scalekv_core.planner import plan_policy
+
+    planned = [plan_policy(one, settings.geometry, budget=spent, profile=profile) for one, spent in policies]
+    every = settings.every_layer
+    followed = followed_by_released(planned, released)
+    return [
+        Unmodified.of(settings.geometry, every_layer=every),
+        *(PolicyContender.of(one, every_layer=every) for one in planned),
+        *(ReleasedCode.of(one, every_layer=every) for one in followed),
+    ]
+
+
+def followed_by_released(planned: Sequence[Planned], released: str | None) -> list[Planned]:
+    """The plan that the stand-in follows, or nothing."""
+    from scalekv_core.errors import InputError
+
+    found = [one for one in planned if one.policy.name.split(" ")[0] == (released or defaults.POLICY)]
+    if released not in (None, NONE) and not found:
+        raise InputError(f"--released {released} follows a policy that is not measured; add --policy {released}")
+    return found
+
+
+def _needs_profile(contenders: Sequence[Contender]) -> bool:
+    return any(one.planned is not None and one.planned.policy.needs_profile for one in contenders)
+
+
+def measure(running: Bench) -> BenchResult:
+    """The whole measurement, or what there is of it when it is interrupted."""
+    with progress(running.images) as tell:
+        try:
+            return running.run(tell)
+        except KeyboardInterrupt:
+            pass
+    console.complain("interrupted; these are the figures so far")
+    return running.result()
+
+
+@contextlib.contextmanager
+def progress(images: int) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal; what it yields is told what comes next, once for every image."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
+        task = bar.add_task("starting", total=images)
+        begun = iter(range(-1, images))
+        next(begun)
+
+        def tell(what: str) -> None:
+            bar.update(task, description=what, completed=next(begun))
+
+        yield tell
+
+
+def save(result: BenchResult, path: Path, arguments: Sequence[str]) -> None:
+    """Writes the record."""
+    import datetime
+    import shlex
+
+    from scalekv_core.bench.figures import as_record
+    from scalekv_core.cli import record, writing
+
+    written = as_record(
+        result,
+        command=shlex.join(["scalekv", *arguments]) if arguments else None,
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        versions=record.versions(),
+    )
+    with writing.written_together(path.parent) as stage:
+        (stage / path.name).write_text(record.as_json(written), encoding="utf-8")
+    console.heading(f"written to {path}")
+
+
+def print_comparison(before: Path, after: Path) -> None:
+    """The table of two records.
+
+    Raises:
+        InputError: they cannot be read, or are not of the same thing.
+    """
+    from scalekv_core.bench import compare_records, read_record
+    from scalekv_core.cli import bench_tables
+
+    bench_tables.print_comparison(compare_records(read_record(before), read_record(after)))

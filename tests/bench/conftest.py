@@ -1,0 +1,33 @@
+"""A small attention for the bench, and contenders at that size. No test asserts a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from scalekv_core.bench import BenchSettings, PolicyContender, default_drafters, parse_maps, stated_profile
+from scalekv_core.geometry import CacheGeometry
+from scalekv_core.planner import plan_policy
+from scalekv_core.registry import shared_registry
+
+
+@pytest.fixture(scope="session")
+def geometry() -> CacheGeometry:
+    return CacheGeometry(schedule=parse_maps("1,2,3,4x6,6,8"), layers=5, heads=3, head_dim=8, rows=2)
+
+
+@pytest.fixture(scope="session")
+def settings(geometry):
+    return BenchSettings(geometry=geometry, threads=1, repeats=2, clocked=1)
+
+
+@pytest.fixture(scope="session")
+def contender(geometry):
+    """name, budget, every_layer -> a contender under that policy; profiles are stated."""
+
+    def make(name, budget=None, *, every_layer=False, geometry=geometry):
+        policy = shared_registry().policy(name)
+        profile = stated_profile(geometry, default_drafters(geometry.layers))
+        planned = plan_policy(policy, geometry, budget=budget, profile=profile)
+        return PolicyContender.of(planned, every_layer=every_layer)
+
+    return make

@@ -1,0 +1,108 @@
+"""``scalekv bench`` from the outside, at tiny sizes."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from scalekv_core.bench import Bench
+from scalekv_core.cli import main
+
+TINY = ("--layers", "3", "--heads", "2", "--head-dim", "4", "--maps", "1,2,4,6", "--threads", "1")
+ONCE = ("--repeats", "1", "--stages", "1", "--budget", "50%")
+
+
+@pytest.fixture
+def bench(capsys):
+    """arguments -> (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as left:
+            main(["bench", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return left.value.code, out, err
+
+    return run
+
+
+def test_the_default_contenders_are_measured_and_everything_is_said(bench, tmp_path):
+    path = tmp_path / "new" / "a.json"
+    code, out, err = bench(*TINY, *ONCE, "--json", path)
+    assert code == 0 and err == ""
+    for name in ("unmodified", "full", "uniform", "snapkv", "h2o", "scalekv", "released"):
+        assert len(re.findall(rf"^ *{name} ", out, re.MULTILINE)) >= 4, out
+    for text in ("stated, not measured: drafters 0", "2 rows, 3 layers x 2 heads x 4", "layer 0 for 1", "goals", "6x6"):
+        assert text in out
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["complete"] and record["command"].startswith("scalekv bench") and "torch" in record["versions"]
+    assert [file.name for file in path.parent.iterdir()] == ["a.json"]
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_policies_budget_options_and_the_stand_in_can_be_chosen(bench, tmp_path):
+    path = tmp_path / "a.json"
+    chosen = ("-p", "snapkv", "-o", "window=3", "--released", "snapkv", "--every-layer", "--stages", 0, "--rows", 1)
+    code, out, _ = bench(*TINY, *ONCE[:2], "-b", "10 tokens", *chosen, "--json", path)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert (
+        code == 0
+        and "share of the time" not in out
+        and list(record["contenders"]) == ["unmodified", "snapkv", "released"]
+    )
+    assert record["contenders"]["snapkv"]["budget"] == "10 tokens" and "profile" not in record["settings"]
+    assert "window=3" in record["contenders"]["snapkv"]["parts"]["selector"] and record["settings"]["rows"] == 1
+    assert [run["layer"] for run in record["contenders"]["released"]["layers_run"]] == [0, 1, 2]
+
+
+def test_two_records_of_one_thing_stand_side_by_side_and_others_are_refused(bench, tmp_path):
+    files = [tmp_path / f"{name}.json" for name in "abc"]
+    for path, rows in zip(files, (2, 2, 1), strict=True):
+        assert bench(*TINY, *ONCE, "-p", "uniform", "--rows", rows, "--json", path)[0] == 0
+    code, out, _ = bench("--compare", *files[:2])
+    assert code == 0 and re.search(r"^uniform .*%", out, re.MULTILINE)
+    code, out, err = bench("--compare", files[0], files[2])
+    assert code == 2 and out == "" and err.count("\n") == 1 and "rows 2 / 1" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--maps", "1,2,x"), "maps are written as"),
+        (("--drafters", "0,9"), "layer 9 cannot be a drafter: the model has layers 0 to 2"),
+        (("--drafters", "a"), "drafters are layers such as 0,16"),
+        (("-p", "snapkv", "--released", "scalekv"), "add --policy scalekv"),
+        (("-p", "scalkv"), "did you mean 'scalekv'"),
+        (("-p", "uniform", "-b", "0%"), "holds nothing"),
+        (("--dtype", "float8"), "no dtype is called"),
+        (("--compare", "no.json", "no.json"), "no.json cannot be read"),
+    ],
+)
+def test_mistakes_are_one_line(bench, arguments, said):
+    code, out, err = bench(*TINY, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1) and said in err
+
+
+def test_a_model_gives_its_shape(bench, tmp_path):
+    path = tmp_path / "a.json"
+    code, _, _ = bench("-m", "var-tiny", "-p", "uniform", *ONCE, "--threads", "1", "--json", path)
+    assert code == 0
+    settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    assert settings["rows"] == 2 and settings["maps"].startswith("1x1 ")
+
+
+def test_what_was_measured_is_shown_after_an_interruption(bench, monkeypatch, tmp_path):
+    measured = Bench._measure
+    left = iter(range(8))
+
+    def interrupted(self, *arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        measured(self, *arguments)
+
+    monkeypatch.setattr(Bench, "_measure", interrupted)
+    path = tmp_path / "a.json"
+    code, out, err = bench(*TINY, *ONCE, "-p", "uniform", "-p", "snapkv", "--repeats", 5, "--json", path)
+    assert code == 130 and "cut short" in out and "x unmod." in out and "figures so far" in err
+    assert json.loads(path.read_text(encoding="utf-8"))["complete"] is False

@@ -1,0 +1,153 @@
+"""The example plugin, and the command that writes one like it: what stands in the documentation is ready to run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from scalekv_core import compress, shared_registry
+from scalekv_core.cli import main
+from scalekv_core.testing import toy
+
+from .pages import ROOT, forget_plugins, install
+
+EXAMPLE = ROOT / "docs" / "examples" / "scalekv-randomk"
+CREATED = ["README.md", "pyproject.toml", "scalekv_{}.py", "tests/test_scalekv_{}.py"]
+Ran = tuple[int, str, str]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Ran]:
+    """Runs ``scalekv`` in an empty directory: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def scalekv(*arguments: str) -> Ran:
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return scalekv
+
+
+@pytest.fixture
+def installing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Path], None]]:
+    """Installs a plugin's folder for the length of a test."""
+    before = set(sys.modules)
+    yield lambda folder: install(folder, tmp_path / "site", monkeypatch)
+    forget_plugins(before)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """{path: text} of a plugin's folder, without what tools leave there."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    hidden = ("__pycache__", ".hypothesis", ".pytest_cache", ".ruff_cache")
+    kept = [path for path in paths if not set(hidden) & set(path.relative_to(folder).parts)]
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in kept}
+
+
+def test_the_example_is_what_new_plugin_writes(run, tmp_path: Path) -> None:
+    """Template and example are one text, so that neither drifts."""
+    code, out, err = run("new-plugin", "randomk")
+
+    assert (0, "") == (code, err)
+    assert files(EXAMPLE) == files(tmp_path / "scalekv-randomk")
+    assert "next: cd scalekv-randomk && pip install -e '.[test]' && pytest" in out
+
+
+@pytest.mark.parametrize("name", ["randomk", "my-own-2nd", "class", "torch", "token", "none", "a" * 50])
+def test_whatever_the_name_the_plugin_works(name: str, run, installing, tmp_path: Path) -> None:
+    """Found by its entry point, it draws; names that mean something in Python do no harm."""
+    assert 0 == run("new-plugin", name, "--into", "far/away")[0]
+    folder = tmp_path / "far" / "away" / f"scalekv-{name}"
+    assert {path.format(name.replace("-", "_")) for path in CREATED} == set(files(folder))
+
+    installing(folder)
+    model = toy.ToyCard().load()
+    toy_too = shared_registry().policy(name)
+    with compress(model, toy_too, "50%", registry=toy_registry(), check=True) as session:
+        model.generate(["3"], seeds=[0])
+
+    assert () == shared_registry().problems
+    assert f"scalekv-{name}" == shared_registry().offer("selector", name).owner.distribution
+    assert session.report().images[-1].dropped
+
+
+def toy_registry() -> object:
+    """Where the adapter of the toy model is found."""
+    from scalekv_core import Registry
+
+    return Registry.of(toy)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("Mine", "small letters"),
+        ("my_method", "small letters"),
+        ("2nd", "begins with a letter"),
+        ("a--b", "single hyphens"),
+        ("mine-", "single hyphens"),
+        ("../mine", "small letters"),
+        ("", "small letters"),
+        ("a" * 51, "at most 50"),
+        ("scalekv-mine", "give the policy's name alone: mine"),
+        ("h2o", "policy 'h2o' is already offered by plugin 'scalekv-policies'"),
+        ("even", "name of an allocator may be a policy's, too"),
+        ("policies", "package scalekv_policies is already installed"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(name: str, what: str, run, tmp_path: Path) -> None:
+    """In one line, before anything is written; a name is only taken where it would clash."""
+    code, _, err = run("new-plugin", name)
+
+    if name == "even":
+        assert 0 == code
+        return
+    assert 2 == code
+    assert 1 == len(err.splitlines())
+    assert what in err
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("there", ["folder", "file", "link"])
+def test_what_is_there_is_not_touched(there: str, run, tmp_path: Path) -> None:
+    """An existing folder, file or dangling link is refused, and left as it is."""
+    target = tmp_path / "scalekv-mine"
+    {
+        "folder": target.mkdir,
+        "file": lambda: target.write_text("mine"),
+        "link": lambda: target.symlink_to("nowhere"),
+    }[there]()
+    code, _, err = run("new-plugin", "mine")
+
+    assert 2 == code
+    assert "is already there" in err
+    assert [target] == list(tmp_path.iterdir())
+    assert {} == (files(target) if there == "folder" else {})
+
+
+def test_a_place_that_is_a_file_is_refused(run, tmp_path: Path) -> None:
+    """As every directory that is given on the command line."""
+    (tmp_path / "notes").write_text("")
+    code, _, err = run("new-plugin", "mine", "--into", "notes")
+
+    assert 2 == code
+    assert "notes is a file" in err
+
+
+@pytest.mark.slow
+def test_the_example_keeps_its_promises(installing, tmp_path: Path) -> None:
+    """Its own tests pass as its author runs them, in a process of their own; ``make example`` does it without our venv."""
+    import os
+
+    installing(EXAMPLE)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=EXAMPLE, env=env, capture_output=True, text=True)
+
+    assert 0 == done.returncode, done.stdout
