@@ -11,7 +11,7 @@ import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from scalekv_core.errors import ProfileError
 from scalekv_core.geometry import CacheGeometry
@@ -97,7 +97,7 @@ class AttentionProfile:
             "provenance": dict(self.provenance),
         }
         arrays = {"mass": np.ascontiguousarray(self.mass), "top_share": np.ascontiguousarray(self.top_share)}
-        save_file(arrays, str(path), metadata={"scalekv_profile": json.dumps(header)})
+        Path(path).write_bytes(save(arrays, metadata={"scalekv_profile": json.dumps(header)}))
 
     @classmethod
     def load(cls, path: str | Path) -> AttentionProfile:

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from scalekv_core.schedule import ScaleSchedule
 
-Maps = ScaleSchedule
-
 
 class ConcatCache:
     """Keeps the keys and values of all scales of all layers, for one image (or batch) of this schedule.

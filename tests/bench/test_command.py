@@ -30,13 +30,16 @@ def bench(capsys):
 def test_the_default_contenders_are_measured_and_everything_is_said(bench, tmp_path):
     path = tmp_path / "new" / "a.json"
     code, out, err = bench(*TINY, *ONCE, "--json", path)
-    assert code == 0 and err == ""
+    assert code == 0
+    assert err == ""
     for name in ("unmodified", "full", "uniform", "snapkv", "h2o", "scalekv", "released"):
         assert len(re.findall(rf"^ *{name} ", out, re.MULTILINE)) >= 4, out
     for text in ("stated, not measured: drafters 0", "2 rows, 3 layers x 2 heads x 4", "layer 0 for 1", "goals", "6x6"):
         assert text in out
     record = json.loads(path.read_text(encoding="utf-8"))
-    assert record["complete"] and record["command"].startswith("scalekv bench") and "torch" in record["versions"]
+    assert record["complete"]
+    assert record["command"].startswith("scalekv bench")
+    assert "torch" in record["versions"]
     assert [file.name for file in path.parent.iterdir()] == ["a.json"]
     assert max(map(len, out.splitlines())) <= 80
 
@@ -46,13 +49,13 @@ def test_policies_budget_options_and_the_stand_in_can_be_chosen(bench, tmp_path)
     chosen = ("-p", "snapkv", "-o", "window=3", "--released", "snapkv", "--every-layer", "--stages", 0, "--rows", 1)
     code, out, _ = bench(*TINY, *ONCE[:2], "-b", "10 tokens", *chosen, "--json", path)
     record = json.loads(path.read_text(encoding="utf-8"))
-    assert (
-        code == 0
-        and "share of the time" not in out
-        and list(record["contenders"]) == ["unmodified", "snapkv", "released"]
-    )
-    assert record["contenders"]["snapkv"]["budget"] == "10 tokens" and "profile" not in record["settings"]
-    assert "window=3" in record["contenders"]["snapkv"]["parts"]["selector"] and record["settings"]["rows"] == 1
+    assert code == 0
+    assert "share of the time" not in out
+    assert list(record["contenders"]) == ["unmodified", "snapkv", "released"]
+    assert record["contenders"]["snapkv"]["budget"] == "10 tokens"
+    assert "profile" not in record["settings"]
+    assert "window=3" in record["contenders"]["snapkv"]["parts"]["selector"]
+    assert record["settings"]["rows"] == 1
     assert [run["layer"] for run in record["contenders"]["released"]["layers_run"]] == [0, 1, 2]
 
 
@@ -61,9 +64,13 @@ def test_two_records_of_one_thing_stand_side_by_side_and_others_are_refused(benc
     for path, rows in zip(files, (2, 2, 1), strict=True):
         assert bench(*TINY, *ONCE, "-p", "uniform", "--rows", rows, "--json", path)[0] == 0
     code, out, _ = bench("--compare", *files[:2])
-    assert code == 0 and re.search(r"^uniform .*%", out, re.MULTILINE)
+    assert code == 0
+    assert re.search(r"^uniform .*%", out, re.MULTILINE)
     code, out, err = bench("--compare", files[0], files[2])
-    assert code == 2 and out == "" and err.count("\n") == 1 and "rows 2 / 1" in err
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "rows 2 / 1" in err
 
 
 @pytest.mark.parametrize(
@@ -81,7 +88,8 @@ def test_two_records_of_one_thing_stand_side_by_side_and_others_are_refused(benc
 )
 def test_mistakes_are_one_line(bench, arguments, said):
     code, out, err = bench(*TINY, *arguments)
-    assert (code, out, err.count("\n")) == (2, "", 1) and said in err
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
 
 
 def test_a_model_gives_its_shape(bench, tmp_path):
@@ -89,7 +97,8 @@ def test_a_model_gives_its_shape(bench, tmp_path):
     code, _, _ = bench("-m", "var-tiny", "-p", "uniform", *ONCE, "--threads", "1", "--json", path)
     assert code == 0
     settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
-    assert settings["rows"] == 2 and settings["maps"].startswith("1x1 ")
+    assert settings["rows"] == 2
+    assert settings["maps"].startswith("1x1 ")
 
 
 def test_what_was_measured_is_shown_after_an_interruption(bench, monkeypatch, tmp_path):
@@ -104,5 +113,8 @@ def test_what_was_measured_is_shown_after_an_interruption(bench, monkeypatch, tm
     monkeypatch.setattr(Bench, "_measure", interrupted)
     path = tmp_path / "a.json"
     code, out, err = bench(*TINY, *ONCE, "-p", "uniform", "-p", "snapkv", "--repeats", 5, "--json", path)
-    assert code == 130 and "cut short" in out and "x unmod." in out and "figures so far" in err
+    assert code == 130
+    assert "cut short" in out
+    assert "x unmod." in out
+    assert "figures so far" in err
     assert json.loads(path.read_text(encoding="utf-8"))["complete"] is False

@@ -24,7 +24,9 @@ def test_a_record_beside_itself_has_not_changed(record):
     comparison = compare_records(record, record)
     assert [one.name for one in comparison.changes] == ["unmodified", "full", "scalekv"]
     assert all(one.ratio[0] == one.ratio[1] and one.peak[0] == one.peak[1] for one in comparison.changes)
-    assert not (comparison.only or comparison.versions or comparison.cut_short)
+    assert not (comparison.only)
+    assert not (comparison.versions)
+    assert not (comparison.cut_short)
 
 
 def test_other_settings_are_refused_each_by_name_in_one_line(record):
@@ -33,8 +35,11 @@ def test_other_settings_are_refused_each_by_name_in_one_line(record):
     with pytest.raises(InputError) as refused:
         compare_records(record, other)
     text = str(refused.value)
-    assert "threads 1 / 8" in text and "dtype float32 / bfloat16" in text and "profile stated / measured on x" in text
-    assert "\n" not in text and "heads" not in text
+    assert "threads 1 / 8" in text
+    assert "dtype float32 / bfloat16" in text
+    assert "profile stated / measured on x" in text
+    assert "\n" not in text
+    assert "heads" not in text
 
 
 def test_another_budget_or_option_of_a_policy_that_both_have_is_refused(record):
@@ -44,7 +49,7 @@ def test_another_budget_or_option_of_a_policy_that_both_have_is_refused(record):
         compare_records(record, other)
     other = copy.deepcopy(record)
     other["contenders"]["scalekv"]["parts"]["selector"] = "another"
-    with pytest.raises(InputError, match="scalekv: selector .* / another"):
+    with pytest.raises(InputError, match=r"scalekv: selector .* / another"):
         compare_records(record, other)
 
 
@@ -54,7 +59,8 @@ def test_other_contenders_repeats_and_versions_are_told_and_not_refused(record):
     other |= {"complete": False, "versions": {"torch": "2"}}
     other["contenders"]["full"]["ratio"]["median"] *= 2
     comparison = compare_records(record, other)
-    assert comparison.only == ("scalekv",) and comparison.cut_short == ("second",)
+    assert comparison.only == ("scalekv",)
+    assert comparison.cut_short == ("second",)
     assert comparison.versions == {"torch": ("1", "2")}
     assert comparison.changes[1].ratio[1] == 2 * comparison.changes[1].ratio[0]
 

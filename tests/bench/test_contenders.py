@@ -74,7 +74,9 @@ def test_the_released_code_holds_what_its_plan_says_and_cuts_after_the_last_scal
 def test_the_released_code_picks_tokens_that_are_there_once_each_and_its_window():
     q, keys = torch.randn(2, 3, 64, 8), torch.randn(2, 3, 100, 8)
     index = released_choice(q, keys, (1, 8, 8), 40)
-    assert index.shape == (2, 3, 40) and bool((index[..., 1:] > index[..., :-1]).all())
-    assert 0 <= int(index.min()) and int(index.max()) < 100
+    assert index.shape == (2, 3, 40)
+    assert bool((index[..., 1:] > index[..., :-1]).all())
+    assert 0 <= int(index.min())
+    assert int(index.max()) < 100
     own = window_of((1, 8, 8), q.device) + 36
     assert all(set(own.tolist()) <= set(head.tolist()) for head in index.flatten(0, 1))

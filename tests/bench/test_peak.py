@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attrs import evolve
 
-from scalekv_core.bench import BenchSettings, Unmodified, make_inputs, measure_memory, parse_maps
+from scalekv_core.bench import Unmodified, make_inputs, measure_memory
 from scalekv_core.bench.peak import Ledger
 from scalekv_core.bench.timing import draw
 from scalekv_core.clock import NoClock
@@ -60,7 +59,9 @@ def test_the_unmodified_cache_holds_every_map_and_copies_one_layer(settings):
     figures = measure_memory(Unmodified.of(geometry), make_inputs(settings), CPU)
     before, after = geometry.schedule.last_history, geometry.schedule.total
     token = geometry.token_bytes // geometry.layers
-    assert figures.planned is None and figures.over_plan is None and figures.scratch == 0
+    assert figures.planned is None
+    assert figures.over_plan is None
+    assert figures.scratch == 0
     assert figures.resident == geometry.unmodified_bytes == geometry.layers * after * token
     # In the last layer the old keys and values live until both new ones are there.
     least = (geometry.layers - 1) * after * token + after * token
@@ -76,4 +77,6 @@ def test_a_ledger_leaves_out_one_storage():
         z = torch.zeros(1000)
         del y
         y = torch.zeros(5)
-    assert ledger.most(without=z) == 40 and ledger.most(without=y) == 4040 and ledger.most(without=x) == 4040
+    assert ledger.most(without=z) == 40
+    assert ledger.most(without=y) == 4040
+    assert ledger.most(without=x) == 4040

@@ -39,18 +39,21 @@ def test_everything_is_measured_as_often_as_was_asked_for(settings, result):
         assert len(one.by_scale) == len(one.ratios) == settings.repeats == one.seconds.times
         assert len(one.stages) == settings.clocked
         assert all(image.shape == (scales,) and (image > 0).all() for image in one.by_scale)
-        assert len(one.scale_seconds) == scales and one.memory.peak > 0
+        assert len(one.scale_seconds) == scales
+        assert one.memory.peak > 0
     assert result.figures[0].ratios == (1.0,) * settings.repeats
 
 
 def test_stages_and_the_rest_are_all_of_the_time(result):
     for one in result.figures:
         shares = [one.share(stage).median for stage in STAGES]
-        assert min(shares) >= 0 and sum(shares) + one.rest.median == pytest.approx(1)
+        assert min(shares) >= 0
+        assert sum(shares) + one.rest.median == pytest.approx(1)
     unmodified, full, h2o, scalekv, released = result.figures
     assert unmodified.selection.median == full.selection.median == 0
     assert min(one.selection.median for one in (h2o, scalekv, released)) > 0
-    assert h2o.share("observe").median > 0 and scalekv.share("observe").median == 0
+    assert h2o.share("observe").median > 0
+    assert scalekv.share("observe").median == 0
 
 
 def test_contenders_take_turns_and_the_first_of_a_round_is_the_last_of_the_next(settings, contenders):
@@ -77,8 +80,10 @@ def test_what_was_measured_before_an_interruption_is_there(settings, contenders)
     assert not result.complete
     assert [len(one.by_scale) for one in result.figures] == [0, 1, 1, 1, 0]
     assert all(one.memory is not None and one.ratio is None for one in result.figures)
-    assert result.figures[0].seconds is None and result.figures[1].seconds is not None
-    assert torch.get_num_threads() == threads and gc.isenabled()
+    assert result.figures[0].seconds is None
+    assert result.figures[1].seconds is not None
+    assert torch.get_num_threads() == threads
+    assert gc.isenabled()
     json.dumps(as_record(result), allow_nan=False)
     assert [goal.what for goal in result.goals() if goal.who == "full"] == ["peak / (planned + scratch)"]
 
@@ -95,17 +100,22 @@ def test_goals_are_for_those_who_promise_something(result):
     goals = {(goal.who, goal.what) for goal in result.goals()}
     over_plan = {(who, "peak / (planned + scratch)") for who in ("full", "h2o", "scalekv")}
     assert goals == over_plan | {("full", "not slower than unmodified"), ("scalekv", "selection")}
-    assert Goal(who="a", what="b", value=1.0, limit=1.0).met and not Goal(who="a", what="b", value=1.1, limit=1.0).met
+    assert Goal(who="a", what="b", value=1.0, limit=1.0).met
+    assert not Goal(who="a", what="b", value=1.1, limit=1.0).met
 
 
 def test_a_record_holds_settings_versions_and_all_figures(settings, result):
     record = json.loads(json.dumps(as_record(result, versions={"torch": "x"}), allow_nan=False))
-    assert record["settings"]["maps"] == "1x1 2x2 3x3 4x6 6x6 8x8" and record["settings"]["profile"] == "stated"
-    assert record["complete"] is True and record["versions"] == {"torch": "x"}
+    assert record["settings"]["maps"] == "1x1 2x2 3x3 4x6 6x6 8x8"
+    assert record["settings"]["profile"] == "stated"
+    assert record["complete"] is True
+    assert record["versions"] == {"torch": "x"}
     scalekv = record["contenders"]["scalekv"]
-    assert scalekv["budget"] == "40% of history" and "window=16" in scalekv["parts"]["selector"]
+    assert scalekv["budget"] == "40% of history"
+    assert "window=16" in scalekv["parts"]["selector"]
     assert sorted(n for run in scalekv["layers_run"] for n in run["stands_for"]) == [0, 1, 2, 3, 4]
-    assert len(scalekv["images"]) == settings.repeats and scalekv["bytes"]["peak"] >= scalekv["bytes"]["resident"]
+    assert len(scalekv["images"]) == settings.repeats
+    assert scalekv["bytes"]["peak"] >= scalekv["bytes"]["resident"]
 
 
 def test_contenders_of_one_name_or_another_geometry_are_refused(settings, contender):
@@ -117,7 +127,8 @@ def test_contenders_of_one_name_or_another_geometry_are_refused(settings, conten
 
 
 def test_a_spread_of_nothing_is_none():
-    assert Spread.of([]) is None and Spread.of([2.0]) == Spread(2.0, 2.0, 2.0, 1)
+    assert Spread.of([]) is None
+    assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0, 1)
 
 
 def test_the_bench_needs_no_policy_of_the_shelf(settings, geometry):
@@ -129,15 +140,16 @@ def test_the_bench_needs_no_policy_of_the_shelf(settings, geometry):
 
     class Half(BudgetAllocator):
         def allocate(self, geometry, roles, slots):
-            capacity = [n // 2 for n in geometry.schedule.keepable()]
+            capacity = [-(-n // 2) for n in geometry.schedule.keepable()]
             capacity = torch.tensor(capacity)[:, None, None].expand(-1, geometry.layers, geometry.heads)
-            return CachePlan(geometry.schedule, capacity.clamp(min=1).numpy() * (capacity.numpy() > 0))
+            return CachePlan(geometry.schedule, capacity.numpy())
 
     class First(ScoringSelector):
         def score(self, view, keep):
             return -view.positions.float()
 
-    policy = Policy(name="half", allocator=Half(), selector=First(), merger=Drop(), budget="60%")
+    policy = Policy(name="half", allocator=Half(), selector=First(), merger=Drop(), budget="75%")
     some = PolicyContender.of(plan_policy(policy, geometry))
     result = Bench(settings, [Unmodified.of(geometry), some]).run()
-    assert result.complete and result.figures[1].memory.planned == result.figures[1].memory.resident
+    assert result.complete
+    assert result.figures[1].memory.planned == result.figures[1].memory.resident

@@ -27,10 +27,12 @@ def test_queries_keys_and_values_are_as_a_projection_hands_them_over(settings):
         shape = (geometry.rows, geometry.heads, tokens, geometry.head_dim)
         assert q.shape == k.shape == v.shape == shape
         assert q.dtype == k.dtype == v.dtype == geometry.dtype
-        assert not v.is_contiguous() and (tokens == 1 or not q.is_contiguous())
+        assert not v.is_contiguous()
+        assert tokens == 1 or not q.is_contiguous()
         assert torch.allclose(k.norm(dim=-1), torch.ones(shape[:3]))
         lengths = q.norm(dim=-1)
-        assert torch.allclose(lengths[:, 0], torch.tensor(4.0)) and torch.allclose(lengths[:, -1], torch.tensor(30.0))
+        assert torch.allclose(lengths[:, 0], torch.tensor(4.0))
+        assert torch.allclose(lengths[:, -1], torch.tensor(30.0))
 
 
 def test_the_same_seed_gives_the_same_inputs(settings):

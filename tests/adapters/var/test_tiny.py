@@ -13,7 +13,7 @@ from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.tiny.data import Digits
 from scalekv_adapters.var.tiny.judge import Judge, accuracy
 from scalekv_adapters.var.tiny.loop import LoopOptions
-from scalekv_adapters.var.tiny.measure import current_map_mass, draw_digits
+from scalekv_adapters.var.tiny.measure import draw_digits
 from scalekv_adapters.var.tiny.objectives import Noise, noisy_tokens, var_loss
 from scalekv_adapters.var.tiny.train import train_judge, train_var, train_vqvae
 from scalekv_adapters.var.transformer import VAR
@@ -41,7 +41,8 @@ def small_var() -> VAR:
 
 def test_the_weights_are_small_and_say_what_they_are() -> None:
     files = [f for f in importlib.resources.files(tiny).iterdir() if f.name.endswith(".safetensors")]
-    assert sorted(f.name for f in files) == ["judge.safetensors", "var.safetensors", "vqvae.safetensors"]
+    names = ["judge.safetensors", "profile.safetensors", "var.safetensors", "vqvae.safetensors"]
+    assert sorted(f.name for f in files) == names
     assert sum(len(f.read_bytes()) for f in files) <= 8_000_000
 
 
@@ -70,13 +71,6 @@ def test_different_seeds_draw_different_digits() -> None:
     images = var.generate([3] * 4, seeds=range(4), **tiny.SAMPLING).images
     distances = (images[:, None] - images[None]).square().mean((2, 3, 4))
     assert distances[~torch.eye(4, dtype=torch.bool)].min() > 0.01
-
-
-def test_attention_mass_is_a_share_and_total_at_the_first_scale() -> None:
-    mass = current_map_mass(small_var(), torch.arange(3), {"guidance": 1.0})
-    assert mass.shape == (len(SIDES), 2, 2)
-    assert torch.allclose(mass[0], torch.ones(2, 2))
-    assert ((mass > 0) & (mass <= 1 + 1e-5)).all()
 
 
 def test_without_noise_the_transformer_reads_the_teacher_inputs(digits: Digits) -> None:

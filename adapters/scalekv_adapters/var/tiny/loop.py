@@ -45,8 +45,8 @@ def learning_rate(step: int, options: LoopOptions) -> float:
     """Returns the learning rate of a step, counted from 0.
 
     >>> options = LoopOptions(steps=100, peak=1.0, warmup=10)
-    >>> [round(learning_rate(step, options), 2) for step in (0, 9, 55, 99)]
-    [0.1, 1.0, 0.5, 0.01]
+    >>> [round(learning_rate(step, options), 2) for step in (0, 9, 50, 99)]
+    [0.1, 1.0, 0.59, 0.01]
     """
     if step < options.warmup:
         return options.peak * (step + 1) / options.warmup

@@ -20,7 +20,7 @@ from scalekv_adapters.var.tiny import SAMPLING, write_weights
 from scalekv_adapters.var.tiny.data import Augmentation, Digits, augment, load_digits, to_model
 from scalekv_adapters.var.tiny.judge import Judge, accuracy, judge_loss
 from scalekv_adapters.var.tiny.loop import LoopOptions, train
-from scalekv_adapters.var.tiny.measure import current_map_mass, draw_digits, grid, rebuild
+from scalekv_adapters.var.tiny.measure import draw_digits, grid, rebuild
 from scalekv_adapters.var.tiny.objectives import Noise, VQVAELoss, noisy_tokens, refresh_codes, var_loss, vqvae_loss
 from scalekv_adapters.var.transformer import VAR, drop_labels
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
@@ -181,11 +181,6 @@ def run_evaluate(
     shares = [round(accuracy(judge, images[labels == c], labels[labels == c]), 2) for c in range(10)]
     console.print(f"drawn digits, {settings}: {accuracy(judge, images, labels):.3f}, by class {shares}")
     grid(images, per_class).save(out / "digits.png")
-    mass = current_map_mass(var, torch.arange(10), settings).mean(2)
-    for scale in (-2, -1):
-        console.print(
-            f"attention on the current map, scale {scale}, by layer: {[round(m, 2) for m in mass[scale].tolist()]}"
-        )
 
 
 if __name__ == "__main__":
