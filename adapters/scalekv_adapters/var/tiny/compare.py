@@ -25,7 +25,7 @@ from scalekv_core import Generation, ImageModel, compress, load_model, shared_re
 from scalekv_core.fidelity import compare
 
 MODEL = "var-tiny"
-POLICIES = ("uniform", "streaming", "h2o", "snapkv", "pyramidkv", "ams-kv", "scalekv")
+POLICIES = ("uniform", "h2o", "snapkv", "scalekv", "streaming", "pyramidkv", "ams-kv")
 BUDGETS = ("50%", "20%", "10%", "5%")
 
 
