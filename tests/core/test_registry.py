@@ -303,11 +303,11 @@ def test_an_adapter_that_fails_is_named() -> None:
 def test_a_third_party_plugin_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through nothing but its distribution's entry point, and it works together with what is built in."""
     monkeypatch.syspath_prepend(PLUGINS)
-    monkeypatch.delitem(sys.modules, "scalekv_randomk", raising=False)
+    monkeypatch.delitem(sys.modules, "scalekv_lottery", raising=False)
     registry = Registry.installed()
 
-    assert "plugin 'randomk' (scalekv-randomk 0.1)" == str(registry.offer("selector", "randomk").owner)
-    policy = registry.policy("uniform", selector="randomk", options={"seed": "3"})
+    assert "plugin 'lottery' (scalekv-lottery 0.1)" == str(registry.offer("selector", "lottery").owner)
+    policy = registry.policy("uniform", selector="lottery", options={"seed": "3"})
     model = toy.ToyCard().load()
     with compress(model, policy, "50%", registry=Registry.of(toy)) as session:
         model.generate(["1", "2"], seeds=[0, 0])
@@ -316,7 +316,7 @@ def test_a_third_party_plugin_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_plugin_leaves_with_its_path() -> None:
     """The plugin of the test before is gone."""
-    assert "randomk" not in Registry.installed().names("selector")
+    assert "lottery" not in Registry.installed().names("selector")
 
 
 def test_nothing_installed_is_an_error(only_site: Callable[..., None]) -> None:

@@ -13,7 +13,7 @@ from scalekv_core import CacheView, ScoringSelector, TokenSelector
 
 
 @frozen
-class RandomK(ScoringSelector):
+class Lottery(ScoringSelector):
     """Tokens drawn at random, anew at every scale.
 
     Attributes:
@@ -29,4 +29,4 @@ class RandomK(ScoringSelector):
 
 @scalekv_core.hookimpl
 def scalekv_token_selectors() -> dict[str, Callable[[], TokenSelector]]:
-    return {"randomk": RandomK}
+    return {"lottery": Lottery}
