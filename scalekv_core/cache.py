@@ -7,6 +7,7 @@ plan is decided on the host before the first token, so nothing here waits for th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -316,21 +317,24 @@ class KVCache:
         return parts
 
     def _store(self, store: _GroupStore, view: CacheView, k: Tensor, v: Tensor, kept: Tensor | None) -> None:
-        """Puts what stays into new, tight memory; the old goes when the last name for it does."""
+        """Puts what stays into new, tight memory. The old is let go first where the new does not come from it."""
         codec = self.policy.codec
-        keys, values, counts = view.k, view.v, view.counts
-        if kept is not None and not self.policy.merger.drops:
+        folds = kept is not None and not self.policy.merger.drops
+        old_keys, old_values = (None, None) if folds or codec.dense else (store.keys, store.values)
+        store.keys = store.values = None
+        if folds:
             with self._clock.stage(view.scale, "merge"):
-                keys, values, counts = self._fold(view, kept)
+                keys, values, counts = self._fold(view, cast(Tensor, kept))
             with self._clock.stage(view.scale, "store"):
                 store.keys = codec.encode(keys, "key").owned(keys)
                 store.values = codec.encode(values, "value").owned(values)
                 self._carry(store, view, counts, kept, folded=True)
             return
         with self._clock.stage(view.scale, "store"):
-            store.keys = codec.keep(store.keys, k, keys, kept, "key").owned(k, keys)
-            store.values = codec.keep(store.values, v, values, kept, "value").owned(v, values)
-            self._carry(store, view, counts, kept)
+            store.keys = codec.keep(old_keys, k, view.k, kept, "key").owned(k, view.k)
+            del old_keys
+            store.values = codec.keep(old_values, v, view.v, kept, "value").owned(v, view.v)
+            self._carry(store, view, view.counts, kept)
 
     def _fold(self, view: CacheView, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         target = self.policy.merger.assign(view, kept)

@@ -294,7 +294,7 @@ class CacheCodec(ABC):
         """The codes of the tokens that stay: gathered without decoding.
 
         Args:
-            stored: the history's codes, None if there is no history.
+            stored: the history's codes; None if there is no history, or if the codec is ``dense``: then ``whole`` has it.
             current: (B, H, n, D) of the current map.
             whole: (B, H, N, D) history (decoded) and current map, as attention read them.
             index: (B, H, keep) into the N tokens; None keeps all.

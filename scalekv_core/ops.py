@@ -8,6 +8,8 @@ from torch import Tensor
 
 CHUNK_BYTES = 64 * 2**20
 """The most that one chunk of attention probabilities may take."""
+CHUNK_BYTES_CPU = 8 * 2**20
+"""The same on a CPU, where chunks that stay in its cache are more than twice as fast as larger ones."""
 
 
 def top_tokens(scores: Tensor, keep: int) -> Tensor:
@@ -62,7 +64,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, counts: Ten
 
 
 def attention_mass(
-    q: Tensor, k: Tensor, *, softmax_scale: float, counts: Tensor | None = None, chunk_bytes: int = CHUNK_BYTES
+    q: Tensor, k: Tensor, *, softmax_scale: float, counts: Tensor | None = None, chunk_bytes: int | None = None
 ) -> Tensor:
     """(B, H, N) float32: the attention each key gets, summed over the queries.
 
@@ -72,9 +74,10 @@ def attention_mass(
         softmax_scale: factor on q.k.
         counts: (B, H, N) how many tokens each key stands for.
         chunk_bytes: heads and queries are taken in chunks whose float32 keys, and probabilities, fit into this many
-            bytes. How many queries does not depend on the number of rows, so that no row's sums do.
+            bytes; :data:`CHUNK_BYTES` or :data:`CHUNK_BYTES_CPU` by default. How many queries does not depend on the number of rows, so that no row's sums do.
     """
     rows, heads, tokens, width = k.shape
+    chunk_bytes = chunk_bytes or default_chunk_bytes(k.device)
     queries = max(1, min(q.shape[2], chunk_bytes // (4 * tokens)))
     at_once = max(1, chunk_bytes // (4 * tokens * max(queries, width)))
     mass = k.new_zeros(rows * heads, tokens, dtype=torch.float32)
@@ -103,9 +106,14 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype.itemsize >= torch.float32.itemsize else x.float()
 
 
-def chunk_length(k: Tensor, chunk_bytes: int = CHUNK_BYTES) -> int:
-    """How many queries at a time keep a float32 (B, H, queries, N) tensor within ``chunk_bytes``; at least one."""
-    return max(1, chunk_bytes // (4 * k.shape[0] * k.shape[1] * k.shape[2]))
+def default_chunk_bytes(device: torch.device) -> int:
+    """The most that one chunk may take on this device."""
+    return CHUNK_BYTES_CPU if device.type == "cpu" else CHUNK_BYTES
+
+
+def chunk_length(k: Tensor) -> int:
+    """How many queries at a time keep a float32 (B, H, queries, N) tensor within the chunk size; at least one."""
+    return max(1, default_chunk_bytes(k.device) // (4 * k.shape[0] * k.shape[1] * k.shape[2]))
 
 
 def fold(x: Tensor, counts: Tensor, target: Tensor, keep: int) -> tuple[Tensor, Tensor]:
