@@ -34,8 +34,8 @@ from scalekv_core.testing.toy import Latest
 from tests.wrong_strategies.plans import HalfOfIt
 from tests.wrong_strategies.selectors import FirstRow
 
-settings.register_profile("few", max_examples=10, database=None)
-settings.load_profile("few")
+settings.register_profile("same", max_examples=50, database=None, derandomize=True)
+settings.load_profile("same")
 
 @parametrize_with_checks(
     {"latest": Latest, "first-row": FirstRow, "half": HalfOfIt, "none": lambda: 1 / 0, "dict": dict},
