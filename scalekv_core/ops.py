@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,7 +24,10 @@ def top_tokens(scores: Tensor, keep: int) -> Tensor:
     >>> top_tokens(torch.tensor([[[0.1, 0.9, 0.5, 0.7]]]), 2)
     tensor([[[1, 3]]])
     """
-    return scores.topk(keep, dim=-1, sorted=False).indices.sort(dim=-1).values
+    best = scores.topk(keep, dim=-1, sorted=False).indices
+    if best.device.type == "cpu":  # numpy sorts several times faster
+        return torch.from_numpy(np.sort(best.numpy(), axis=-1))
+    return best.sort(dim=-1).values
 
 
 def all_tokens(x: Tensor, start: int, stop: int) -> Tensor:
@@ -73,21 +79,29 @@ def attention_mass(
         k: (B, H, N, D) keys.
         softmax_scale: factor on q.k.
         counts: (B, H, N) how many tokens each key stands for.
-        chunk_bytes: heads and queries are taken in chunks whose float32 keys, and probabilities, fit into this many
-            bytes; :data:`CHUNK_BYTES` or :data:`CHUNK_BYTES_CPU` by default. How many queries does not depend on the number of rows, so that no row's sums do.
+        chunk_bytes: heads and queries are taken in chunks whose probabilities, and float32 copies of keys in other
+            dtypes, fit into this many bytes; :data:`CHUNK_BYTES` or :data:`CHUNK_BYTES_CPU` by default. How many queries
+            does not depend on the number of rows, so that no row's sums do.
     """
     rows, heads, tokens, width = k.shape
     chunk_bytes = chunk_bytes or default_chunk_bytes(k.device)
     queries = max(1, min(q.shape[2], chunk_bytes // (4 * tokens)))
-    at_once = max(1, chunk_bytes // (4 * tokens * max(queries, width)))
-    mass = k.new_zeros(rows * heads, tokens, dtype=torch.float32)
-    bias = mass if counts is None else counts.log().flatten(0, 1)  # zero where nothing is counted
-    parts = (x.split(at_once) for x in (q.flatten(0, 1), k.flatten(0, 1), bias.unsqueeze(1), mass))
-    for q_heads, k_heads, bias_heads, total in zip(*parts, strict=True):
-        k_wide = _wide(k_heads)
-        for part in q_heads.split(queries, dim=1):
-            total += attention_probabilities(part, k_wide, softmax_scale, None if counts is None else bias_heads).sum(1)
-    return mass.view(rows, heads, tokens)
+    widest = queries if k.dtype == torch.float32 else max(queries, width)
+    at_once = max(1, chunk_bytes // (4 * tokens * widest))
+    mass = k.new_zeros(rows, heads, tokens, dtype=torch.float32)
+    bias = mass if counts is None else counts.log()  # zero where nothing is counted
+    for q_part, k_part, bias_part, total in _blocks(at_once, q, k, bias.unsqueeze(2), mass):
+        k_wide = _wide(k_part)
+        for part in q_part.split(queries, dim=2):
+            total += attention_probabilities(part, k_wide, softmax_scale, None if counts is None else bias_part).sum(2)
+    return mass
+
+
+def _blocks(at_once: int, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of the parts (B, H, ...), ``at_once`` of their B x H places each: several rows, or some heads of one."""
+    heads = parts[0].shape[1]
+    for rows in zip(*(part.split(max(1, at_once // heads)) for part in parts), strict=True):
+        yield from zip(*(part.split(min(heads, at_once), dim=1) for part in rows), strict=True)
 
 
 def attention_probabilities(q: Tensor, k: Tensor, softmax_scale: float, bias: Tensor | None = None) -> Tensor:

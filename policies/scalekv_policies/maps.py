@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ def patch_grid(sizes: tuple[int, ...], patches: int) -> tuple[int, ...]:
     return tuple(grid)
 
 
+@lru_cache(maxsize=256)
 def patch_centres(sizes: tuple[int, ...], patches: int, device: torch.device) -> Tensor:
     """(W,) the tokens in the middle of the patches, as indices into the map: floor((2 i + 1) size / (2 patches)) each way.
 
@@ -53,7 +55,7 @@ def pool_average(scores: Tensor, positions: Tensor, schedule: ScaleSchedule, sca
     canvas = scores.new_zeros(2, *scores.shape[:2], schedule.seen[scale])  # scores, and where there is one
     canvas[0].scatter_(2, positions, scores)
     canvas[1].scatter_(2, positions, 1.0)
-    sums = _on_maps(F.avg_pool2d, canvas, schedule, scale, kernel)
+    sums = _on_maps(_box_sum, canvas, schedule, scale, kernel)
     total, present = sums.gather(3, positions.expand(2, *positions.shape))
     return total / present
 
@@ -62,13 +64,27 @@ def pool_max(scores: Tensor, positions: Tensor, schedule: ScaleSchedule, scale: 
     """(B, H, N) best score of the tokens present within kernel x kernel on the same map; arguments as `pool_average`."""
     canvas = scores.new_full((*scores.shape[:2], schedule.seen[scale]), -torch.inf)
     canvas.scatter_(2, positions, scores)
-    return _on_maps(F.max_pool2d, canvas, schedule, scale, kernel).gather(2, positions)
+    return _on_maps(_box_max, canvas, schedule, scale, kernel).gather(2, positions)
 
 
-def _on_maps(pool: Callable[..., Tensor], canvas: Tensor, schedule: ScaleSchedule, scale: int, kernel: int) -> Tensor:
+def _box_sum(frames: Tensor, kernel: int) -> Tensor:
+    """Sums over kernel x kernel, zero outside: shifted adds, several times faster on a CPU than ``avg_pool2d``."""
+    height, width = frames.shape[-2:]
+    padded = F.pad(frames, (kernel // 2,) * 4)
+    lines = sum((padded[..., shift : shift + width] for shift in range(1, kernel)), padded[..., :width])
+    return sum((lines[..., shift : shift + height, :] for shift in range(1, kernel)), lines[..., :height, :])
+
+
+def _box_max(frames: Tensor, kernel: int) -> Tensor:
+    return F.max_pool2d(frames, kernel, stride=1, padding=kernel // 2)
+
+
+def _on_maps(
+    pool: Callable[[Tensor, int], Tensor], canvas: Tensor, schedule: ScaleSchedule, scale: int, kernel: int
+) -> Tensor:
     """The canvas (..., tokens of scales 0..scale), each map of it pooled in two dimensions."""
     pooled = []
     for part, (t, h, w) in zip(canvas.split(schedule.tokens[: scale + 1], dim=-1), schedule.maps, strict=False):
         frames = part.reshape(-1, t, h, w)
-        pooled.append(pool(frames, kernel, stride=1, padding=kernel // 2).view(part.shape))
+        pooled.append(pool(frames, kernel).reshape(part.shape))
     return torch.cat(pooled, dim=-1)
