@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint wheel example docs tables bench clean
+.PHONY: help demo test lint wheel example docs tables mutants bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -49,6 +49,15 @@ docs: .venv/docs tables  ## the documentation as a site, into site/
 
 tables: .venv/ready  ## write the tables that come from the registry into the documentation
 	$(BIN)/python docs/tables.py
+
+mutants: .venv/ready  ## break the cache and the selectors in every small way, and list what no test notices (an hour)
+	$(INSTALL) 'mutmut>=3.8'
+	rm -rf build/mutants
+	mkdir -p build/mutants
+	cp -r scalekv_core policies/scalekv_policies adapters/scalekv_adapters tests build/mutants
+	cp tests/mutation.toml build/mutants/pyproject.toml
+	cd build/mutants && HYPOTHESIS_PROFILE=same OMP_NUM_THREADS=1 ../../$(BIN)/mutmut run
+	cd build/mutants && ../../$(BIN)/mutmut results
 
 bench: .venv/ready  ## attention at Infinity-2B geometry: time, shares and bytes of every policy (some minutes)
 	$(BIN)/scalekv bench

@@ -1,4 +1,7 @@
-"""How the suite runs: quick Hypothesis profiles by default, thorough ones in CI, one torch thread."""
+"""How the suite runs: with one torch thread, and a Hypothesis profile by name.
+
+Quick by default (`dev`), thorough in CI (`ci`), the same cases every time for mutants (`same`).
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,9 @@ _COMMON = {
 }
 settings.register_profile("dev", max_examples=20, stateful_step_count=20, **_COMMON)
 settings.register_profile("ci", max_examples=150, stateful_step_count=40, **_COMMON)
+settings.register_profile(
+    "same", max_examples=20, stateful_step_count=20, derandomize=True, **_COMMON | {"database": None}
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 torch.set_num_threads(1)
