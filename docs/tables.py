@@ -1,15 +1,15 @@
 """The tables of the documentation that come from the registry: ``make tables`` writes them into the pages.
 
 A table stands between two comments, ``<!-- table: NAME -->`` and ``<!-- end of table -->``; a test compares the pages with
-what this would write. Figures of fidelity are read from ``data/fidelity.json``, which is the ``record.json`` of a run of
-``scalekv generate``; without that file the column says so.
+what this would write. Figures of fidelity are read from ``data/judged.json``, which ``scalekv_adapters.var.tiny.compare``
+writes.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from scalekv_core.registry import summary_of
 from scalekv_core.testing.kinds import KINDS, promises
 
 PAGES = Path(__file__).parent
-FIDELITY = PAGES / "data" / "fidelity.json"
+JUDGED = PAGES / "data" / "judged.json"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 SCHEDULE = ScaleSchedule.square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
@@ -63,7 +63,7 @@ def policies() -> str:
 
 def properties() -> str:
     """Every policy: what it needs, how it shares, what choosing costs, how true it stays."""
-    known, figures = registry(), fidelity()
+    known = registry()
     rows = []
     for name in known.names("policy"):
         policy = known.policy(name)
@@ -74,7 +74,7 @@ def properties() -> str:
                 shares(policy),
                 "yes" if differs_by_head(policy.selector) else "no",
                 queries_scored(policy.selector),
-                figures.get(name, "not measured"),
+                fidelity(name),
             ]
         )
     return table(["policy", "profile", "shares", "own tokens per head", "looks at", "fidelity"], rows)
@@ -98,32 +98,42 @@ def promises_of(kind: str) -> str:
     return table(["promise", "what it says, and why", "not made if"], rows)
 
 
-def measured() -> str:
-    """How the figures of fidelity were made, if they were."""
-    if not FIDELITY.exists():
-        return "No figures of fidelity were recorded yet.\n"
-    record = json.loads(FIDELITY.read_text(encoding="utf-8"))
-    made_with = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    return f"Measured on {record['date'][:10]} with {made_with}:\n\n```text\n{record['command']}\n```\n"
+def judged(budgets: Container[str] = ("50%", "20%", "10%", "5%", "2.5%")) -> str:
+    """What every policy does to digits of var-tiny: the rows at some budgets, as far as they were measured."""
+    rows = [
+        [named(row), row["budget"], f"{row['recognised']:.1%}", *in_figures(row)]
+        for row in judgements()
+        if row["budget"] in budgets
+    ]
+    return table(["policy", "budget", "recognised", "PSNR", "same tokens", "KL, forced", "of unmodified"], rows)
 
 
-def fidelity() -> dict[str, str]:
-    """{policy: its figures in words}."""
-    if not FIDELITY.exists():
-        return {}
-    record = json.loads(FIDELITY.read_text(encoding="utf-8"))
-    tokens = ScaleSchedule([tuple(map(int, sides.split("x"))) for sides in record["model"]["maps"].split()]).tokens
-    return {policy["name"]: in_words(policy, tokens) for policy in record["policies"]}
+def judgements() -> list[dict[str, Any]]:
+    """The rows that were measured, without the unmodified model's."""
+    known = json.loads(JUDGED.read_text(encoding="utf-8"))
+    return [row for name, row in known.items() if name != "unmodified"]
 
 
-def in_words(policy: dict[str, Any], tokens: tuple[int, ...]) -> str:
-    """The budget, what is held, PSNR, and how many choices are the same given the same tokens."""
-    figures, memory = policy["fidelity"], policy["memory"]
-    held = memory["resident_bytes"] / memory["unmodified_bytes"]
-    if figures["identical"]:
-        return f"identical, holding {held:.1%}"
-    same = np.average(figures["forced_agreement"], weights=tokens)
-    return f"{figures['psnr']:.1f} dB, {same:.1%} the same, holding {held:.1%}"
+def named(row: dict[str, Any]) -> str:
+    """The policy of a row with the options that were set."""
+    return " ".join([f"`{row['policy']}`", *(f"{option}={value}" for option, value in row["options"].items())])
+
+
+def in_figures(row: dict[str, Any]) -> list[str]:
+    """PSNR, share of equal tokens, divergence, share of bytes."""
+    held = row["resident_bytes"] / row["unmodified_bytes"]
+    return [f"{row['psnr']:.1f} dB", f"{row['agreement']:.1%}", f"{row['kl']:.3f}", f"{held:.1%}"]
+
+
+def fidelity(name: str) -> str:
+    """A policy's figures at 10 % in words."""
+    if name == "full":
+        return "identical"
+    for row in judgements():
+        if row["policy"] == name and row["budget"] == "10%" and not row["options"]:
+            psnr, same, _, _ = in_figures(row)
+            return f"{psnr}, {same} the same"
+    return "not measured"
 
 
 # -- what is found out by trying ----------------------------------------------------------------------------------
@@ -206,7 +216,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "policies": policies,
     "properties": properties,
     "parts": parts,
-    "measured": measured,
+    "judged": judged,
+    "judged-10": partial(judged, ["10%"]),
     **{f"promises-{kind}": partial(promises_of, kind) for kind in KINDS},
 }
 
@@ -218,7 +229,7 @@ def filled(page: str) -> str:
 
 def main() -> None:
     """Writes the tables into the pages."""
-    for path in sorted(PAGES.glob("*.md")):
+    for path in [*sorted(PAGES.glob("*.md")), PAGES.parent / "README.md"]:
         before = path.read_text(encoding="utf-8")
         after = filled(before)
         if after != before:

@@ -210,10 +210,14 @@ CHECKED_ONCE = {"_check_indices", "_check_targets"}
 """What may wait for the device: the first answer of a selector or merger, and the others only with check=True."""
 
 
+ON_THE_CPU = {"top_tokens": {"numpy"}}
+"""What is only done where the tensor is on the CPU already."""
+
+
 @pytest.mark.parametrize(("path", "function"), HOT, ids=[f"{path.stem}-{node.name}" for path, node in HOT])
 def test_the_hot_path_waits_for_nobody(path: Path, function: ast.FunctionDef) -> None:
     """No tensor is brought to the host, nothing warns."""
-    assert set() == attributes(function) & WAITS
+    assert set() == attributes(function) & WAITS - ON_THE_CPU.get(function.name, set())
     assert "warnings" not in set(imports(function))
 
 
