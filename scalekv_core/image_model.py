@@ -17,6 +17,7 @@ from scalekv_core.errors import InputError
 from scalekv_core.geometry import CacheGeometry
 from scalekv_core.profile import AttentionProfile
 from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.weights.format import WeightsFormat
 
 
 def _wants(text: str, fits: Callable[[Any], bool]) -> Callable[[Any, Attribute[Any], Any], None]:
@@ -142,6 +143,11 @@ class ModelCard(ABC):
         Raises:
             CheckpointError: weights are missing, truncated, or of another model.
         """
+
+    @property
+    def formats(self) -> tuple[WeightsFormat, ...]:
+        """What its weights look like in published files, for ``scalekv convert``; nothing if they ship."""
+        return ()
 
     @property
     def example(self) -> str:

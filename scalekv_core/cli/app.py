@@ -16,6 +16,7 @@ COMMANDS = (
     "calibrate",
     "explain",
     "bench",
+    "convert",
     "policies",
     "models",
     "plugins",

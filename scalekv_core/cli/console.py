@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from rich import box
 from rich.console import Console
@@ -69,3 +69,17 @@ def busy(doing: str) -> Iterator[None]:
         return
     with err.status(Text(doing)):
         yield
+
+
+@contextlib.contextmanager
+def progress(doing: str, nbytes: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, and nothing elsewhere; gives a function that is told the bytes that were done."""
+    if not err.is_terminal:
+        yield lambda more: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}", markup=False), *columns, console=err, transient=True) as bar:
+        task = bar.add_task(doing, total=nbytes)
+        yield lambda more: bar.advance(task, more)

@@ -25,6 +25,7 @@ from scalekv_core.interfaces import BudgetAllocator, CacheView, LayerClassifier,
 from scalekv_core.policy import Policy
 from scalekv_core.registry import Owner, Problem, Registry
 from scalekv_core.testing import toy
+from scalekv_core.weights import WeightsFormat
 
 happening: list[Callable[[], None]] = []
 """What is to happen in every second attention of the model 'toy-trouble'."""
@@ -94,12 +95,24 @@ class TroubleCard(toy.ToyCard):
         return Troubled(super().load(**kwargs).module)  # type: ignore[arg-type]
 
 
+@frozen
+class ToyFormat(WeightsFormat):
+    """The toy model in files."""
+
+    kind: ClassVar[str] = "toy"
+    marker: ClassVar[str] = "places.weight"
+
+
 @frozen(kw_only=True)
 class WeightsCard(toy.ToyCard):
     """The toy model from a file."""
 
     needs_weights: ClassVar[bool] = True
     weights: str = "scalekv has no place to fetch them from"
+
+    @property
+    def formats(self) -> tuple[WeightsFormat, ...]:
+        return (ToyFormat(),)
 
     def load(self, *, weights: Path | None = None, **kwargs: Any) -> ImageModel:
         model = super().load(**kwargs)

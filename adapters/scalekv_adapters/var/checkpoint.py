@@ -10,6 +10,7 @@ from __future__ import annotations
 from math import isqrt
 from os import PathLike
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import torch
@@ -18,10 +19,28 @@ from torch import Tensor
 from scalekv_adapters.var.config import PUBLISHED, VARConfig, tokens_per_level
 from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import SIDES_256, VQVAE, VQVAEConfig
-from scalekv_adapters.var.weights import State, fill, find_state
 from scalekv_core.errors import CheckpointError
+from scalekv_core.weights import State, Weights, WeightsFormat, fill, find_weights, numbered
 
-MARKERS = {"VAR": "pos_1LC", "VQVAE": "quantize.embedding.weight"}  # names that tell what a state dict is
+
+@attrs.frozen
+class VARFormat(WeightsFormat):
+    """The transformer of VAR; its official names are those of the module."""
+
+    kind: ClassVar[str] = "VAR"
+    marker: ClassVar[str] = "pos_1LC"
+
+
+@attrs.frozen
+class VQVAEFormat(WeightsFormat):
+    """The VQVAE of VAR; its official names are those of the module."""
+
+    kind: ClassVar[str] = "VQVAE"
+    marker: ClassVar[str] = "quantize.embedding.weight"
+
+
+FORMATS = (VARFormat(), VQVAEFormat())
+"""What is published of VAR."""
 
 
 def load_var(
@@ -47,15 +66,15 @@ def load_var(
     """
     path = Path(path)
     wanted = VARConfig.published(expect) if isinstance(expect, str) else expect
-    state = find_state(path, "VAR", MARKERS)
-    config = var_config(state, path, wanted)
+    weights = find_weights(path, VARFormat(), known=FORMATS)
+    config = var_config(weights, wanted)
     if wanted is not None and config != wanted:
         raise CheckpointError(
             f"checkpoint {path} is {describe(config, wanted)}; you asked for {describe(wanted, config)}"
         )
     with torch.device("meta"):
         model = VAR(config, vqvae)
-    return fill(model, state, path, device=device, dtype=dtype)
+    return fill(model, weights, device=device, dtype=dtype)
 
 
 def load_vqvae(
@@ -76,15 +95,16 @@ def load_vqvae(
         CheckpointError: the file is truncated, holds code, is no VQVAE, or has another number of scales.
     """
     path = Path(path)
-    state = find_state(path, "VQVAE", MARKERS)
-    config = vqvae_config(state, path, patch_sides)
+    weights = find_weights(path, VQVAEFormat(), known=FORMATS)
+    config = vqvae_config(weights, patch_sides)
     with torch.device("meta"):
         model = VQVAE(config)
-    return fill(model, state, path, device=device, dtype=dtype)
+    return fill(model, weights, device=device, dtype=dtype)
 
 
-def var_config(state: State, path: Path, wanted: VARConfig | None) -> VARConfig:
-    """The sizes of a VAR, read off its state dict."""
+def var_config(weights: Weights, wanted: VARConfig | None) -> VARConfig:
+    """The sizes of a VAR, read off its weights."""
+    state, path = weights.shapes, weights.path
     try:
         width = state["pos_1LC"].shape[-1]
         return VARConfig(
@@ -92,7 +112,7 @@ def var_config(state: State, path: Path, wanted: VARConfig | None) -> VARConfig:
             width=width,
             heads=heads(state, path, wanted),
             num_classes=len(state["class_emb.weight"]) - 1,
-            patch_sides=patch_sides(state["lvl_1L"], path),
+            patch_sides=patch_sides(weights.tensor("lvl_1L"), path),
             codes=len(state["head.weight"]),
             code_width=state["word_embed.weight"].shape[1],
             shared_adaln="shared_ada_lin.1.weight" in state,
@@ -103,8 +123,9 @@ def var_config(state: State, path: Path, wanted: VARConfig | None) -> VARConfig:
         raise CheckpointError(f"checkpoint {path} is no complete VAR: it lacks {error}") from None
 
 
-def vqvae_config(state: State, path: Path, patch_sides: tuple[int, ...]) -> VQVAEConfig:
-    """The sizes of a VQVAE, read off its state dict, all but the sides of its maps."""
+def vqvae_config(weights: Weights, patch_sides: tuple[int, ...]) -> VQVAEConfig:
+    """The sizes of a VQVAE, read off its weights, all but the sides of its maps."""
+    state, path = weights.shapes, weights.path
     try:
         scales = len(state["quantize.ema_vocab_hit_SV"])
         codes, code_width = state["quantize.embedding.weight"].shape
@@ -125,15 +146,6 @@ def vqvae_config(state: State, path: Path, patch_sides: tuple[int, ...]) -> VQVA
         blocks=numbered(state, "encoder.down.0.block."),
         patch_sides=patch_sides,
     )
-
-
-def numbered(state: State, prefix: str) -> int:
-    """How many different numbers follow this prefix in the names of a state dict.
-
-    >>> numbered({"blocks.0.a": torch.ones(1), "blocks.0.b": torch.ones(1), "blocks.1.a": torch.ones(1)}, "blocks.")
-    2
-    """
-    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 
 def heads(state: State, path: Path, wanted: VARConfig | None) -> int:

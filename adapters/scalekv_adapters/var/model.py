@@ -12,7 +12,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from scalekv_adapters.var.checkpoint import load_var, load_vqvae
+from scalekv_adapters.var.checkpoint import FORMATS, load_var, load_vqvae
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAEConfig
@@ -20,6 +20,7 @@ from scalekv_core.errors import CheckpointError, InputError
 from scalekv_core.geometry import CacheGeometry
 from scalekv_core.image_model import Generation, ImageModel, ModelCard, Sampling
 from scalekv_core.profile import AttentionProfile
+from scalekv_core.weights import WeightsFormat, beside
 
 TINY = "var-tiny"
 TINY_SIZES = VARConfig(depth=6, width=128, heads=4, num_classes=10, codes=256, code_width=8)
@@ -111,8 +112,8 @@ class VARCard(ModelCard):
         """The model; the transformer in this dtype, its VQVAE in float32.
 
         Args:
-            weights: a folder with both official files, or the transformer's file, beside which the other one is. A
-                ``profile.safetensors`` there is the model's attention profile.
+            weights: a folder with both official files, or what ``scalekv convert`` made of them, or the transformer's
+                file, beside which the other one is. A ``profile.safetensors`` there is the model's attention profile.
             device, dtype: where and how it runs.
 
         Raises:
@@ -139,11 +140,16 @@ class VARCard(ModelCard):
         if weights is None:
             raise CheckpointError(f"model {self.name!r} does not ship with weights; give {self.weights}")
         weights = Path(weights)
-        transformer = weights / FILES[self.name] if weights.is_dir() else weights
-        vqvae = transformer.with_name(VQVAE_FILE)
+        folder = weights if weights.is_dir() else weights.parent
+        transformer = beside(folder, FILES[self.name]) if weights.is_dir() else weights
+        vqvae = beside(folder, VQVAE_FILE)
         if missing := [str(file) for file in (transformer, vqvae) if not file.is_file()]:
             raise CheckpointError(f"model {self.name!r} lacks {' and '.join(missing)}; give {self.weights}")
         return transformer, vqvae
+
+    @property
+    def formats(self) -> tuple[WeightsFormat, ...]:
+        return FORMATS
 
     @property
     def example(self) -> str:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from scalekv_adapters.var.checkpoint import describe, load_var, load_vqvae
 from scalekv_adapters.var.config import VARConfig
+from scalekv_core.cli import main
 from scalekv_core.errors import CheckpointError
 
 SIDES = (1, 2, 3, 4, 5, 6)
@@ -207,3 +208,19 @@ def test_a_missing_file_is_told(tmp_path):
     """The message names the path."""
     with pytest.raises(CheckpointError, match=r"there is no checkpoint .*nothing\.pth"):
         load_var(tmp_path / "nothing.pth")
+
+
+def test_converted_weights_are_loaded_from_their_folder(make_var, var_state, make_vqvae, tmp_path, capsys):
+    """A trainer's file with both networks becomes two files, from which the same model is loaded."""
+    vqvae, state = make_vqvae(), var_state("saln0_l2n1")
+    torch.save({"trainer": {"vae_local": vqvae.state_dict(), "var_wo_ddp": state}}, tmp_path / "trained.pth")
+    with pytest.raises(SystemExit) as stopped:
+        main(["convert", str(tmp_path / "trained.pth"), "--out", str(tmp_path / "converted")])
+    assert (0, "") == (stopped.value.code, capsys.readouterr().err)
+
+    folder = tmp_path / "converted"
+    loaded = load_var(
+        folder / "trained-var.safetensors", vqvae=load_vqvae(folder / "trained-vqvae.safetensors", patch_sides=SIDES)
+    )
+    want, got = make_var("saln0_l2n1").generate([3], seeds=[1]), loaded.generate([3], seeds=[1])
+    assert torch.equal(want.images, got.images)
