@@ -86,10 +86,10 @@ def test_whatever_it_does_the_table_goes_on(run, wrong, name: str, said: str) ->
 
 def test_one_that_hangs_is_stopped(run, wrong) -> None:
     """Reported as such, with the case that it hangs on."""
-    ran = run("check", "endless", "--promise", "fills_its_capacity", "--timeout", 0.5)
+    ran = run("check", "endless", "--promise", "fills_its_capacity", "--timeout", 3)  # a busy machine starts slowly
 
     assert 1 == ran.code
-    assert "no answer within 0.5 s" in ran.out
+    assert "no answer within 3 s" in ran.out
     assert "maps=" in ran.out
 
 
