@@ -26,7 +26,7 @@ Dtype = Annotated[
     typer.Option(
         "--dtype",
         metavar="NAME",
-        help="float32, bfloat16 or float16. [dim]default: as in the source[/dim]",
+        help="float32, bfloat16 or float16, for the transformers; VAEs stay as they are. [dim]default: as in the source[/dim]",
         show_default=False,
     ),
 ]

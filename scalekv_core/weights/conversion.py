@@ -68,7 +68,7 @@ def conversions(
         for format in formats:
             stem = path.name if path.is_dir() else path.stem
             name = f"{stem}-{format.kind.lower()}.safetensors" if several else f"{stem}.safetensors"
-            found.append(Conversion(find_weights(path, format), name, dtype))
+            found.append(Conversion(find_weights(path, format), name, None if format.stays_as_it_is else dtype))
         if not formats:
             left.append(path)
     if not found:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scalekv_core.errors import CheckpointError
 from scalekv_core.weights.files import State, some
+from scalekv_core.weights.format import WeightsFormat
 from scalekv_core.weights.source import Weights
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -23,22 +25,29 @@ def fill(model: Model, weights: Weights, *, device: torch.device | str, dtype: t
     Args:
         model: built on the meta device.
         weights: names and shapes exactly those of the model; the dtype may be another, integers stay what they are.
-        device, dtype: where and how to keep the weights.
+        device: where to keep the weights.
+        dtype: in which; the format may keep some of them wider.
 
     Raises:
         CheckpointError: names are missing or not known, or a shape is another.
     """
-    check_fit(model.state_dict(), weights)
-    for shard in weights.shards():
-        cast = {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in shard.items()}
-        model.load_state_dict(cast, strict=False, assign=True)
+    wanted = model.state_dict()
+    check_fit(wanted, weights)
+    derived = {name: value for name in wanted if (value := weights.format.derived(name, wanted[name])) is not None}
+    for state in chain([derived], weights.shards()):
+        kept = {name: _kept(name, value, weights.format, device, dtype) for name, value in state.items()}
+        model.load_state_dict(kept, strict=False, assign=True)
     return model.eval()
 
 
+def _kept(name: str, value: Tensor, format: WeightsFormat, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    return value.to(device, format.dtype(name, dtype) if value.is_floating_point() else None)
+
+
 def check_fit(wanted: State, weights: Weights) -> None:
-    """Raises CheckpointError unless both have the same names and shapes."""
-    got, problems = weights.shapes, []
-    if missing := [name for name in wanted if name not in got]:
+    """Raises CheckpointError unless both have the same names, but for what follows from the sizes, and the same shapes."""
+    got, problems, derived = weights.shapes, [], weights.format.derived
+    if missing := [name for name in wanted if name not in got and derived(name, wanted[name]) is None]:
         problems.append(f"{len(missing)} tensors are missing ({some(missing)})")
     if unknown := [name for name in got if name not in wanted]:
         problems.append(f"{len(unknown)} are not known ({some(unknown)})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 
@@ -14,10 +15,12 @@ class WeightsFormat:
     Attributes:
         kind: what such a network is called in messages, such as "VAR".
         marker: a tensor that every such network has, and no other.
+        stays_as_it_is: whether ``scalekv convert --dtype`` leaves its numbers alone: it is small, and runs in float32.
     """
 
     kind: ClassVar[str]
     marker: ClassVar[str]
+    stays_as_it_is: ClassVar[bool] = False
 
     def knows(self, names: Collection[str]) -> bool:
         """Whether these are the weights of such a network.
@@ -34,3 +37,16 @@ class WeightsFormat:
             name, value: as they lie in the file. The value may be on the meta device: only its shape is there then.
         """
         return {name: value}
+
+    def derived(self, name: str, like: Tensor) -> Tensor | None:
+        """The value of a tensor that follows from the sizes, so that no file need have it; None if it does not.
+
+        Args:
+            name: in the module.
+            like: on the meta device, of its shape.
+        """
+        return None
+
+    def dtype(self, name: str, wanted: torch.dtype) -> torch.dtype:
+        """The dtype that a tensor of numbers has in a network that is wanted in a dtype."""
+        return wanted

@@ -54,7 +54,8 @@ class Layout:
 def layout(weights: Weights, dtype: torch.dtype | None, metadata: Mapping[str, str]) -> Layout:
     """Where the tensors will lie: wide dtypes first, so that all are aligned and can be mapped, then by name."""
     stored = {
-        name: dtype if dtype and shape.is_floating_point() else shape.dtype for name, shape in weights.shapes.items()
+        name: weights.format.dtype(name, dtype) if dtype and shape.is_floating_point() else shape.dtype
+        for name, shape in weights.shapes.items()
     }
     if strange := [name for name in stored if stored[name] not in DTYPES]:
         raise CheckpointError(
@@ -85,7 +86,8 @@ def write_safetensors(
     Args:
         weights: what to write.
         path: the file; a half-written one is left there if this is interrupted, so give a scratch name.
-        dtype: of the numbers in the file; None leaves them as they are. Integers always stay what they are.
+        dtype: of the numbers in the file, but for those that the format keeps wider; None leaves them as they are.
+            Integers always stay what they are.
         metadata: texts for the header.
         advance: is called with the bytes that each tensor has added.
 

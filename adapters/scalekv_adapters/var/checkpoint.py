@@ -37,6 +37,7 @@ class VQVAEFormat(WeightsFormat):
 
     kind: ClassVar[str] = "VQVAE"
     marker: ClassVar[str] = "quantize.embedding.weight"
+    stays_as_it_is: ClassVar[bool] = True
 
 
 FORMATS = (VARFormat(), VQVAEFormat())
