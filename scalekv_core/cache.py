@@ -328,7 +328,7 @@ class KVCache:
             with self._clock.stage(view.scale, "store"):
                 store.keys = codec.encode(keys, "key").owned(keys)
                 store.values = codec.encode(values, "value").owned(values)
-                self._carry(store, view, counts, kept, folded=True)
+                self._carry(store, view, counts, kept)
             return
         with self._clock.stage(view.scale, "store"):
             store.keys = codec.keep(old_keys, k, view.k, kept, "key").owned(k, view.k)
@@ -350,17 +350,14 @@ class KVCache:
         values, _ = ops.fold(view.v, counts, target, keep)
         return keys, values, folded
 
-    def _carry(
-        self, store: _GroupStore, view: CacheView, counts: Tensor | None, kept: Tensor | None, *, folded: bool = False
-    ) -> None:
-        """Takes positions, counts and statistics along with the tokens that stay."""
+    def _carry(self, store: _GroupStore, view: CacheView, counts: Tensor | None, kept: Tensor | None) -> None:
+        """Takes positions and statistics along with the tokens that stay, and their counts, which only folding changes."""
+        store.counts = counts
         if kept is None:
             store.positions = None if store.positions is None else view.positions
-            store.counts = counts
             store.statistics = dict(view.statistics)
             return
         store.positions = ops.gather_tokens(view.positions, kept)
-        store.counts = counts if folded or counts is None else ops.gather_tokens(counts, kept)
         store.statistics = {name: ops.gather_tokens(x, kept) for name, x in view.statistics.items()}
 
     # -- refusals -------------------------------------------------------------------------------------------------

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from scalekv_core import CacheCodec, CacheGeometry, CachePlan, Encoded, KVCache, ScaleSchedule, footprint
 from scalekv_core.defaults import Dense
+from scalekv_core.interfaces import Kind
 from scalekv_core.memory import PeakMeter
 from tests.core.plain import (
     Case,
@@ -134,3 +136,32 @@ def test_a_small_codec_makes_a_small_peak(room: str) -> None:
         assert planned.planned == tuple(cache.resident)
         assert planned.most_planned <= meter.peak
     assert peaks[Int8] < peaks[Half] < peaks[Dense]
+
+
+@frozen
+class TellsKeysFromValues(CacheCodec):
+    """Stores keys as they are and values negated, so that one taken for the other is seen at once."""
+
+    def encode(self, x: Tensor, kind: Kind, *, like: Encoded | None = None) -> Encoded:
+        return Encoded({kind: x * self.sign(kind)})
+
+    def decode(self, stored: Encoded, kind: Kind, out: Tensor) -> None:
+        out.copy_(stored.tokens[kind] * self.sign(kind))
+
+    def sign(self, kind: Kind) -> int:
+        return {"key": 1, "value": -1}[kind]
+
+    def nbytes(self, *, rows: int, heads: int, tokens: int, head_dim: int, dtype: torch.dtype) -> int:
+        return rows * heads * tokens * head_dim * dtype.itemsize
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_a_codec_is_told_keys_from_values(folds: bool) -> None:
+    """In every call, whether tokens are kept, dropped or folded."""
+    schedule = ScaleSchedule.square(1, 2, 3, 4)
+    geometry = CacheGeometry(schedule=schedule, layers=2, heads=2, head_dim=4, rows=2)
+    plan = CachePlan(schedule, np.broadcast_to(np.array([1, 4, 6, 0])[:, None, None], (4, 2, 2)))
+    case, merger = Case(plan, geometry), {"merger": FoldIntoNearest()} if folds else {}
+    expected = drive(case, KVCache(plan, policy_of(**merger)))
+    got = drive(case, KVCache(plan, policy_of(codec=TellsKeysFromValues(), **merger)))
+    assert all(torch.equal(x, y) for a, b in zip(expected, got, strict=True) for x, y in zip(a, b, strict=True))

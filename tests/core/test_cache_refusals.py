@@ -60,6 +60,17 @@ def bad_shapes() -> dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, .
     }
 
 
+@pytest.mark.parametrize("which", [0, 1, 2], ids="qkv")
+def test_gradients_are_refused(which: int) -> None:
+    """A cache that is cut has none, whichever of the three asks for them; without a graph all is well."""
+    tensors = [x.clone() for x in CASE.maps(0)[0]]
+    tensors[which].requires_grad_()
+    with pytest.raises(SessionError, match=r"asked for gradients.*draw under torch.inference_mode\(\)"):
+        fresh().attend(0, *tensors, softmax_scale=1.0)
+    with torch.no_grad():
+        fresh().attend(0, *tensors, softmax_scale=1.0)
+
+
 @pytest.mark.parametrize("fault", bad_shapes())
 def test_tensors_of_another_image_are_refused(fault: str) -> None:
     """Rows, heads, width and dtype stay what they were; tokens are those of the map; the message shows all three."""
@@ -266,6 +277,25 @@ class PassingWhole(Passing):
 
     def keep(self, stored: Encoded | None, current: Tensor, whole: Tensor, index: Tensor | None, kind: Kind) -> Encoded:
         return Encoded({"x": whole if index is None else ops.gather_tokens(whole, index)})
+
+
+@frozen
+class PassingTheEnd(Passing):
+    """A codec that stores the last tokens where they lie in what attention read, whatever it should keep."""
+
+    def keep(self, stored: Encoded | None, current: Tensor, whole: Tensor, index: Tensor | None, kind: Kind) -> Encoded:
+        return Encoded({"x": whole if index is None else whole[:, :, -index.shape[2] :]})
+
+
+def test_what_a_codec_cuts_out_of_the_scratch_is_copied() -> None:
+    """Also where the scratch of all layers is wider than what is kept of it."""
+    cache = fresh(codec=PassingTheEnd())
+    for scale in range(3):
+        whole = [x.data_ptr() for x in cache.tensors()]
+        for layer, qkv in enumerate(CASE.maps(scale)):
+            cache.attend(layer, *qkv, softmax_scale=CASE.softmax_scale)
+        assert all(x.untyped_storage().nbytes() == x.nbytes for x in cache.tensors()), whole
+        assert cache.resident[scale] == sum(x.nbytes for x in cache.tensors())
 
 
 @pytest.mark.parametrize("codec", [Passing(), PassingWhole()], ids=["the model's tensor", "the scratch"])

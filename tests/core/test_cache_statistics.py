@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalekv_core import KVCache, footprint
+from scalekv_core import CacheGeometry, CachePlan, CacheView, KVCache, ScaleSchedule, footprint
 from tests.core.plain import Case, Half, PlainCache, Seen, Sums, cases, drive, policy_of
 
 
@@ -46,3 +47,15 @@ def test_statistics_do_not_touch_attention(case: Case) -> None:
     half = KVCache(case.plan, policy_of(Sums(by_value=False), codec=Half()), check=True)
     drive(case, half)
     assert footprint(case.plan, half.policy, case.geometry).planned == tuple(half.resident)
+
+
+def test_statistics_are_float32_whatever_the_keys_are() -> None:
+    """A running sum of half-precision numbers would stop growing."""
+    schedule = ScaleSchedule.square(1, 2, 3)
+    plan = CachePlan(schedule, np.broadcast_to(np.array([1, 3, 0])[:, None, None], (3, 1, 2)))
+    geometry = CacheGeometry(schedule=schedule, layers=1, heads=2, head_dim=4, dtype=torch.bfloat16)
+    seen: list[CacheView] = []
+    cache = KVCache(plan, policy_of(Sums()), observer=lambda view, kept: seen.append(view))
+    case = Case(plan, geometry)
+    drive(case, cache, [tuple(x.bfloat16() for x in layer) for layer in case.tensors])
+    assert {torch.float32} == {x.dtype for view in seen for x in view.statistics.values()}

@@ -208,3 +208,18 @@ def test_folding_half_precision_sums_in_float32() -> None:
     means, _ = ops.fold(x, torch.ones(1, 1, 1000), torch.zeros(1, 1, 1000, dtype=torch.int64), 1)
 
     assert x[0, 0, 0, 0] == means[0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_counted_attention_and_folding_keep_the_dtype(dtype: torch.dtype) -> None:
+    """Counts are float32; what comes out is what went in."""
+    q, k, v = (random(2, 3, n, 8, seed=n).to(dtype) for n in (5, 9, 9))
+    counts = torch.ones(2, 3, 9)
+    counts[:, :, 4] = 6.0
+    out = ops.attend(q, k, v, softmax_scale=0.3, counts=counts)
+    assert dtype == out.dtype
+    torch.testing.assert_close(
+        out.double(), reference(q.float(), k.float(), v.float(), 0.3, counts)[0], rtol=2e-2, atol=2e-2
+    )
+    folded, total = ops.fold(k, counts, torch.zeros(2, 3, 9, dtype=torch.int64), 1)
+    assert (dtype, torch.float32) == (folded.dtype, total.dtype)

@@ -22,3 +22,9 @@ def test_more_room_keeps_what_less_room_keeps(make_view):
     view = make_view(SCHEDULE, 3, held=9)
     sets = [set(CondensedAndLocal().select(view, keep)[1, 0].tolist()) for keep in range(1, view.tokens)]
     assert all(smaller < larger for smaller, larger in pairwise(sets))
+
+
+def test_less_room_than_the_condensed_maps_goes_to_the_first(make_view):
+    """The first map before the second."""
+    assert [0] == CondensedAndLocal().select(make_view(SCHEDULE, 3), 1)[0, 0].tolist()
+    assert [0, 1] == CondensedAndLocal().select(make_view(SCHEDULE, 3), 2)[0, 0].tolist()

@@ -53,3 +53,9 @@ def place_of(position):
     scale = SCHEDULE.scale_of(position)
     index, (_, h, w) = position - SCHEDULE.history[scale], SCHEDULE.maps[scale]
     return scale, index // (h * w), index // w % h, index % w
+
+
+def test_patches_turn_with_the_map():
+    """The grid of a map on its side is the grid on its side, whichever side is longer."""
+    for height, width, patches in itertools.product((3, 7, 20), (2, 10, 41), (4, 16, 30)):
+        assert patch_grid((1, height, width), patches) == (1, *patch_grid((1, width, height), patches)[:0:-1])

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from scalekv_core import BudgetError, CacheGeometry, ProfileError, ScaleSchedule
 from scalekv_core.interfaces import LayerRoles
-from scalekv_policies.maps import patch_centres
+from scalekv_policies.maps import patch_centres, pool_average, pool_max
 from scalekv_policies.scalekv import ScaleKVAllocator, ScaleKVClassifier, ScaleKVSelector
 from scalekv_policies.scalekv_reference import ReleasedClassifier
 
@@ -201,3 +201,54 @@ def test_folded_tokens_count_for_what_they_stand_for(make_view):
     counts[:, :, 7] = 1000.0
     kept = ScaleKVSelector(pooling="none").select(evolve(view, counts=counts), 8)
     assert (kept == 7).any(dim=-1).all()
+
+
+@pytest.mark.parametrize(("pooling", "pool"), [("avg", pool_average), ("max", pool_max)])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_the_others_are_the_best_after_pooling(pooling, pool, kernel, make_view):
+    """Pooled on the maps that tokens come from, by the rule and the width that were asked for."""
+    view = make_view(WIDE, 3, held=30)
+    window = patch_centres((1, 7, 15), 16, torch.device("cpu"))
+    mass = (view.q[:, :, window] @ view.k.transpose(2, 3) * view.softmax_scale).softmax(dim=-1).sum(dim=2)
+    scores = pool(mass, view.positions.long(), WIDE, 3, kernel)
+    scores[:, :, window + view.history] = torch.inf
+    best = scores.topk(70).values.sort().values
+    kept = ScaleKVSelector(pooling=pooling, kernel=kernel).select(view, 70)
+    torch.testing.assert_close(scores.gather(2, kept).sort().values, best)
+
+
+def test_scales_are_ranked_by_their_own_spread(make_profile):
+    """Z is of one scale: a layer that stands out where all are alike comes before one that hardly does where none are."""
+    current = np.ones((4, 4, 1))
+    current[1] = [[0.50], [0.52], [0.51], [0.40]]  # little spread, one far below
+    current[2] = [[0.10], [0.90], [0.50], [0.55]]
+    current[3] = [[0.15], [0.85], [0.50], [0.45]]
+    roles = ScaleKVClassifier(drafters=1 / 12).classify(
+        make_profile(SMALL, current=current, top=np.float64(0.5)), SMALL
+    )
+    assert [[1, 3]] == np.argwhere(roles.is_role("drafter")[..., 0]).tolist()
+
+
+def test_the_index_as_printed_is_the_product_as_printed(make_profile):
+    """Share on the map, concentration, and (1 - share); the first map has only itself."""
+    current, top = np.array([0.8, 0.5, 0.3, 0.6])[None, :, None], np.array([0.6, 0.9, 0.2, 0.7])[None, :, None]
+    profile = make_profile(SMALL, current=current, top=top)
+    printed = ScaleKVClassifier(form="printed").selectivity(profile)
+    assert (printed[0] == 1).all()
+    np.testing.assert_allclose(printed[2], (current * top * (1 - current))[0, :, 0], rtol=1e-6)
+
+
+def test_a_classifier_without_a_profile_says_how_to_make_one():
+    """Not what went wrong inside, but what to do."""
+    with pytest.raises(
+        ProfileError, match=r"^classifier 'scalekv' needs an attention profile; make one with: scalekv calibrate$"
+    ):
+        ScaleKVClassifier().classify(None, SMALL)
+
+
+def test_refiners_may_fall_to_nothing_but_not_below():
+    """No decay is allowed, and any that leaves the last share above 0."""
+    assert 0.0 == ScaleKVAllocator(decay=0.0).decay
+    assert [50, 50] == [ScaleKVAllocator(refiner=0.5, decay=0.0).refiner_tokens(100, step, 3) for step in (0, 2)]
+    with pytest.raises(ValueError, match=r"below refiner = 0\.5; got 0\.5"):
+        ScaleKVAllocator(refiner=0.5, decay=0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from attrs import evolve
@@ -186,3 +188,20 @@ def test_options_out_of_range_are_refused(name, options, message):
     """The message names the option and what it may be."""
     with pytest.raises(InputError, match=message):
         POLICIES[name]().with_options(options)
+
+
+PAPERS = {
+    "h2o": "2306.14048",
+    "snapkv": "2404.14469",
+    "streaming": "2309.17453",
+    "pyramidkv": "2406.02069",
+    "ams-kv": "2511.16047",
+    "scalekv": "2505.19602",
+    "scalekv-reference": "2505.19602",
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_policy_names_its_paper(name):
+    """The title, and where it is."""
+    assert re.fullmatch(rf"[A-Z0-9].{{20,}}, arXiv {re.escape(PAPERS[name])}(; github.com/.+)?", POLICIES[name]().paper)

@@ -91,3 +91,10 @@ def test_recent_keeps_the_end(make_view):
     """The last tokens of the sequence."""
     view = make_view(WIDE, 3, held=12)
     assert list(range(107, 117)) == UniformSelector(pick="recent").select(view, 10)[0, 0].tolist()
+
+
+def test_a_seed_draws_the_same_tokens_on_every_machine(make_view):
+    """Written down here: a release that draws others changes everybody's recorded runs."""
+    view = make_view(WIDE, 3, rows=1, heads=(0, 3))
+    kept = UniformSelector(pick="random", seed=7).select(view, 6)[0].tolist()
+    assert [[8, 25, 42, 81, 104, 145], [29, 31, 62, 81, 111, 118]] == kept
