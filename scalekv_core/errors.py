@@ -54,7 +54,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") 
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
-    guess = f"; did you mean {near[0]!r}?" if near else ";"
+    guess = f"; did you mean {near[0]!r}?" if near else "."
     listed = ", ".join(names) if names else "none"
     return UnknownName(f"no {kind} is called {name!r}{guess} Installed: {listed}{hint}")
 

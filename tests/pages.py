@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -68,7 +69,7 @@ class Runner:
     def run(self, block: Block, source: Path) -> None:
         """Runs a block, or writes the file that it is."""
         if block.title is not None:
-            Path(block.title).write_text(block.text)
+            self.write(Path(block.title), block.text)
         elif block.language == "python":
             exec(compile(block.text, str(source), "exec"), self.namespace)
         elif block.language == "shell":
@@ -79,6 +80,13 @@ class Runner:
             for line, wanted in conversations(block.text):
                 _, said = self.command(line)
                 assert agrees(wanted, said), f"$ {line}\n{said}\n-- the page says --\n{wanted}"
+
+    def write(self, path: Path, text: str) -> None:
+        """Writes a file; what a module of that name was before is forgotten, as the next process would."""
+        path.write_text(text)
+        sys.modules.pop(path.stem, None)
+        importlib.invalidate_caches()
+        registries.shared_registry.cache_clear()
 
     def command(self, line: str) -> tuple[int, str]:
         """Exit code and output of a command."""
@@ -132,10 +140,10 @@ def install(plugin: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registries.shared_registry.cache_clear()
 
 
-def forget_plugins(before: set[str]) -> None:
-    """Forgets modules that were imported since, and what the registry knows of them."""
-    for name in [name for name in sys.modules if name.startswith("scalekv_") and name not in before]:
-        if not name.startswith(("scalekv_core.", "scalekv_policies.", "scalekv_adapters.")):
+def forget_plugins(before: set[str], *folders: Path) -> None:
+    """Forgets modules that were imported since from these folders, and what the registry knows of them."""
+    for name in [name for name in sys.modules if name not in before]:
+        if (file := getattr(sys.modules[name], "__file__", None)) and set(folders) & set(Path(file).parents):
             del sys.modules[name]
     registries.shared_registry.cache_clear()
 

@@ -28,10 +28,11 @@ NOT_RUN = {"text", "toml"}
 def runner(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Runner]:
     """Runs blocks in an empty directory; what they install is gone afterwards."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     before = set(sys.modules)
     yield Runner(capsys, monkeypatch, tmp_path)
-    forget_plugins(before)
+    forget_plugins(before, tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def installing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call
     """Installs a plugin's folder for the length of a test."""
     before = set(sys.modules)
     yield lambda folder: install(folder, tmp_path / "site", monkeypatch)
-    forget_plugins(before)
+    forget_plugins(before, tmp_path, EXAMPLE)
 
 
 def files(folder: Path) -> dict[str, str]:

@@ -31,7 +31,7 @@ def test_an_unknown_name_is_answered() -> None:
     assert "no codec is called 'int9'; did you mean 'int8'? Installed: dense, int8!" == str(
         unknown_name("codec", "int9", ["int8", "dense"], hint="!")
     )
-    assert "no codec is called 'x'; Installed: none" == str(unknown_name("codec", "x", []))
+    assert "no codec is called 'x'. Installed: none" == str(unknown_name("codec", "x", []))
 
 
 def test_a_missing_extra_names_the_command() -> None:

@@ -76,7 +76,7 @@ def test_an_empty_registry_knows_nothing() -> None:
 
     assert [] == [name for kind in HOOKS for name in registry.names(kind)]
     for kind in HOOKS:
-        with pytest.raises(UnknownName, match=rf"no {kind} is called 'x'; Installed: none"):
+        with pytest.raises(UnknownName, match=rf"no {kind} is called 'x'. Installed: none"):
             registry.make(kind, "x")
     with pytest.raises(SessionError, match="no adapter knows a Linear; installed adapters: none"):
         registry.adapter_for(nn.Linear(1, 1))
