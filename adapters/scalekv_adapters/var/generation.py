@@ -14,8 +14,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from scalekv_adapters.sampling import choose, filter_logits, image_generators
 from scalekv_adapters.var.config import check_trained
-from scalekv_adapters.var.sampling import choose, filter_logits, guide, image_generators
+from scalekv_adapters.var.guidance import guide
 from scalekv_core.errors import InputError
 from scalekv_core.image_model import Generation, Sampling
 from scalekv_core.interfaces import AttentionCache

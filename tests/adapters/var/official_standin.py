@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalekv_adapters.var.sampling import choose, filter_logits, guide, image_generators
+from scalekv_adapters.sampling import choose, filter_logits, image_generators
+from scalekv_adapters.var.guidance import guide
 from scalekv_adapters.var.transformer import VAR, Block, SelfAttention, layer_norm
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scalekv_adapters.var.sampling import choose, filter_logits, image_generators
+from scalekv_adapters.sampling import choose, filter_logits, image_generators
 from scalekv_core.errors import InputError
 
 
@@ -65,5 +65,5 @@ def test_without_seeds_the_likeliest_token_is_chosen():
 
 def test_one_seed_per_image_is_wanted():
     """Too few or too many seeds are refused."""
-    with pytest.raises(InputError, match="one seed per image: 2 labels, got 3 seeds"):
+    with pytest.raises(InputError, match="one seed per image: 2 images, got 3 seeds"):
         image_generators([1, 2, 3], 2)

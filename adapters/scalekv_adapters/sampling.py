@@ -1,4 +1,4 @@
-"""From logits to tokens: guidance, filters, and a draw that depends on the image's own seed and on nothing else.
+"""From logits to tokens: filters, and a draw that depends on the image's own seed and on nothing else.
 
 Every image has its own generator on the CPU. So an image does not depend on the device, on its batch, or on which
 images are beside it; and the same seed meets the same noise when the cache is compressed (common random numbers), so
@@ -14,19 +14,6 @@ import torch
 from torch import Tensor
 
 from scalekv_core.errors import InputError
-
-
-def guide(logits: Tensor, *, guidance: float, scale: int, scales: int) -> Tensor:
-    """Logits (B, n, V) after classifier-free guidance, of logits (2B, n, V): conditioned rows first.
-
-    Its weight grows with the scale: (1 + t) * conditioned - t * unconditioned, t = guidance * scale / (scales - 1).
-
-    >>> guide(torch.tensor([[[1.0]], [[0.5]]]), guidance=4.0, scale=9, scales=10)
-    tensor([[[3.]]])
-    """
-    conditioned, unconditioned = logits.chunk(2)
-    t = guidance * scale / (scales - 1)
-    return (1 + t) * conditioned - t * unconditioned
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -86,5 +73,5 @@ def image_generators(seeds: Sequence[int] | None, batch: int) -> list[torch.Gene
     if seeds is None:
         return None
     if len(seeds) != batch:
-        raise InputError(f"generate wants one seed per image: {batch} labels, got {len(seeds)} seeds")
+        raise InputError(f"generate wants one seed per image: {batch} images, got {len(seeds)} seeds")
     return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
