@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from scalekv_adapters.infinity.adapter import InfinityAdapter
+from scalekv_adapters.infinity.official import OfficialInfinityAdapter
 from scalekv_adapters.var.adapter import VARAdapter
 from scalekv_adapters.var.config import PUBLISHED
 from scalekv_adapters.var.model import TinyVARCard, VARCard
@@ -17,6 +19,8 @@ from scalekv_core.interfaces import ModelAdapter
 @hookimpl
 def scalekv_model_adapters() -> Mapping[str, Callable[[], ModelAdapter]]:
     return {
+        "infinity": InfinityAdapter,
+        "infinity-official": OfficialInfinityAdapter,
         "var": VARAdapter,
         "var-official": OfficialVARAdapter,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from scalekv_adapters.infinity.config import InfinityConfig
 from scalekv_adapters.infinity.prompts import PackedText
@@ -79,6 +80,19 @@ def make_infinity(golden, make_vae, infinity_config) -> Callable[[str], Infinity
         model = Infinity(infinity_config(kind), make_vae(kind), canvas=Canvas("1:1", "0.06M"))
         model.load_state_dict(golden(f"{kind}_weights"), strict=True)
         return model.eval().requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_official(make_infinity) -> Callable[..., nn.Module]:
+    """Builds one of the recorded models with the structure of the official object."""
+    spec = importlib.util.spec_from_file_location("official_infinity", Path(__file__).with_name("official_standin.py"))
+    standin = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(standin)
+
+    def make(kind: str, *, flash: bool = False) -> nn.Module:
+        return standin.StandInInfinity(make_infinity(kind), flash=flash).eval().requires_grad_(False)
 
     return make
 

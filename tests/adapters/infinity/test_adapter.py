@@ -1,0 +1,433 @@
+"""Our Infinity and the official object under a session: as unmodified where nothing is dropped, and afterwards always."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from scalekv_adapters.concat_cache import ConcatCache
+from scalekv_adapters.infinity.adapter import InfinityAdapter
+from scalekv_adapters.infinity.config import CANVASES, PUBLISHED, InfinityConfig
+from scalekv_adapters.infinity.official import OfficialInfinityAdapter
+from scalekv_adapters.infinity.templates import Canvas
+from scalekv_adapters.infinity.transformer import Infinity
+from scalekv_core import ScaleKVError, SessionError, calibrate, compress, plan_policy, shared_registry
+
+LENS = (5, 9)
+SCALES = 7
+
+
+class Ours:
+    """Our Infinity, drawn with by its own method."""
+
+    def __init__(self, model, text):
+        self.model, self.text = model, text
+
+    def draw(self, guidance=3.0, canvas=None, text=None):
+        """Everything that comes out: bytes, then bits and logits of every scale; the likelier bits."""
+        drawn = self.model.generate(text or self.text, seeds=None, guidance=guidance, canvas=canvas, keep_logits=True)
+        image = (drawn.images.permute(0, 2, 3, 1) * 255).to(torch.uint8).flip(3)
+        return [image, *drawn.tokens, *drawn.logits]
+
+
+class Official:
+    """An object with the official structure, drawn with by the official method."""
+
+    def __init__(self, model, text):
+        self.model, self.text = model, text
+
+    def draw(self, guidance=3.0, canvas=None, text=None):
+        (ours,) = self.model.ours
+        text, canvas = text or self.text, canvas or ours.canvas
+        schedule = [(1, h, w) for h, w in canvas.maps]
+        _, _, image = self.model.autoregressive_infer_cfg(
+            vae=ours.vae,
+            scale_schedule=schedule,
+            label_B_or_BLT=(text.features, list(text.lens), None, max(text.lens)),
+            B=len(text),
+            cfg_list=[guidance] * len(schedule),
+        )
+        logits, bits = zip(*self.model.drawn, strict=True)
+        return [image, *bits, *logits]
+
+
+@pytest.fixture
+def ours(make_infinity, plain_text):
+    return lambda kind="like2b": Ours(make_infinity(kind), plain_text(*LENS))
+
+
+@pytest.fixture
+def official(make_official, plain_text):
+    return lambda kind="like2b": Official(make_official(kind), plain_text(*LENS))
+
+
+@pytest.fixture
+def official_flash(make_official, plain_text):
+    return lambda kind="like2b": Official(make_official(kind, flash=True), plain_text(*LENS))
+
+
+@pytest.fixture(params=["ours", "official", "official_flash"])
+def make(request):
+    """Makes something to draw with, of every structure and layout."""
+    return request.getfixturevalue(request.param)
+
+
+def same(first, second):
+    """Whether all tensors are bit-equal."""
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def bits_of(drawn):
+    """All bits of a drawing, in order, (B, L, d')."""
+    return torch.cat(drawn[1 : 1 + SCALES], dim=1)
+
+
+def everything_in(model):
+    """The attributes of every module, to compare by identity."""
+    return [dict(vars(module)) for module in model.modules()]
+
+
+def draw_until(drawer, error):
+    """Draws, and is stopped at the third scale, between two layers."""
+    calls = []
+
+    def stop(module, args, kwargs):
+        calls.append(module)
+        if len(calls) == 3:
+            raise error
+
+    second = [block for chunk in drawer.model.block_chunks for block in chunk.module][1]
+    handle = second.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        drawer.draw()
+    finally:
+        handle.remove()
+
+
+@pytest.fixture(scope="module")
+def profile(make_infinity, plain_text):
+    """What calibration measures on one of the recorded models."""
+    drawer = Ours(make_infinity("like2b"), plain_text(*LENS))
+    with calibrate(drawer.model) as calibration:
+        drawer.draw()
+    return calibration.profile()
+
+
+def test_the_stand_in_is_ours(ours, official, kind):
+    """The stand-in draws what our Infinity draws, so whatever the adapters promise of one can be checked on the other."""
+    mine, theirs = ours(kind).draw(), official(kind).draw()
+    assert torch.equal(bits_of(mine), bits_of(theirs))
+    for a, b in zip(mine[1 + SCALES :], theirs[1 + SCALES :], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-4)
+
+
+# Nothing is dropped: nothing changes
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_full_is_bit_identical(make, kind, guidance):
+    """Policy `full` changes no bit of images, tokens or logits, with and without guidance."""
+    drawer = make(kind)
+    before = drawer.draw(guidance)
+    with compress(drawer.model, "full", check=True) as session:
+        during = drawer.draw(guidance)
+    assert same(before, during)
+    assert same(before, drawer.draw(guidance))
+    assert [image.as_planned for image in session.report().images] == [True]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("everything", [True, False])
+def test_full_is_bit_identical_in_half_precision(ours, dtype, everything):
+    """So it is with weights in half precision, and the cache then holds that dtype."""
+    drawer = ours()
+    drawer.model.to(dtype) if everything else drawer.model.half(dtype)
+    before = drawer.draw()
+    with compress(drawer.model, "full") as session:
+        assert same(before, drawer.draw())
+    assert str(dtype).removeprefix("torch.") == session.report().as_dict()["dtype"]
+
+
+def test_full_is_bit_identical_under_autocast(make, kind):
+    """So it is under autocast, as the official demonstration draws; the cache holds what attention reads."""
+    drawer = make(kind)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before = drawer.draw()
+        with compress(drawer.model, "full") as session:
+            assert same(before, drawer.draw())
+    assert "bfloat16" == session.report().as_dict()["dtype"]
+
+
+@pytest.mark.parametrize("aspect", ["4:5", "3:1"])
+def test_full_is_bit_identical_on_other_canvases(make, aspect):
+    """A schedule that is not the model's own is planned when it comes."""
+    drawer, canvas = make(), Canvas(aspect, "0.06M")
+    before = drawer.draw(canvas=canvas)
+    with compress(drawer.model, "full", check=True) as session:
+        assert same(before, drawer.draw(canvas=canvas))
+    assert canvas.schedule == session.report().images[0].planned.plan.schedule
+
+
+# Something is dropped
+
+
+@pytest.fixture(params=["50%", "20%"])
+def budget(request):
+    return request.param
+
+
+@pytest.fixture(params=shared_registry().names("policy"))
+def policy_and_budget(request, budget, profile, infinity_config):
+    """Each installed policy that can serve this model, with a budget if it spends one."""
+    policy = shared_registry().policy(request.param)
+    budget = budget if policy.allocator.spends_all else None
+    try:
+        geometry = infinity_config("like2b").geometry(Canvas("1:1", "0.06M"))
+        plan_policy(policy, geometry, budget=budget, profile=profile)
+    except ScaleKVError as error:
+        pytest.skip(str(error))
+    return policy, budget
+
+
+def test_every_policy_draws_the_same_with_both(ours, official, profile, policy_and_budget):
+    """Each holds what was planned, drops what it must, and draws the same bits with either structure."""
+    policy, budget = policy_and_budget
+    drawn = []
+    for drawer in (ours(), official()):
+        with compress(drawer.model, policy, budget, check=True, profile=profile) as session:
+            drawn.append(drawer.draw())
+        (image,) = session.report().images
+        assert image.as_planned
+        assert policy.allocator.spends_all == image.dropped
+    assert torch.equal(bits_of(drawn[0]), bits_of(drawn[1]))
+    for a, b in zip(drawn[0][1 + SCALES :], drawn[1][1 + SCALES :], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=5e-4)
+
+
+def test_a_smaller_cache_changes_the_image(make):
+    """Compression takes effect: at 20 % other logits come out, from the first scale that finds tokens missing."""
+    drawer = make()
+    before = drawer.draw()
+    with compress(drawer.model, "uniform", "20%"):
+        during = drawer.draw()
+    assert not torch.equal(before[-1], during[-1])
+    assert torch.equal(before[1 + SCALES], during[1 + SCALES])
+
+
+@pytest.mark.parametrize("policy", ["uniform", "h2o"])
+def test_an_image_drawn_again_is_the_same(make, policy):
+    """Nothing of one image is seen by the next, whatever was drawn in between."""
+    drawer = make()
+    with compress(drawer.model, policy, "20%"):
+        first = drawer.draw()
+        drawer.draw(canvas=Canvas("2:1", "0.06M"))
+        assert same(first, drawer.draw())
+
+
+def test_sampling_is_deterministic_under_a_session(make_infinity, plain_text, kind):
+    """Prompt and seed determine an image, whatever is beside it."""
+    model, text = make_infinity(kind), plain_text(4, 7)
+    with compress(model, "uniform", "20%"):
+        batch = model.generate(text, seeds=[1, 2], top_p=0.97)
+        again = model.generate(text, seeds=[1, 2], top_p=0.97)
+        first = text.with_features(text.features)
+        alone = model.generate(type(text)(first.features[:4], [4]), seeds=[1], top_p=0.97)
+    assert torch.equal(batch.images, again.images)
+    for both, one in zip(batch.tokens, alone.tokens, strict=True):
+        assert torch.equal(both[:1], one)
+
+
+def test_teacher_forcing_is_left_alone(make_infinity, make_official, golden, golden_text):
+    """The masked pass over all scales at once knows nothing of caches: within a session, and with an image left half."""
+    want, text = golden("like2b_io"), golden_text("like2b", "text2")
+    x, schedule = want["tf_sq.x"], [(1, h, w) for h, w in Canvas("1:1", "0.06M").maps]
+    ours, theirs = make_infinity("like2b"), make_official("like2b")
+    calls = (
+        (Ours(ours, text), lambda: ours(text, x)),
+        (Official(theirs, text), lambda: theirs(text, x, schedule)),
+    )
+    for drawer, forced in calls:
+        before = forced()
+        with compress(drawer.model, "uniform", "20%"):
+            drawer.draw()
+            assert torch.equal(before, forced())
+            with pytest.raises(RuntimeError):
+                draw_until(drawer, RuntimeError)
+            assert torch.equal(before, forced())
+        torch.testing.assert_close(before, want["tf_sq.logits"], rtol=0, atol=1e-4)
+
+
+# Afterwards
+
+
+def test_detaching_restores_everything(make):
+    """After the block no module has an attribute more, less or other than before, and no class was touched."""
+    drawer = make()
+    before, classes = everything_in(drawer.model), {type(m): dict(vars(type(m))) for m in drawer.model.modules()}
+    drawing = drawer.draw()
+    before = everything_in(drawer.model)
+    with compress(drawer.model, "uniform", "20%"):
+        drawer.draw()
+        assert before != everything_in(drawer.model)
+    assert before == everything_in(drawer.model)
+    assert classes == {kind: dict(vars(kind)) for kind in classes}
+    assert same(drawing, drawer.draw())
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_the_next_image_of_a_session_starts_from_nothing(make, error):
+    """What an interrupted image has cached is not seen by the next, and only that one is reported."""
+    drawer = make()
+    with compress(drawer.model, "h2o", "20%"):
+        undisturbed = drawer.draw()
+    with compress(drawer.model, "h2o", "20%") as session:
+        with pytest.raises(error):
+            draw_until(drawer, error)
+        assert same(undisturbed, drawer.draw())
+    assert 1 == len(session.report().images)
+
+
+def test_an_interrupted_image_leaves_nothing_behind(make):
+    """Stopped between two layers, the model is restored, and draws as if nothing had happened."""
+    drawer = make()
+    drawing = drawer.draw()
+    before = everything_in(drawer.model)
+    with pytest.raises(KeyboardInterrupt), compress(drawer.model, "uniform", "20%"):
+        draw_until(drawer, KeyboardInterrupt)
+    assert before == everything_in(drawer.model)
+    assert same(drawing, drawer.draw())
+
+
+def test_a_reset_in_the_official_way_is_honoured(official):
+    """`kv_caching(True)` begins a new image, whether or not the last one was ended."""
+    drawer = official()
+    with compress(drawer.model, "uniform", "20%") as session:
+        undisturbed = drawer.draw()
+        with pytest.raises(RuntimeError):
+            draw_until(drawer, RuntimeError)
+        for block in drawer.model.unregistered_blocks:
+            block.sa.kv_caching(True)
+        assert same(undisturbed, drawer.draw())
+    assert 2 == len(session.report().images)
+    assert not any(block.sa.caching for block in drawer.model.unregistered_blocks)
+
+
+# Refusals
+
+
+def test_a_second_session_is_refused(make):
+    """One model, one session; the message names the first, which goes on working."""
+    drawer = make()
+    message = "already attached to 'uniform'; leave that block first"
+    with compress(drawer.model, "uniform", "20%"):
+        with pytest.raises(SessionError, match=message), compress(drawer.model, "full"):
+            raise AssertionError("never entered")
+        drawer.draw()
+
+
+def test_an_official_object_that_does_not_tell_its_size_is_refused(official):
+    """Its ``pn`` says how large its images are; without it nothing can be planned."""
+    model = official().model
+    model.pn = None
+    message = r"how large its images are \(its pn is None\); build it with pn=0.06M"
+    with pytest.raises(SessionError, match=message), compress(model, "full"):
+        raise AssertionError("never entered")
+
+
+# Who is who
+
+
+def test_each_adapter_knows_its_own(ours, official, official_flash):
+    """Exactly one adapter knows each structure."""
+    names = [shared_registry().adapter_for(make().model)[0] for make in (ours, official, official_flash)]
+    assert ["infinity", "infinity-official", "infinity-official"] == names
+    assert not InfinityAdapter().matches(official().model)
+    assert not OfficialInfinityAdapter().matches(ours().model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(first_attention(model), "k_norm", nn.LayerNorm(32)),
+        lambda model: delattr(first_attention(model), "q_bias"),
+        lambda model: delattr(first_attention(model), "cached_k"),
+        lambda model: delattr(model.block_chunks[0].module[0], "sa"),
+        lambda model: setattr(first_attention(model), "forward", lambda x, attn_bias: x),
+        lambda model: setattr(model, "block_chunks", nn.ModuleList()),
+        lambda model: delattr(model, "rope2d_freqs_grid"),
+    ],
+    ids=["more weights", "fewer weights", "no cache", "no attention", "another call", "no blocks", "no rotations"],
+)
+def test_what_is_only_similar_is_not_official(official, change):
+    """A relative of Infinity, whose attention computes something else, is not taken for it."""
+    model = official().model
+    change(model)
+    message = r"no adapter knows a StandInInfinity; installed adapters: .*infinity-official"
+    with pytest.raises(SessionError, match=message), compress(model, "full"):
+        raise AssertionError("never entered")
+
+
+def first_attention(model):
+    """The self-attention of the first block."""
+    return model.block_chunks[0].module[0].sa
+
+
+def test_geometry_is_read_off_the_model(ours, official):
+    """Schedule, layers, heads, width and dtype; the official object keeps its keys in float32."""
+    want = {"schedule": Canvas("1:1", "0.06M").schedule, "layers": 4, "heads": 2, "head_dim": 64, "rows": 1}
+    for adapter, model in ((InfinityAdapter(), ours().model), (OfficialInfinityAdapter(), official().model)):
+        for dtype in (torch.float32, torch.bfloat16):
+            got = adapter.geometry(model.to(dtype))
+            assert {**want, "dtype": dtype} == {name: getattr(got, name) for name in (*want, "dtype")}
+    assert torch.float32 == OfficialInfinityAdapter().geometry(official().model.bfloat16()).unmodified_key_dtype
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_unmodified_cache_weighs_what_is_reported(official, precision):
+    """What the report calls unmodified is what the official attention really holds at the end of an image."""
+    drawer, held = official(), []
+    last = drawer.model.unregistered_blocks[-1].sa
+    handle = last.register_forward_hook(lambda m, a, out: held.append(m.cached_k.nbytes + m.cached_v.nbytes))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+        drawer.draw()
+        handle.remove()
+        with compress(drawer.model, "uniform", "20%") as session:
+            drawer.draw()
+    assert 4 * held[-1] == session.report().as_dict()["unmodified_bytes"]
+
+
+def test_geometry_of_the_published_models():
+    """At 1024 x 1024, with guidance: the official Infinity-8B holds 138,088 MiB for eight images, 2B in half precision."""
+    geometry = InfinityConfig.published("infinity-8b").geometry(CANVASES["infinity-8b"], torch.bfloat16)
+    official = type(geometry)(
+        **{name: getattr(geometry, name) for name in ("schedule", "layers", "heads", "head_dim", "dtype")},
+        rows=16,
+        unmodified_key_dtype=torch.float32,
+    )
+    assert 138_088 == official.unmodified_bytes // 2**20
+    assert set(PUBLISHED) == set(CANVASES)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_models_are_known_without_memory(name):
+    """The geometry of a published model is read off one on the meta device."""
+    with torch.device("meta"):
+        model = Infinity(InfinityConfig.published(name), canvas=CANVASES[name])
+    _, adapter = shared_registry().adapter_for(model)
+    assert InfinityConfig.published(name).geometry(CANVASES[name]) == adapter.geometry(model)
+
+
+def test_an_attribute_that_was_the_classes_is_the_classes_again(make_infinity, plain_text):
+    """A `new_cache` that an instance had from its class does not become its own."""
+
+    class WithSeam(Infinity):
+        new_cache = ConcatCache
+
+    model = make_infinity("like2b")
+    model.__class__ = WithSeam
+    del model.new_cache
+    with compress(model, "full"):
+        Ours(model, plain_text(3)).draw()
+    assert "new_cache" not in vars(model)
+    assert model.new_cache is ConcatCache
