@@ -1,14 +1,20 @@
-"""Tiny VARs with random weights, for the adapters whose models do not come with theirs."""
+"""Tiny VARs and Infinities with random weights, for the adapters whose models do not come with theirs."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from scalekv_adapters.infinity.config import InfinityConfig
+from scalekv_adapters.infinity.prompts import PackedText
+from scalekv_adapters.infinity.templates import Canvas
+from scalekv_adapters.infinity.transformer import Infinity
+from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.testing import Specimen
+from tests.adapters.infinity.official_standin import StandInInfinity
 from tests.adapters.var.official_standin import StandInVAR
 
 SIDES = (1, 2, 3, 4)
@@ -47,7 +53,58 @@ def draw_official(model: nn.Module, rows: int, seed: int) -> list[Tensor]:
     return [model.autoregressive_infer_cfg(B=rows, label_B=torch.tensor([3] * rows), g_seed=seed, cfg=2.0, top_k=1)]
 
 
+CANVAS = Canvas("2:1", "0.06M")
+TEXT_CHANNELS = 8
+
+
+def small_infinity() -> Infinity:
+    """An Infinity of two layers and three heads, always the same one; its weights are drawn anew, as above."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = BSQVAE(BSQVAEConfig(bits=4, base_channels=32, multipliers=(1,), blocks=1)).eval().requires_grad_(False)
+        config = InfinityConfig(
+            depth=2, width=24, heads=3, bits=4, mlp_ratio=10, text_channels=TEXT_CHANNELS, text_maxlen=4
+        )
+        infinity = Infinity(config, vae, canvas=CANVAS).eval().requires_grad_(False)
+        for parameter in infinity.parameters():
+            parameter.normal_(std=0.1)
+        return infinity
+
+
+def small_text(rows: int) -> PackedText:
+    """The same prompt of three text tokens, so many times."""
+    features = torch.randn(3, TEXT_CHANNELS, generator=torch.Generator().manual_seed(0))
+    return PackedText.pack([features] * rows)
+
+
+def small_official_infinity() -> nn.Module:
+    """The same with the structure of the official object; for the size of its images that is square."""
+    infinity = small_infinity()
+    infinity.canvas = Canvas("1:1", CANVAS.pixels)
+    return StandInInfinity(infinity).eval().requires_grad_(False)
+
+
+def draw_infinity(model: Infinity, rows: int, seed: int) -> list[Tensor]:
+    """Images, bits and logits of one batch."""
+    drawn = model.generate(small_text(rows), seeds=range(seed, seed + rows), guidance=2.0, keep_logits=True)
+    return [drawn.images, *drawn.tokens, *(drawn.logits or ())]
+
+
+def draw_official_infinity(model: nn.Module, rows: int, seed: int) -> list[Tensor]:
+    """Images, bits and logits of one batch, as the official method draws them."""
+    ours, text = model.ours[0], small_text(rows)
+    schedule = [(1, h, w) for h, w in ours.canvas.maps]
+    label = (text.features, list(text.lens), None, max(text.lens))
+    guidance = [2.0 + seed % 3] * len(schedule)
+    _, bits, image = model.autoregressive_infer_cfg(
+        vae=ours.vae, scale_schedule=schedule, label_B_or_BLT=label, B=rows, cfg_list=guidance
+    )
+    return [image, *bits, *(logits for logits, _ in model.drawn)]
+
+
 SPECIMENS = {
+    "adapter.infinity": Specimen(load=small_infinity, draw=draw_infinity),
+    "adapter.infinity-official": Specimen(load=small_official_infinity, draw=draw_official_infinity),
     "adapter.var": Specimen(load=small_var, draw=draw_ours),
     "adapter.var-official": Specimen(load=small_official_var, draw=draw_official),
 }

@@ -87,6 +87,12 @@ class InfinityConfig:
         if self.width % self.pool_heads:
             raise InputError(f"InfinityConfig: width {self.width} is not divisible by {self.pool_heads} pool_heads")
 
+        if not self.hidden:
+            raise InputError(
+                f"InfinityConfig: width {self.width} times mlp_ratio {self.mlp_ratio} is rounded to a multiple of "
+                f"{FFN_MULTIPLE}, here 0; give a larger mlp_ratio"
+            )
+
     @classmethod
     def published(cls, name: str) -> InfinityConfig:
         """The sizes of a published model, by its name, such as "infinity-2b".
