@@ -27,8 +27,11 @@ from scalekv_core import (
     Registry,
     ScaleSchedule,
     TokenSelector,
+    plan_memory,
     plan_policy,
 )
+from scalekv_core.geometry import format_bytes
+from scalekv_core.memory_plan import Need
 from scalekv_core.options import options_of
 from scalekv_core.policy import PARTS
 from scalekv_core.profile import FRACTIONS
@@ -44,6 +47,10 @@ GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=32, heads=16, head_dim=128)
 """Infinity-2B at 1024 x 1024."""
 SCALE, HELD, HEADS, WIDTH = 11, 642, 2, 16
 """What a selector is looked at with: the last map that is cut, a tenth of the history before it, two narrow heads."""
+
+BATCHES = (1, 8)
+PLANNED = ("full", "uniform", "scalekv")
+"""What the table of whole models shows: images at once, and policies under their own budgets."""
 
 
 def registry() -> Registry:
@@ -136,6 +143,26 @@ def fidelity(name: str) -> str:
     return "not measured"
 
 
+def memory() -> str:
+    """What whole models take at once, and their caches alone: model by size by batch by policy."""
+    known, rows = registry(), []
+    for name in sorted(known.names("model")):
+        card = known.make("model", name)
+        for size in card.sizes or (None,):
+            for images in BATCHES:
+                plans = [plan_memory(name, policy, images=images, size=size, registry=known) for policy in PLANNED]
+                unmodified = peak_and_cache(plans[0].unmodified)
+                tokens = plans[0].batch.geometry.schedule.total
+                cells = [unmodified, *(peak_and_cache(plan.need) for plan in plans)]
+                rows.append([f"`{name}`", size or "", f"{tokens:,}", str(images), *cells])
+    return table(["model", "size", "tokens", "images", "unmodified", *(f"`{name}`" for name in PLANNED)], rows)
+
+
+def peak_and_cache(need: Need) -> str:
+    """The most at one moment, and the cache alone, in one unit."""
+    return f"{format_bytes(need.total)} ({format_bytes(need.cache)})"
+
+
 # -- what is found out by trying ----------------------------------------------------------------------------------
 
 
@@ -218,6 +245,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "parts": parts,
     "judged": judged,
     "judged-10": partial(judged, ["10%"]),
+    "memory": memory,
     **{f"promises-{kind}": partial(promises_of, kind) for kind in KINDS},
 }
 

@@ -1,5 +1,6 @@
 """scalekv: swap KV-cache compression policies, by name, in visual autoregressive image models."""
 
+from scalekv_core.bare_model import BareModel
 from scalekv_core.budget import Budget
 from scalekv_core.cache import KVCache
 from scalekv_core.calibration import Calibration, calibrate
@@ -34,6 +35,7 @@ from scalekv_core.interfaces import (
     TokenMerger,
     TokenSelector,
 )
+from scalekv_core.memory_plan import MemoryPlan, plan_memory
 from scalekv_core.plan import CachePlan
 from scalekv_core.planner import Planned, plan_policy
 from scalekv_core.policy import Policy
@@ -46,6 +48,7 @@ from scalekv_core.session import Session, compress
 __all__ = [
     "AttentionCache",
     "AttentionProfile",
+    "BareModel",
     "Budget",
     "BudgetAllocator",
     "BudgetError",
@@ -66,6 +69,7 @@ __all__ = [
     "KVCache",
     "LayerClassifier",
     "LayerRoles",
+    "MemoryPlan",
     "MissingExtra",
     "ModelAdapter",
     "ModelCard",
@@ -89,6 +93,7 @@ __all__ = [
     "footprint",
     "hookimpl",
     "load_model",
+    "plan_memory",
     "plan_policy",
     "shared_registry",
 ]

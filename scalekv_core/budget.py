@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from attrs import field, frozen
 
-from scalekv_core.errors import BudgetError
+from scalekv_core.errors import BudgetError, InputError
 from scalekv_core.geometry import CacheGeometry, format_bytes
 
 Unit = Literal["history", "all", "tokens", "bytes"]
@@ -99,6 +99,21 @@ class Budget:
         if self.unit in ("history", "all"):
             return f"{_plain(self.amount * 100)}% of {self.unit}"
         return f"{_plain(self.amount)} tokens" if self.unit == "tokens" else format_bytes(int(self.amount))
+
+
+def read_bytes(text: str) -> int:
+    """The bytes that a text such as '24GiB' stands for.
+
+    Raises:
+        InputError: it stands for none.
+
+    >>> read_bytes("24GiB"), read_bytes("1.5 GB")
+    (25769803776, 1500000000)
+    """
+    match = _FORM.fullmatch(text.strip())
+    if match is None or not match["unit"].lower().endswith("b"):
+        raise InputError(f"memory is written as 24GiB, 80GB or 512MiB; got {text!r}")
+    return int(Fraction(match["number"]) * _byte_unit(match["unit"]))
 
 
 def _byte_unit(unit: str) -> int:

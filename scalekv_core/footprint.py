@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from attrs import frozen
+from numpy.typing import NDArray
 
 from scalekv_core.geometry import CacheGeometry
 from scalekv_core.plan import CachePlan, HeadGroup
@@ -32,9 +34,8 @@ class Footprint:
 
 def footprint(plan: CachePlan, policy: Policy, geometry: CacheGeometry) -> Footprint:
     """The bytes of this plan under this policy in this model and batch."""
-    scales = range(len(plan.schedule))
     return Footprint(
-        planned=tuple(_held_bytes(plan, policy, geometry, scale) for scale in scales),
+        planned=tuple(layer_bytes(plan, policy, geometry).sum(axis=1).tolist()),
         scratch=scratch_slots(plan) * geometry.slot_bytes * geometry.rows,
         unmodified=geometry.unmodified_bytes,
     )
@@ -52,9 +53,16 @@ def scratch_slots(plan: CachePlan) -> int:
     return most
 
 
-def _held_bytes(plan: CachePlan, policy: Policy, geometry: CacheGeometry, scale: int) -> int:
-    groups = (group for groups in plan.groups for group in groups)
-    return sum(_group_bytes(plan, policy, geometry, group, scale) for group in groups)
+def layer_bytes(plan: CachePlan, policy: Policy, geometry: CacheGeometry) -> NDArray[np.int64]:
+    """[K, L] bytes that each layer holds after each scale."""
+    alike: dict[HeadGroup, list[int]] = {}
+    for groups in plan.groups:
+        for group in groups:
+            if group not in alike:
+                scales = range(len(plan.schedule))
+                alike[group] = [_group_bytes(plan, policy, geometry, group, scale) for scale in scales]
+    held = [np.sum([alike[group] for group in groups], axis=0) for groups in plan.groups]
+    return np.array(held, dtype=np.int64).T
 
 
 def _group_bytes(plan: CachePlan, policy: Policy, geometry: CacheGeometry, group: HeadGroup, scale: int) -> int:

@@ -13,6 +13,7 @@ from attrs import Attribute, field, frozen
 from attrs.validators import instance_of
 from torch import Tensor, nn
 
+from scalekv_core.bare_model import BareModel
 from scalekv_core.errors import InputError
 from scalekv_core.geometry import CacheGeometry
 from scalekv_core.profile import AttentionProfile
@@ -133,6 +134,10 @@ class ModelCard(ABC):
     geometry: CacheGeometry
 
     needs_weights: ClassVar[bool] = False
+    aspects: ClassVar[tuple[str, ...]] = ("1:1",)
+    """Aspect ratios, width to height, that it draws."""
+    sizes: ClassVar[tuple[str, ...]] = ()
+    """Names of the sizes that it draws, the smallest first; none where it draws one only."""
 
     @abstractmethod
     def load(
@@ -153,3 +158,51 @@ class ModelCard(ABC):
     def example(self) -> str:
         """A prompt that shows the model."""
         return ""
+
+    @property
+    def profile(self) -> AttentionProfile | None:
+        """The attention profile that ships with it; what is loaded may find another one beside its weights."""
+        return None
+
+    def text_encoder_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of the weights that turn a prompt into features, if it has any."""
+        return 0
+
+    def shape(self, *, aspect: str | None = None, size: str | None = None) -> CacheGeometry:
+        """The shape of its cache for images of this aspect ratio and size, one row; None is its own.
+
+        Raises:
+            InputError: it draws no such images.
+        """
+        self._check_drawn("aspect ratio", aspect, self.aspects)
+        self._check_drawn("size", size, self.sizes)
+        return self.geometry
+
+    def bare(
+        self,
+        *,
+        aspect: str | None = None,
+        size: str | None = None,
+        layers: int | None = None,
+        device: str | torch.device = "meta",
+        dtype: torch.dtype | None = None,
+    ) -> BareModel:
+        """The model without its weights, to plan its memory and to measure its time.
+
+        Args:
+            aspect, size: of the images; None is its own.
+            layers: how many it has; None is all.
+            device: on ``meta`` it takes no memory.
+            dtype: in which it is run; None is that of its geometry.
+
+        Raises:
+            InputError: it draws no such images, or its family does not say how it runs without weights.
+        """
+        raise InputError(f"{type(self).__name__} does not say how its model runs without weights (ModelCard.bare)")
+
+    def _check_drawn(self, what: str, wanted: str | None, known: Sequence[str]) -> None:
+        if wanted is None or wanted in known:
+            return
+        if not known:
+            raise InputError(f"the model draws one {what} only; leave it out (got {wanted!r})")
+        raise InputError(f"the model draws no {what} {wanted!r}; there are {', '.join(known)}")

@@ -85,3 +85,15 @@ class PeakMeter:
             self._peak = max(self._peak, torch.cuda.max_memory_allocated(self._cuda) - self._base)
         else:
             self._tracker.__exit__(*error)  # type: ignore[no-untyped-call]
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that are free there; None where nobody can be asked."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":") for line in file)
+    except OSError:
+        return None
+    return int(lines["MemAvailable"].split()[0]) * 1024

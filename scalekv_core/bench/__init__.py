@@ -11,7 +11,8 @@ from scalekv_core.bench.inputs import make_inputs
 from scalekv_core.bench.peak import MemoryFigures, measure_memory
 from scalekv_core.bench.released import ReleasedCode
 from scalekv_core.bench.run import Bench
-from scalekv_core.bench.settings import BenchSettings, default_drafters, parse_maps, stated_profile
+from scalekv_core.bench.settings import BenchSettings, parse_maps
+from scalekv_core.stated import default_drafters, stated_profile
 
 __all__ = [
     "Bench",

@@ -15,6 +15,7 @@ COMMANDS = (
     "generate",
     "calibrate",
     "explain",
+    "plan",
     "bench",
     "convert",
     "policies",

@@ -5,7 +5,7 @@ It is the shortest complete example of what an adapter and an image model are, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +16,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from scalekv_core import ops
+from scalekv_core.bare_model import BareModel
 from scalekv_core.errors import InputError
 from scalekv_core.geometry import CacheGeometry
 from scalekv_core.hookspecs import hookimpl
@@ -76,21 +77,25 @@ class ToyModel(nn.Module):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """(tokens, choices, logits) of every scale; (B, n), (B, n), (B, n, codes)."""
         cache = self.new_cache(self.schedule)
-        tokens: list[Tensor] = []
-        choices: list[Tensor] = []
-        logits: list[Tensor] = []
-        x = self.prompts(labels)[:, None]  # (B, 1, C)
         try:
-            for scale, n in enumerate(self.schedule.tokens):
-                start = self.schedule.history[scale]
-                x = x.mean(dim=1, keepdim=True) + self.places.weight[start : start + n]  # (B, n, C)
-                logits.append(self.head(self._blocks(x, cache)))
-                choices.append(logits[-1].argmax(dim=-1))
-                tokens.append(choices[-1] if forced is None else forced[scale])
-                x = self.codes(tokens[-1])
+            tokens, choices, logits = map(list, zip(*self.steps(labels, cache, forced), strict=True))
         finally:
             cache.close()
         return tokens, choices, logits
+
+    def steps(
+        self, labels: Tensor, cache: AttentionCache, forced: Sequence[Tensor] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields tokens, choices and logits, scale by scale."""
+        x = self.prompts(labels)[:, None]  # (B, 1, C)
+        for scale, n in enumerate(self.schedule.tokens):
+            start = self.schedule.history[scale]
+            x = x.mean(dim=1, keepdim=True) + self.places.weight[start : start + n]  # (B, n, C)
+            logits = self.head(self._blocks(x, cache))
+            choices = logits.argmax(dim=-1)
+            tokens = choices if forced is None else forced[scale]
+            yield tokens, choices, logits
+            x = self.codes(tokens)
 
     def _blocks(self, x: Tensor, cache: AttentionCache) -> Tensor:
         for layer, qkv in enumerate(self.qkv):
@@ -154,14 +159,38 @@ class ToyImageModel(ImageModel):
             raise InputError(f"model 'toy' wants one seed per prompt: {len(prompts)}; got {len(seeds)}")
         labels = torch.tensor([int(prompt) for prompt in prompts])
         tokens, choices, logits = cast(ToyModel, self.module).draw(labels, forced)
-        _, h, w = self.schedule.maps[-1]
-        pixels = tokens[-1].view(-1, 1, h, w).expand(-1, 3, -1, -1) / (CODES - 1)
         return Generation(
-            images=F.interpolate(pixels, scale_factor=8),
+            images=picture(tokens[-1], self.schedule),
             tokens=tuple(tokens),
             choices=tuple(choices),
             logits=tuple(logits) if keep_logits else None,
         )
+
+
+def picture(tokens: Tensor, schedule: ScaleSchedule) -> Tensor:
+    """(B, 3, H, W) of the last map's tokens (B, n)."""
+    _, h, w = schedule.maps[-1]
+    pixels = tokens.view(-1, 1, h, w).expand(-1, 3, -1, -1) / (CODES - 1)
+    return F.interpolate(pixels, scale_factor=8)
+
+
+class BareToy(BareModel):
+    """The toy model's steps, wherever it is and whatever its weights are."""
+
+    def __init__(self, module: ToyModel) -> None:
+        self.module = module
+        self.schedule = module.schedule
+        self.parts = {"transformer": module}
+        self.blocks = list(module.qkv)
+
+    def draw(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Iterator[None]:
+        labels = torch.zeros(images * (1 + guidance), dtype=torch.int64, device=self.module.head.weight.device)
+        for _ in self.module.steps(labels, cache):
+            yield
+
+    def decode(self, images: int) -> Tensor:
+        device = self.module.head.weight.device
+        return picture(torch.zeros(images, self.schedule.tokens[-1], dtype=torch.int64, device=device), self.schedule)
 
 
 @frozen(kw_only=True)
@@ -178,6 +207,20 @@ class ToyCard(ModelCard):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return ToyImageModel(ToyModel().to(device, dtype).eval())
+
+    def bare(
+        self,
+        *,
+        aspect: str | None = None,
+        size: str | None = None,
+        layers: int | None = None,
+        device: str | torch.device = "meta",
+        dtype: torch.dtype | None = None,
+    ) -> BareToy:
+        shape = self.shape(aspect=aspect, size=size)
+        with torch.device(device):
+            module = ToyModel(layers=layers or shape.layers, heads=shape.heads, head_dim=shape.head_dim)
+        return BareToy(module.to(dtype or shape.dtype).eval().requires_grad_(False))
 
     @property
     def example(self) -> str:

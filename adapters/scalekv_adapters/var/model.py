@@ -12,6 +12,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from scalekv_adapters.var.bare import BareVAR
 from scalekv_adapters.var.checkpoint import FORMATS, load_var, load_vqvae
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.transformer import VAR
@@ -24,6 +25,7 @@ from scalekv_core.weights import WeightsFormat, beside
 
 TINY = "var-tiny"
 TINY_SIZES = VARConfig(depth=6, width=128, heads=4, num_classes=10, codes=256, code_width=8)
+TINY_VQVAE = VQVAEConfig(codes=256, code_width=8, base_channels=32, multipliers=(1, 2), blocks=1)
 FILES = {
     "var-d16": "var_d16.pth",
     "var-d20": "var_d20.pth",
@@ -155,6 +157,26 @@ class VARCard(ModelCard):
     def example(self) -> str:
         return "207"
 
+    def bare(
+        self,
+        *,
+        aspect: str | None = None,
+        size: str | None = None,
+        layers: int | None = None,
+        device: str | torch.device = "meta",
+        dtype: torch.dtype | None = None,
+    ) -> BareVAR:
+        self.shape(aspect=aspect, size=size)
+        config = VARConfig.published(self.name)
+        return BareVAR.of(
+            config,
+            VQVAEConfig(patch_sides=config.patch_sides),
+            OFFICIAL,
+            layers=layers,
+            device=device,
+            dtype=dtype or self.geometry.dtype,
+        )
+
 
 @frozen(kw_only=True)
 class TinyVARCard(ModelCard):
@@ -177,9 +199,35 @@ class TinyVARCard(ModelCard):
         if weights is not None:
             raise InputError(f"model {TINY!r} ships with its weights; leave out --weights (got {weights})")
         var, _ = tiny.load(device, dtype)
-        profile = profile_beside(Path(tiny.__file__))
-        return VARImageModel(TINY, var, sampling=Sampling(**tiny.SAMPLING), profile=profile)
+        return VARImageModel(TINY, var, sampling=Sampling(**tiny.SAMPLING), profile=self.profile)
 
     @property
     def example(self) -> str:
         return "3"
+
+    @property
+    def profile(self) -> AttentionProfile | None:
+        from scalekv_adapters.var import tiny
+
+        return profile_beside(Path(tiny.__file__))
+
+    def bare(
+        self,
+        *,
+        aspect: str | None = None,
+        size: str | None = None,
+        layers: int | None = None,
+        device: str | torch.device = "meta",
+        dtype: torch.dtype | None = None,
+    ) -> BareVAR:
+        from scalekv_adapters.var import tiny
+
+        self.shape(aspect=aspect, size=size)
+        return BareVAR.of(
+            TINY_SIZES,
+            TINY_VQVAE,
+            Sampling(**tiny.SAMPLING),
+            layers=layers,
+            device=device,
+            dtype=dtype or self.geometry.dtype,
+        )

@@ -15,7 +15,8 @@ import typer
 from rich.console import Console
 from torch import Tensor, nn
 
-from scalekv_adapters.var.config import VARConfig
+from scalekv_adapters.var.model import TINY_SIZES as VAR_SIZES
+from scalekv_adapters.var.model import TINY_VQVAE as VQVAE_SIZES
 from scalekv_adapters.var.tiny import SAMPLING, write_weights
 from scalekv_adapters.var.tiny.data import Augmentation, Digits, augment, load_digits, to_model
 from scalekv_adapters.var.tiny.judge import Judge, accuracy, judge_loss
@@ -23,10 +24,8 @@ from scalekv_adapters.var.tiny.loop import LoopOptions, train
 from scalekv_adapters.var.tiny.measure import draw_digits, grid, rebuild
 from scalekv_adapters.var.tiny.objectives import Noise, VQVAELoss, noisy_tokens, refresh_codes, var_loss, vqvae_loss
 from scalekv_adapters.var.transformer import VAR, drop_labels
-from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
+from scalekv_adapters.var.vqvae import VQVAE
 
-VQVAE_SIZES = VQVAEConfig(codes=256, code_width=8, base_channels=32, multipliers=(1, 2), blocks=1)
-VAR_SIZES = VARConfig(depth=6, width=128, heads=4, num_classes=10, codes=256, code_width=8)
 JUDGE_WIDTH = 16
 
 GENTLE = Augmentation()

@@ -1,0 +1,64 @@
+"""VAR without its weights: the same loop, for planning its memory and for measuring its time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import torch
+from torch import Tensor
+
+from scalekv_adapters.sampling import image_generators
+from scalekv_adapters.var.config import VARConfig
+from scalekv_adapters.var.generation import draw
+from scalekv_adapters.var.transformer import VAR
+from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
+from scalekv_core.bare_model import BareModel
+from scalekv_core.image_model import Sampling
+from scalekv_core.interfaces import AttentionCache
+
+
+class BareVAR(BareModel):
+    """A VAR and its VQVAE with the weights that they are made with."""
+
+    def __init__(self, var: VAR, sampling: Sampling) -> None:
+        self.var = var
+        self.sampling = sampling
+        self.schedule = var.config.schedule
+        self.parts = {"transformer": var, "image decoder": var.vqvae}
+        self.blocks = list(var.blocks)
+
+    @classmethod
+    def of(
+        cls,
+        config: VARConfig,
+        vqvae: VQVAEConfig,
+        sampling: Sampling,
+        *,
+        layers: int | None,
+        device: str | torch.device,
+        dtype: torch.dtype,
+    ) -> BareVAR:
+        """Of these sizes; the transformer in this dtype, its VQVAE in float32, as when they are loaded.
+
+        Args:
+            config, vqvae: the sizes.
+            sampling: how the family draws.
+            layers: in place of the config's; None leaves it.
+            device, dtype: where and how it runs.
+        """
+        sizes = config if layers is None else attrs.evolve(config, depth=layers)
+        with torch.device(device):
+            decoder = VQVAE(vqvae)
+            var = VAR(sizes, decoder).to(dtype)
+        decoder.eval().requires_grad_(False)
+        return cls(var.eval().requires_grad_(False), sampling)
+
+    def draw(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Iterator[None]:
+        labels = torch.zeros(images, dtype=torch.int64, device=self.var.head.weight.device)
+        sampling = self.sampling if guidance else attrs.evolve(self.sampling, guidance=0.0)
+        for _ in draw(self.var, labels, cache, sampling, image_generators(range(images), images), ()):
+            yield
+
+    def decode(self, images: int) -> Tensor:
+        return (self.var.vqvae.decode(self.var.vqvae.empty_map(images)) + 1) / 2

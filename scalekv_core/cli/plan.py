@@ -1,0 +1,116 @@
+"""``scalekv plan``: what a batch will take before anything is allocated, whether it fits, and what would make it fit."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from scalekv_core.cli import arguments as args
+from scalekv_core.cli import defaults
+
+BatchSize = Annotated[
+    int, typer.Option("--batch", min=1, metavar="N", help="Images drawn at once.", rich_help_panel=args.DRAW)
+]
+Aspect = Annotated[
+    str | None,
+    typer.Option(
+        "--aspect", metavar="W:H", help="Aspect ratio of the images. [dim]default: the model's[/dim]",
+        rich_help_panel=args.DRAW,
+    ),
+]  # fmt: skip
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size", metavar="NAME", help="Size of the images, such as 1M. [dim]default: the model's[/dim]",
+        rich_help_panel=args.DRAW,
+    ),
+]  # fmt: skip
+Guidance = Annotated[
+    bool,
+    typer.Option(
+        "--guidance/--no-guidance", help="Whether an image takes two rows. [dim]default: --guidance[/dim]",
+        show_default=False, rich_help_panel=args.DRAW,
+    ),
+]  # fmt: skip
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="SIZE", help="What there is to fit into: 24GiB, 80GB.", rich_help_panel=args.RUN),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype", metavar="NAME", help="float32, bfloat16 or float16. [dim]default: the model's[/dim]",
+        rich_help_panel=args.RUN,
+    ),
+]  # fmt: skip
+TextEncoder = Annotated[
+    bool,
+    typer.Option(
+        "--text-encoder/--no-text-encoder",
+        help="Whether it stays in memory while images are drawn. [dim]default: --text-encoder[/dim]",
+        show_default=False, rich_help_panel=args.RUN,
+    ),
+]  # fmt: skip
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.", rich_help_panel=args.RUN)]
+
+
+def plan(
+    model: args.Model = defaults.MODEL,
+    aspect: Aspect = None,
+    size: Size = None,
+    batch: BatchSize = 1,
+    guidance: Guidance = True,
+    policy: args.PolicyName = None,
+    budget: args.Budget = None,
+    classifier: args.Classifier = None,
+    allocator: args.Allocator = None,
+    selector: args.Selector = None,
+    merger: args.Merger = None,
+    codec: args.Codec = None,
+    option: args.Options = None,
+    config: args.Config = None,
+    profile: args.Profile = None,
+    dtype: Dtype = None,
+    text_encoder: TextEncoder = True,
+    memory: Memory = None,
+    json: Json = False,
+) -> None:
+    """Tell what a batch takes, beside what the unmodified model would, and whether it fits.
+
+    Nothing is allocated and no weights are needed. With --memory, exit code 1 says that it does not fit.
+    """
+    from scalekv_core.budget import read_bytes
+    from scalekv_core.cli import drawing, loading, plan_tables
+    from scalekv_core.cli.config import choose
+    from scalekv_core.errors import InputError
+    from scalekv_core.memory_plan import Batch, plan_batch
+
+    parts = {"classifier": classifier, "allocator": allocator, "selector": selector, "merger": merger, "codec": codec}
+    policies = None if policy is None else [policy]
+    choice = choose(config=config, policies=policies, budget=budget, parts=parts, options=option)
+    if choice.every or len(choice.policies) > 1:
+        raise InputError(f"plan works out one policy at a time; got {', '.join(choice.policies)}")
+    ((chosen, spent),) = drawing.policies_of(choice)
+    made = plan_batch(
+        Batch(
+            model=model,
+            card=loading.model_card(model),
+            images=batch,
+            guidance=guidance,
+            aspect=aspect,
+            size=size,
+            dtype=None if dtype is None else loading.read_dtype(dtype),
+        ),
+        chosen,
+        spent,
+        memory=None if memory is None else read_bytes(memory),
+        keep_text_encoder=text_encoder,
+        profile=loading.load_profile(profile),
+    )
+    if json:
+        plan_tables.print_json(made)
+    else:
+        plan_tables.print_plan(made)
+    if not made.fits:
+        raise typer.Exit(1)

@@ -1,0 +1,102 @@
+"""``scalekv plan`` from the outside."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from scalekv_core.geometry import format_bytes
+
+ASKED = ("plan", "--model", "toy", "--policy", "windowed", "--batch", "4")
+
+
+def test_a_plan_tells_every_part_beside_the_unmodified_model(run) -> None:
+    """On eighty columns, without a word on stderr."""
+    ran = run(*ASKED)
+
+    assert (0, "") == (ran.code, ran.err)
+    for word in ("toy under windowed, 50% of history", "4 images with guidance: 8 rows, float32", "transformer"):
+        assert word in ran.out
+    for part in ("cache", "scratch", "activations", "decoding the images", "peak"):
+        assert any(line.startswith(part) for line in ran.out.splitlines()), part
+    assert "largest" not in ran.out
+    assert 80 >= max(map(len, ran.out.splitlines()))
+
+
+def test_what_fits_says_how_much_more_would(run) -> None:
+    """The largest batch and the largest budget."""
+    ran = run(*ASKED, "--memory", "1GiB")
+
+    assert 0 == ran.code
+    assert "fits into 1.0 GiB" in ran.out
+    assert "largest batch" in ran.out
+    assert "100% of history" in ran.out
+    assert "fits too" in ran.out
+    assert "cheapest change" not in ran.out
+
+
+def test_what_does_not_fit_says_what_would(run) -> None:
+    """And exits with 1, so that a script need not read."""
+    ran = run(*ASKED, "--memory", "250 KiB")
+
+    assert 1 == ran.code
+    assert "DOES NOT FIT into 250.0 KiB" in ran.out
+    assert "draw fewer at once with --batch" in ran.out
+    assert 80 >= max(map(len, ran.out.splitlines()))
+
+
+def test_json_holds_all_figures(run) -> None:
+    """As Python has them."""
+    ran = run(*ASKED, "--memory", "250KiB", "--json")
+    record = json.loads(ran.out)
+
+    assert 1 == ran.code
+    assert not record["fits"]
+    assert 250 * 1024 == record["memory"]
+    assert 4 > record["largest_batch"] > 0
+    assert record["cheapest_change"].startswith("draw fewer")
+    assert {"transformer"} == set(record["planned"]["weights"])
+
+
+def test_parts_options_and_dtype_can_be_set(run) -> None:
+    """As for the other commands."""
+    ran = run(*ASKED, "--option", "window=3", "--dtype", "bfloat16", "--no-guidance", "--budget", "9 tokens")
+
+    assert 0 == ran.code
+    assert "4 images: 4 rows, bfloat16" in ran.out
+    assert "9 tokens" in ran.out
+
+
+def test_stated_drafters_are_named(run) -> None:
+    """What was not measured does not pass for measured."""
+    assert "stated, not measured: layers 0" in run("plan", "--model", "toy", "--policy", "profiled").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--memory", "much"), "memory is written as 24GiB, 80GB or 512MiB; got 'much'"),
+        (("--model", "toi"), "did you mean 'toy'"),
+        (("--size", "1M"), "draws one size only"),
+        (("--aspect", "3:4"), "draws no aspect ratio '3:4'"),
+        (("--dtype", "float8"), "no dtype is called 'float8'"),
+        (("--policy", "all"), "one policy at a time"),
+        (("--budget", "1%"), "the least that works here is"),
+        (("--codec", "int1"), "no codec is called 'int1'"),
+    ],
+)
+def test_mistakes_are_one_line(run, arguments: tuple[str, ...], said: str) -> None:
+    """On stderr, with exit code 2."""
+    ran = run(*ASKED, *arguments)
+
+    assert (2, "") == (ran.code, ran.out)
+    assert said in ran.complaint
+    assert 1 == len(ran.complaint.strip().splitlines())
+
+
+def test_the_figures_are_those_of_python(run) -> None:
+    """One planner."""
+    record = json.loads(run("plan", "--model", "toy", "--policy", "everything", "--json").out)
+
+    assert format_bytes(record["unmodified"]["cache"]) in run("plan", "--model", "toy", "--policy", "everything").out
