@@ -98,7 +98,9 @@ class Budget:
     def __str__(self) -> str:
         if self.unit in ("history", "all"):
             return f"{_plain(self.amount * 100)}% of {self.unit}"
-        return f"{_plain(self.amount)} tokens" if self.unit == "tokens" else format_bytes(int(self.amount))
+        if self.unit == "tokens":
+            return f"{_plain(self.amount)} token{'' if self.amount == 1 else 's'}"
+        return format_bytes(int(self.amount))
 
 
 def read_bytes(text: str) -> int:

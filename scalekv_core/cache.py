@@ -19,7 +19,7 @@ from scalekv_core.clock import Clock, NoClock
 from scalekv_core.encoded import Encoded
 from scalekv_core.errors import ContractError, SessionError
 from scalekv_core.footprint import scratch_slots
-from scalekv_core.interfaces import CacheView
+from scalekv_core.interfaces import CacheView, described
 from scalekv_core.plan import CachePlan, HeadGroup
 from scalekv_core.policy import Policy
 
@@ -342,7 +342,7 @@ class KVCache:
         who = f"merger {type(self.policy.merger).__name__}, layer {view.layer} at scale {view.scale},"
         wanted = view.positions.shape
         if not isinstance(target, Tensor) or target.shape != wanted or target.dtype != torch.int64:
-            raise ContractError(f"{who} returned {_described(target)}; wanted int64 {tuple(wanted)}")
+            raise ContractError(f"{who} returned {described(target)}; wanted int64 {tuple(wanted)}")
         if self._to_check("merger"):
             _check_targets(who, target, kept)
         counts = view.counts if view.counts is not None else torch.ones_like(view.positions, dtype=torch.float32)
@@ -392,7 +392,7 @@ class KVCache:
         wanted = (*view.positions.shape[:2], keep)
         if not isinstance(kept, Tensor) or kept.shape != wanted or kept.dtype != torch.int64:
             raise ContractError(
-                f"{self._who(view)} returned {_described(kept)}; wanted int64 {wanted}: "
+                f"{self._who(view)} returned {described(kept)}; wanted int64 {wanted}: "
                 f"its capacity is {keep} of {view.tokens} tokens"
             )
         if self._to_check("selector"):
@@ -411,10 +411,6 @@ class KVCache:
         if store.index is None or store.index.device != device:
             store.index = torch.tensor(store.group.heads, device=device)
         return store.index
-
-
-def _described(x: object) -> str:
-    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
 
 
 def _check_indices(who: str, kept: Tensor, tokens: int) -> None:

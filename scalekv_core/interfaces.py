@@ -224,6 +224,15 @@ class TokenSelector(ABC):
         return self.select(view.slice(start, stop), keep) + start
 
 
+def described(x: object) -> str:
+    """What a strategy returned, in words.
+
+    >>> described(torch.zeros(2, 3)), described("tokens")
+    ('torch.float32 of shape (2, 3)', 'a str')
+    """
+    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+
+
 class ScoringSelector(TokenSelector):
     """A selector that gives every token a score and keeps the best: most methods need only ``score``."""
 
@@ -237,12 +246,20 @@ class ScoringSelector(TokenSelector):
         """(B, H, N) the higher, the more worth keeping; +inf is kept in any case; never NaN."""
 
     def select(self, view: CacheView, keep: int) -> Tensor:
-        return ops.top_tokens(self.score(view, keep), keep)
+        return ops.top_tokens(self._scores(view, keep), keep)
 
     def select_by_source(self, view: CacheView, keeps: Sequence[tuple[int, int, int]]) -> Tensor:
-        scores = self.score(view, sum(keep for _, _, keep in keeps))
+        scores = self._scores(view, sum(keep for _, _, keep in keeps))
         parts = [ops.top_tokens(scores[:, :, start:stop], keep) + start for start, stop, keep in keeps if keep]
         return torch.cat(parts, dim=-1)
+
+    def _scores(self, view: CacheView, keep: int) -> Tensor:
+        scores = self.score(view, keep)
+        wanted = view.positions.shape
+        if not isinstance(scores, Tensor) or scores.shape != wanted:
+            got = described(scores)
+            raise ContractError(f"{type(self).__name__}.score returned {got}; wanted (B, H, N) = {tuple(wanted)}")
+        return scores
 
 
 class TokenMerger(ABC):

@@ -144,8 +144,8 @@ def _refuse_too_little(policy: Policy, plan: CachePlan) -> None:
         if short.any():
             layer = int(short.any(axis=1).argmax())
             raise BudgetError(
-                f"it would leave {int(held[layer].min())} tokens in layer {layer} after scale {scale}, "
-                f"where selector {type(policy.selector).__name__} needs {least}"
+                f"after scale {scale} layer {layer} would hold {int(held[layer].min())} "
+                f"where selector {type(policy.selector).__name__} needs {least}, in tokens"
             )
 
 
@@ -157,10 +157,9 @@ def _least(policy: Policy, geometry: CacheGeometry, roles: LayerRoles, slots: in
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if _possible(policy, geometry, roles, middle) else (middle, high)
-    tokens = -(-high // geometry.slots_per_token)
-    return (
-        f"the least that works here is '{tokens} tokens' ({tokens / geometry.schedule.last_history:.2%} of the history)"
-    )
+    least = Budget(-(-high // geometry.slots_per_token), "tokens")
+    share = float(least.amount / geometry.schedule.last_history)
+    return f"the least that works here is '{least}' ({share:.2%} of the history)"
 
 
 def _possible(policy: Policy, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> bool:

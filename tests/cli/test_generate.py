@@ -219,7 +219,7 @@ end = "first"
         (["--budget", "0%"], "budget 0% of history holds nothing"),
         (["--budget", "101%"], "is more than the whole history"),
         (["--budget", "10 apples"], "budget '10 apples' is not understood"),
-        (["--budget", "1 token"], "is too small for policy 'windowed': it would leave 1 tokens"),
+        (["--budget", "1 token"], "is too small for policy 'windowed': after scale "),
         (["--policy", "windowed", "--policy", "windowed"], "policy 'windowed' is named twice"),
         (["--policy", "windowed", "--policy", "all"], "policy 'all' stands alone"),
         (["--policy", "profiled"], "policy 'profiled' needs an attention profile"),

@@ -71,6 +71,7 @@ class Sums(HashScores):
     def observe(self, view: CacheView) -> dict[str, Tensor]:
         before = view.statistics
         assert all(not x[:, :, view.history :].any() for x in before.values()), "zero for the current map"
+        assert {torch.float32} == {x.dtype for x in before.values()}, "whatever the keys are"
         added = view.positions + (view.scale + 1) * 100
         loose = torch.stack([before["age"] + 1] * 2)[0]  # a view of something larger
         return {"age": loose, "sum": (before["sum"] + added).double(), "unasked": added}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from scalekv_core import CacheView, ScaleSchedule, ScoringSelector, ops
+from scalekv_core import CacheView, ContractError, ScaleSchedule, ScoringSelector, ops
 from scalekv_core.defaults import Dense, Drop
 from tests.core.plain import HashPicks, HashScores
 
@@ -109,6 +109,31 @@ def test_a_scoring_selector_is_one_expression() -> None:
     assert (norms.gather(2, kept).amin(dim=2) >= norms.topk(6, dim=2).values[..., -1]).all()
     assert {} == Norm().observe(view)
     assert 1 == Norm().least(SCHEDULE, 0)
+
+
+@frozen
+class Answers(ScoringSelector):
+    """Scores that are what it was told."""
+
+    answer: object
+
+    def score(self, view: CacheView, keep: int) -> Tensor:
+        return self.answer  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [("best", "a str"), (None, "a NoneType"), (torch.zeros(2, 3), r"torch.float32 of shape \(2, 3\)")],
+    ids=["text", "nothing", "a score per head"],
+)
+def test_scores_of_another_shape_or_kind_are_refused(answer: object, got: str) -> None:
+    """With the class, what came and what was wanted, whichever way tokens are selected."""
+    selector, view = Answers(answer), view_of()
+    message = rf"^Answers.score returned {got}; wanted \(B, H, N\) = \(2, 3, 12\)$"
+    with pytest.raises(ContractError, match=message):
+        selector.select(view, 3)
+    with pytest.raises(ContractError, match=message):
+        selector.select_by_source(view, [(0, 6, 2), (6, 12, 1)])
 
 
 def test_drop_assigns_every_other_token_to_nothing() -> None:

@@ -121,7 +121,7 @@ def test_a_share_is_never_exceeded(schedule: ScaleSchedule, share: Fraction) -> 
     geometry = evolve(SMALL, schedule=schedule)
     planned, refusal = attempt(latest(), geometry, Budget(share))
 
-    assert "the least that works here is '1 tokens'" in refusal or not refusal
+    assert "the least that works here is '1 token'" in refusal or not refusal
     assert planned is None or (planned.plan.slots() <= share * schedule.last_history * 12).all()
 
 
@@ -182,7 +182,7 @@ def test_the_least_is_named_and_is_the_least(parts: dict[str, Any], least: int) 
     with pytest.raises(
         BudgetError, match=rf"the least that works here is '{least} tokens' \({least / 9:.2%} of the history\)"
     ):
-        plan_policy(policy(**parts), SMALL, budget="1 tokens")
+        plan_policy(policy(**parts), SMALL, budget="1 token")
     plan_policy(policy(**parts), SMALL, budget=f"{least} tokens")
     with pytest.raises(BudgetError, match="too small for policy 'toy-latest': "):
         plan_policy(policy(**parts), SMALL, budget=f"{least - 1} tokens")
@@ -193,7 +193,7 @@ def test_a_selector_that_needs_more_than_there_is_gets_everything() -> None:
     planned = plan_policy(policy(selector=Needs(1000)), SMALL, budget="100%")
 
     assert not planned.plan.drops
-    with pytest.raises(BudgetError, match="needs 1000; the least that works here is '9 tokens'"):
+    with pytest.raises(BudgetError, match="needs 1000, in tokens; the least that works here is '9 tokens'"):
         plan_policy(policy(selector=Needs(1000)), SMALL, budget="99%")
 
 
@@ -215,7 +215,7 @@ def test_one_map_and_two_maps_can_be_planned() -> None:
 
     assert (0,) == plan_policy(latest(), one).footprint.planned
     assert (2 * 12 * 64, 0) == plan_policy(latest(), two, budget="100%").footprint.planned
-    with pytest.raises(BudgetError, match=r"'1 tokens' \(100\.00% of the history\)"):
+    with pytest.raises(BudgetError, match=r"'1 token' \(100\.00% of the history\)"):
         plan_policy(latest(), two, budget="50%")
 
 

@@ -513,8 +513,8 @@ def test_the_least_budget_that_is_named_works(model: ToyImageModel) -> None:
     with (
         pytest.raises(
             BudgetError,
-            match=r"^budget 1 tokens is too small for policy 'toy-latest selector=Needy': it would leave 1 tokens in layer 0 "
-            r"after scale 1, where selector Needy needs 3; the least that works here is '3 tokens' \(33\.33% of the history\)$",
+            match=r"^budget 1 token is too small for policy 'toy-latest selector=Needy': "
+            r"after scale 1 layer 0 would hold 1 where selector Needy needs 3, in tokens; the least that works here is '3 tokens' \(33\.33% of the history\)$",
         ),
         compress(model, "toy-latest", "1 token", selector=Needy(), registry=TOY),
     ):
