@@ -427,7 +427,7 @@ def test_what_cannot_be_done_is_refused_before_drawing(
         raise AssertionError("the block was entered")
 
 
-@pytest.mark.parametrize("thing", [None, "toy", 3, object(), ToyModel], ids=str)
+@pytest.mark.parametrize("thing", [None, "toy", 3, object(), ToyModel], ids=lambda thing: type(thing).__name__)
 def test_what_is_no_model_is_refused(thing: object) -> None:
     """With what it is."""
     with (
