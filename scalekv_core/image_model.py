@@ -35,12 +35,21 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and value >= 0
 
 
+def _as_strength(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
+def _is_strength(value: Any) -> bool:
+    several = value if isinstance(value, tuple) else (value,)
+    return bool(several) and all(0 <= strength < inf for strength in several)
+
+
 @frozen(kw_only=True)
 class Sampling:
     """How tokens are drawn. Two runs are compared only if these are equal.
 
     Attributes:
-        guidance: strength of classifier-free guidance; 0 draws without it.
+        guidance: strength of classifier-free guidance, for all scales or one per scale; 0 draws without it.
         top_k: how many of the likeliest values compete; 0 lets all.
         top_p: how much probability they may hold; 0 lets all.
         temperature: divides the logits.
@@ -54,11 +63,18 @@ class Sampling:
     scalekv_core.errors.InputError: sampling wants top_p from 0 to 1 (0 lets all compete); got 1.5
     """
 
-    guidance: float = field(default=0.0, validator=_wants("at least 0 (0 draws without)", lambda g: 0 <= g < inf))
+    guidance: float | tuple[float, ...] = field(
+        default=0.0, converter=_as_strength, validator=_wants("at least 0 (0 draws without)", _is_strength)
+    )
     top_k: int = field(default=0, validator=_wants("at least 0, whole (0 lets all compete)", _is_count))
     top_p: float = field(default=0.0, validator=_wants("from 0 to 1 (0 lets all compete)", lambda p: 0 <= p <= 1))
     temperature: float = field(default=1.0, validator=_wants("above 0 (see greedy)", lambda t: 0 < t < inf))
     greedy: bool = False
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """The guidance as a list: of one number, or of one per scale."""
+        return self.guidance if isinstance(self.guidance, tuple) else (self.guidance,)
 
 
 @frozen(eq=False, kw_only=True)
@@ -94,6 +110,21 @@ class ImageModel(ABC):
     schedule: ScaleSchedule
     sampling: Sampling
     profile: AttentionProfile | None = None
+
+    def draw_on(self, *, aspect: str | None = None, size: str | None = None) -> None:
+        """From now on draws images of another aspect ratio (width:height) and size; None leaves it.
+
+        Only for models whose card says that it draws several.
+
+        Raises:
+            InputError: it draws no such images.
+        """
+        if aspect not in (None, "1:1") or size is not None:
+            raise InputError(f"model {self.name!r} draws square images of one size only; leave out --aspect and --size")
+
+    def rows_of(self, sampling: Sampling) -> int:
+        """Sequences in the batch for each image: with guidance 2."""
+        return 2 if any(sampling.strengths) else 1
 
     @abstractmethod
     def generate(
@@ -148,6 +179,14 @@ class ModelCard(ABC):
         Raises:
             CheckpointError: weights are missing, truncated, or of another model.
         """
+
+    def random(self, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32) -> ImageModel:
+        """The model with seeded random weights, to measure its memory and time.
+
+        Raises:
+            InputError: it cannot be had with random weights.
+        """
+        raise InputError(f"{type(self).__name__} does not say how to make its model with random weights")
 
     @property
     def formats(self) -> tuple[WeightsFormat, ...]:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from scalekv_adapters.infinity.adapter import InfinityAdapter
+from scalekv_adapters.infinity.config import PUBLISHED as INFINITIES
+from scalekv_adapters.infinity.model import InfinityCard
 from scalekv_adapters.infinity.official import OfficialInfinityAdapter
 from scalekv_adapters.var.adapter import VARAdapter
-from scalekv_adapters.var.config import PUBLISHED
+from scalekv_adapters.var.config import PUBLISHED as VARS
 from scalekv_adapters.var.model import TinyVARCard, VARCard
 from scalekv_adapters.var.official import OfficialVARAdapter
 from scalekv_core.hookspecs import hookimpl
@@ -28,4 +30,8 @@ def scalekv_model_adapters() -> Mapping[str, Callable[[], ModelAdapter]]:
 
 @hookimpl
 def scalekv_image_models() -> Mapping[str, Callable[[], ModelCard]]:
-    return {"var-tiny": TinyVARCard} | {name: partial(VARCard.published, name) for name in PUBLISHED}
+    return (
+        {"var-tiny": TinyVARCard}
+        | {name: partial(VARCard.published, name) for name in VARS}
+        | {name: partial(InfinityCard.published, name) for name in INFINITIES}
+    )

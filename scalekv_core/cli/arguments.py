@@ -34,6 +34,12 @@ Seeds = Annotated[
         rich_help_panel=DRAW,
     ),
 ]
+Paired = Annotated[
+    bool,
+    typer.Option(
+        "--paired", help="One seed for each prompt, instead of every seed for every prompt.", rich_help_panel=DRAW
+    ),
+]
 Images = Annotated[
     int | None,
     typer.Option(
@@ -44,6 +50,15 @@ Images = Annotated[
         help="Images of each prompt. [dim]default: 1, or one per seed[/dim]",
         rich_help_panel=DRAW,
     ),
+]
+
+Aspect = Annotated[
+    str | None,
+    typer.Option("--aspect", metavar="W:H", help="Aspect ratio, width to height.", rich_help_panel=DRAW),
+]
+Size = Annotated[
+    str | None,
+    typer.Option("--size", metavar="NAME", help="How large: 0.06M, 0.25M, 0.60M or 1M pixels.", rich_help_panel=DRAW),
 ]
 
 Policies = Annotated[
@@ -122,7 +137,12 @@ Profile = Annotated[
 ]
 
 Guidance = Annotated[
-    float | None, typer.Option(metavar="X", help="Strength of guidance; 0 draws without it.", rich_help_panel=SAMPLE)
+    str | None,
+    typer.Option(
+        metavar="X",
+        help="Strength of guidance, or one per scale: 1,1,3,...; 0 draws without it.",
+        rich_help_panel=SAMPLE,
+    ),
 ]
 TopK = Annotated[
     int | None,
@@ -142,6 +162,12 @@ Greedy = Annotated[
 Weights = Annotated[
     Path | None,
     typer.Option("--weights", metavar="PATH", help="The model's weights, if they do not ship.", rich_help_panel=RUN),
+]
+RandomWeights = Annotated[
+    bool,
+    typer.Option(
+        "--random-weights", help="Draw noise: to measure memory and time without weights.", rich_help_panel=RUN
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...", rich_help_panel=RUN)]
 Dtype = Annotated[

@@ -88,6 +88,8 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory for t
 def explain(
     prompt: Prompt = None,
     model: args.Model = defaults.MODEL,
+    aspect: args.Aspect = None,
+    size: args.Size = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the image.", rich_help_panel=args.DRAW)] = 0,
     policy: args.PolicyName = None,
     budget: args.Budget = None,
@@ -128,13 +130,13 @@ def explain(
         explaining.check_plots()
     measured = loading.load_profile(profile)
     if draw:
-        loaded = loading.load_model(model, weights=weights, device=device, dtype=dtype)
+        loaded = loading.load_model(model, weights=weights, device=device, dtype=dtype, aspect=aspect, size=size)
         job = loading.job_of(
             loaded, prompts=[prompt] if prompt else None, seeds=[seed], images=1, sampling=loaded.sampling
         )
         shown = look(loaded, job, choice, measured, layers=layer, head=head, row=row)
     else:
-        shown = Shown(planned=plan_of_card(model, choice, measured, dtype=dtype))
+        shown = Shown(planned=plan_of_card(model, choice, measured, dtype=dtype, aspect=aspect, size=size))
     if text:
         explain_tables.print_plan(shown.planned)
         explain_tables.print_kept(shown)
@@ -195,7 +197,15 @@ def spread(layers: int) -> list[int]:
     return sorted({0, layers // 2, layers - 1})
 
 
-def plan_of_card(model: str, choice: Choice, profile: AttentionProfile | None, *, dtype: str) -> Planned:
+def plan_of_card(
+    model: str,
+    choice: Choice,
+    profile: AttentionProfile | None,
+    *,
+    dtype: str,
+    aspect: str | None = None,
+    size: str | None = None,
+) -> Planned:
     """The plan for one row of a model that is not loaded."""
     import attrs
 
@@ -203,7 +213,7 @@ def plan_of_card(model: str, choice: Choice, profile: AttentionProfile | None, *
     from scalekv_core.cli.loading import model_card, read_dtype
     from scalekv_core.planner import plan_policy
 
-    geometry = attrs.evolve(model_card(model).geometry, dtype=read_dtype(dtype))
+    geometry = attrs.evolve(model_card(model).shape(aspect=aspect, size=size), dtype=read_dtype(dtype))
     ((policy, budget),) = policies_of(choice)
     return plan_policy(policy, geometry, budget=budget, profile=profile, model=model)
 

@@ -38,8 +38,11 @@ def generate(
     ctx: typer.Context,
     prompts: args.Prompts = None,
     model: args.Model = defaults.MODEL,
+    aspect: args.Aspect = None,
+    size: args.Size = None,
     seed: args.Seeds = None,
     images: args.Images = None,
+    paired: args.Paired = False,
     policy: args.Policies = None,
     budget: args.Budget = None,
     classifier: args.Classifier = None,
@@ -56,6 +59,7 @@ def generate(
     temperature: args.Temperature = None,
     greedy: args.Greedy = False,
     weights: args.Weights = None,
+    random_weights: args.RandomWeights = False,
     device: args.Device = "cpu",
     dtype: args.Dtype = "float32",
     out: Out = Path(defaults.OUT),
@@ -74,11 +78,13 @@ def generate(
     writing.check_directory(out)
     policies = drawing.policies_of(choice)
     measured = loading.load_profile(profile)
-    loaded = loading.load_model(model, weights=weights, device=device, dtype=dtype)
+    loaded = loading.load_model(
+        model, weights=weights, device=device, dtype=dtype, random_weights=random_weights, aspect=aspect, size=size
+    )
     sampling = loading.sampling_of(
         loaded, guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=greedy
     )
-    job = loading.job_of(loaded, prompts=prompts, seeds=seed, images=images, sampling=sampling)
+    job = loading.job_of(loaded, prompts=prompts, seeds=seed, images=images, sampling=sampling, paired=paired)
     plans = drawing.plan_all(loaded, job, choice, policies, measured)
     reference = drawing.draw_full(loaded, job) if full else None
     drawn = [drawing.draw_compressed(loaded, job, one, profile=measured, full=reference, check=check) for one in plans]
@@ -88,7 +94,7 @@ def generate(
         job,
         drawn,
         arguments=ctx.obj or (),
-        weights=weights,
+        weights="random" if random_weights else weights,
         device=device,
         profile=measured,
         profile_file=profile,

@@ -29,16 +29,18 @@ class Job:
     Attributes:
         prompts, seeds: one per image.
         sampling: how tokens are drawn.
+        rows_each: sequences in the batch for each image: with guidance 2.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     sampling: Sampling
+    rows_each: int
 
     @property
     def rows(self) -> int:
-        """Sequences in the batch: with guidance twice the images."""
-        return len(self.prompts) * (2 if self.sampling.guidance else 1)
+        """Sequences in the batch."""
+        return len(self.prompts) * self.rows_each
 
     @property
     def labels(self) -> list[str]:
@@ -58,18 +60,38 @@ def model_card(name: str) -> ModelCard:
     return card
 
 
-def load_model(name: str, *, weights: Path | None, device: str, dtype: str) -> ImageModel:
-    """A model, ready to draw.
+def load_model(
+    name: str,
+    *,
+    weights: Path | None,
+    device: str,
+    dtype: str,
+    random_weights: bool = False,
+    aspect: str | None = None,
+    size: str | None = None,
+) -> ImageModel:
+    """A model, ready to draw images of this aspect ratio and size.
 
     Raises:
-        UnknownName, InputError, CheckpointError: no such model, device or dtype; the weights cannot be used.
+        UnknownName, InputError, CheckpointError: no such model, device, dtype, aspect ratio or size; the weights cannot be
+            used.
     """
     card = model_card(name)
-    if card.needs_weights and weights is None:
-        raise CheckpointError(f"model {name!r} does not ship with weights; give --weights PATH ({card.weights})")
-    return registries.load_model(
-        name, weights=weights, device=str(read_device(device)), dtype=read_dtype(dtype), registry=the_registry()
-    )
+    if random_weights and weights is not None:
+        raise InputError(f"--random-weights takes the place of --weights; leave one of them out (got {weights})")
+    if card.needs_weights and weights is None and not random_weights:
+        raise CheckpointError(
+            f"model {name!r} does not ship with weights; give --weights PATH ({card.weights}), or --random-weights to "
+            "measure memory and time"
+        )
+    card.shape(aspect=aspect, size=size)  # refuses what it does not draw before anything is read
+    place, number = str(read_device(device)), read_dtype(dtype)
+    if random_weights:
+        loaded = card.random(device=place, dtype=number)
+    else:
+        loaded = registries.load_model(name, weights=weights, device=place, dtype=number, registry=the_registry())
+    loaded.draw_on(aspect=aspect, size=size)
+    return loaded
 
 
 def read_device(text: str) -> torch.device:
@@ -105,13 +127,33 @@ def load_profile(path: Path | None) -> AttentionProfile | None:
     return None if path is None else AttentionProfile.load(path)
 
 
-def sampling_of(model: ImageModel, **changes: Any) -> Sampling:
+def sampling_of(model: ImageModel, *, guidance: str | None = None, **changes: Any) -> Sampling:
     """The model's sampling, with what was given changed; None and False leave it.
 
+    Args:
+        model: what draws.
+        guidance: a number, or one per scale, with commas.
+        changes: fields of a sampling.
+
     Raises:
-        InputError: a value is out of range.
+        InputError: a value is out of range, or no number.
     """
+    if guidance is not None:
+        changes["guidance"] = read_strengths(guidance)
     return attrs.evolve(model.sampling, **{k: v for k, v in changes.items() if v is not None and v is not False})
+
+
+def read_strengths(text: str) -> float | tuple[float, ...]:
+    """A strength of guidance, or one per scale.
+
+    >>> read_strengths("3"), read_strengths("1, 1.5")
+    (3.0, (1.0, 1.5))
+    """
+    try:
+        strengths = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(f"--guidance wants a number, or one per scale with commas between; got {text!r}") from None
+    return strengths[0] if len(strengths) == 1 else strengths
 
 
 def job_of(
@@ -121,8 +163,9 @@ def job_of(
     seeds: Sequence[int] | None,
     images: int | None,
     sampling: Sampling,
+    paired: bool = False,
 ) -> Job:
-    """Every prompt with every seed.
+    """Every prompt with every seed, or the first prompt with the first seed and so on.
 
     Args:
         model: what draws.
@@ -130,6 +173,7 @@ def job_of(
         seeds: the first one, or as many as images.
         images: images of each prompt.
         sampling: how tokens are drawn.
+        paired: one seed for each prompt, in order.
 
     Raises:
         InputError: there is nothing to draw, or the numbers of seeds and images do not agree.
@@ -138,8 +182,15 @@ def job_of(
     if not any(prompts):
         raise InputError(f"model {model.name!r} has no example; say what to draw: scalekv generate PROMPT ...")
     each = seeds_of(seeds, images)
+    if paired and (images is not None or len(each) != len(prompts)):
+        raise InputError(
+            f"--paired wants one --seed for each of {len(prompts)} prompts, and no --images; got {len(each)}"
+        )
     return Job(
-        prompts=tuple(prompt for prompt in prompts for _ in each), seeds=tuple(each) * len(prompts), sampling=sampling
+        prompts=tuple(prompts if paired else (prompt for prompt in prompts for _ in each)),
+        seeds=tuple(each if paired else each * len(prompts)),
+        sampling=sampling,
+        rows_each=model.rows_of(sampling),
     )
 
 

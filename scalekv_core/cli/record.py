@@ -36,7 +36,7 @@ def record(
     drawn: Sequence[Drawn],
     *,
     arguments: Sequence[str],
-    weights: Path | None,
+    weights: Path | str | None,
     device: str,
     profile: AttentionProfile | None,
     profile_file: Path | None,

@@ -199,7 +199,7 @@ class Infinity(nn.Module):
         """In which attention computes, unless autocast says otherwise."""
         return next(self.blocks).sa.mat_qkv.weight.dtype
 
-    def half(self, dtype: torch.dtype = torch.float16) -> Infinity:
+    def blocks_to(self, dtype: torch.dtype) -> Infinity:
         """Puts blocks and text projections into this dtype, in place, and leaves the rest as it is.
 
         The published runs do the same in bfloat16: embeddings, shared condition and head stay in float32. ``.to(dtype)``

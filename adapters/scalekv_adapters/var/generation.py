@@ -110,7 +110,7 @@ def draw(
 ) -> Iterator[Step]:
     """Yields one step per scale. The arguments are checked ones; see `generate`."""
     vqvae, schedule = model.vqvae, model.config.schedule
-    scales, guidance = len(schedule), sampling.guidance
+    scales, (guidance,) = len(schedule), sampling.strengths
     d = model.class_emb(with_unconditioned(labels, model.config) if guidance else labels)  # (rows, C)
     h = model.embed(d, None, 0)
     f_hat = vqvae.empty_map(len(labels))

@@ -69,6 +69,8 @@ class VARImageModel(ImageModel):
         if len(seeds) != len(prompts):
             raise InputError(f"model {self.name!r} wants one seed per prompt: {len(prompts)}; got {len(seeds)}")
         how = sampling or self.sampling
+        if isinstance(how.guidance, tuple):
+            raise InputError(f"model {self.name!r} wants one guidance, which grows from scale to scale by itself")
         return self.var.generate(
             [self.label(prompt) for prompt in prompts],
             seeds=None if how.greedy else seeds,

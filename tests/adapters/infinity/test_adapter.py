@@ -142,7 +142,7 @@ def test_full_is_bit_identical(make, kind, guidance):
 def test_full_is_bit_identical_in_half_precision(ours, dtype, everything):
     """So it is with weights in half precision, and the cache then holds that dtype."""
     drawer = ours()
-    drawer.model.to(dtype) if everything else drawer.model.half(dtype)
+    drawer.model.to(dtype) if everything else drawer.model.blocks_to(dtype)
     before = drawer.draw()
     with compress(drawer.model, "full") as session:
         assert same(before, drawer.draw())

@@ -215,7 +215,7 @@ def test_generating_and_teacher_forcing_agree(infinity, kind, plain_text):
 
 def test_bfloat16_is_close(make_infinity, golden, golden_text):
     """With blocks in bfloat16, as the published runs are, few bits of the teacher-forced pass flip."""
-    want, model = golden("like2b_io"), make_infinity("like2b").half(torch.bfloat16)
+    want, model = golden("like2b_io"), make_infinity("like2b").blocks_to(torch.bfloat16)
     got = model(golden_text("like2b", "text2"), want["tf_sq.x"])
     assert torch.float32 == got.dtype
     flipped = (got[..., 1::2] > got[..., ::2]) != (want["tf_sq.logits"][..., 1::2] > want["tf_sq.logits"][..., ::2])
@@ -227,7 +227,7 @@ def test_bfloat16_is_close(make_infinity, golden, golden_text):
 @pytest.mark.parametrize("everything", [True, False])
 def test_half_precision_draws(infinity, text, dtype, everything):
     """All weights or those of the blocks in half precision: the cache is given that dtype, the logits are float32."""
-    infinity.to(dtype) if everything else infinity.half(dtype)
+    infinity.to(dtype) if everything else infinity.blocks_to(dtype)
     given = {}
     infinity.new_cache = lambda schedule: RecordingCache(schedule, given, 2)
     drawn = infinity.generate(text, seeds=[1], keep_logits=True)
@@ -243,7 +243,7 @@ def test_autocast_draws_what_bfloat16_blocks_draw(infinity, text):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         drawn = infinity.generate(text, seeds=None, keep_logits=True)
     assert torch.bfloat16 == given["attn_k"].dtype
-    inside = infinity.half(torch.bfloat16).generate(text, seeds=None, keep_logits=True)
+    inside = infinity.blocks_to(torch.bfloat16).generate(text, seeds=None, keep_logits=True)
     assert_close(drawn.logits[0], inside.logits[0], rtol=0, atol=0.1)
 
 

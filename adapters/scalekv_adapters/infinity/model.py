@@ -1,0 +1,238 @@
+"""Infinity by name: what the command line lists, loads and draws with.
+
+The published models want the official files, which stay where the user has put them. With random weights any of them can be
+drawn with too: the images are noise, memory and time are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from scalekv_adapters.infinity.config import CANVASES, InfinityConfig
+from scalekv_adapters.infinity.prompts import PackedText, TextEncoder
+from scalekv_adapters.infinity.templates import ASPECTS, PIXELS, Canvas
+from scalekv_adapters.infinity.transformer import Infinity
+from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
+from scalekv_core.errors import CheckpointError, InputError
+from scalekv_core.geometry import CacheGeometry
+from scalekv_core.image_model import Generation, ImageModel, ModelCard, Sampling
+from scalekv_core.profile import AttentionProfile
+
+OFFICIAL = {
+    "infinity-125m": Sampling(guidance=3.0, top_k=900, top_p=0.97, temperature=0.5),
+    "infinity-2b": Sampling(guidance=3.0, top_k=900, top_p=0.97, temperature=0.5),
+    "infinity-8b": Sampling(guidance=3.0, top_k=900, top_p=0.97, temperature=1.0),
+}
+"""What the official demonstrations draw with. Of two values of a bit, 900 leaves both."""
+VAES = {
+    "infinity-125m": "infinity-vae-d16",
+    "infinity-2b": "infinity-vae-d32",
+    "infinity-8b": "infinity-vae-d56-f8-14-patchify",
+}
+"""{model: the published VAE that it was trained with}."""
+
+
+class InfinityImageModel(ImageModel):
+    """An Infinity whose prompts are text, on a canvas that can be chosen.
+
+    Args:
+        name: that it was loaded by.
+        infinity: with its VAE.
+        encoder: of the text features that it was trained with.
+        sampling: its defaults.
+        profiles: its attention profiles; one is made on one canvas.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        infinity: Infinity,
+        encoder: TextEncoder,
+        *,
+        sampling: Sampling,
+        profiles: Sequence[AttentionProfile] = (),
+    ) -> None:
+        self.name = name
+        self.module = self.infinity = infinity
+        self.encoder = encoder
+        self.sampling = sampling
+        self.profiles = tuple(profiles)
+        self._read: dict[str, Tensor] = {}
+        self.draw_on()
+
+    def draw_on(self, *, aspect: str | None = None, size: str | None = None) -> None:
+        canvas = self.infinity.canvas
+        self.infinity.canvas = Canvas(aspect or canvas.aspect, size or canvas.pixels)
+        self.schedule = self.infinity.canvas.schedule
+        fitting = [profile for profile in self.profiles if profile.schedule == self.schedule]
+        self.profile = fitting[0] if fitting else None
+
+    def rows_of(self, sampling: Sampling) -> int:
+        return 2 if any(strength not in (0, 1) for strength in sampling.strengths) else 1
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        sampling: Sampling | None = None,
+        forced: Sequence[Tensor] | None = None,
+        keep_logits: bool = False,
+    ) -> Generation:
+        if len(seeds) != len(prompts):
+            raise InputError(f"model {self.name!r} wants one seed per prompt: {len(prompts)}; got {len(seeds)}")
+        how = sampling or self.sampling
+        return self.infinity.generate(
+            self.read(prompts),
+            seeds=None if how.greedy else seeds,
+            guidance=how.guidance,
+            top_k=how.top_k,
+            top_p=how.top_p,
+            temperature=how.temperature,
+            forced=forced or (),
+            keep_logits=keep_logits,
+        )
+
+    def read(self, prompts: Sequence[str]) -> PackedText:
+        """The features of the prompts; the same prompts are encoded once.
+
+        Raises:
+            InputError: a prompt is empty or too long.
+        """
+        if empty := [i for i, prompt in enumerate(prompts) if not prompt.strip()]:
+            raise InputError(
+                f"model {self.name!r} draws what a prompt says, and prompt {empty[0] + 1} of {len(prompts)} says nothing"
+            )
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._read]
+        encoded = dict(zip(new, self.encoder.encode(new), strict=True)) if new else {}
+        known = {**self._read, **encoded}
+        self._read = {prompt: known[prompt] for prompt in prompts}
+        return PackedText.pack([known[prompt] for prompt in prompts])
+
+
+@frozen
+class RandomText:
+    """Stands for a text encoder where weights are random: one random feature per word, always the same for a prompt.
+
+    Attributes:
+        channels: of the features.
+        longest: the most words that a prompt may have.
+    """
+
+    channels: int
+    longest: int
+
+    def encode(self, prompts: Sequence[str]) -> list[Tensor]:
+        """Features (words, C) of each prompt; InputError if one has too many words."""
+        return [self._features(prompt) for prompt in prompts]
+
+    def _features(self, prompt: str) -> Tensor:
+        words = len(prompt.split())
+        if words > self.longest:
+            raise InputError(f"a prompt may have {self.longest} text tokens, here words; got {words}")
+        seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "little") >> 1
+        return torch.randn(words, self.channels, generator=torch.Generator().manual_seed(seed))
+
+
+@frozen(kw_only=True)
+class InfinityCard(ModelCard):
+    """An Infinity: its name, its sizes, and where its weights come from.
+
+    Attributes:
+        name: that it is loaded by.
+        config, vae: sizes of the transformer and of its VAE.
+        canvas: what it draws on unless told otherwise.
+        sampling: how it draws unless told otherwise.
+    """
+
+    name: str
+    config: InfinityConfig
+    vae: BSQVAEConfig
+    canvas: Canvas
+    sampling: Sampling
+
+    needs_weights = True
+    aspects = tuple(ASPECTS)
+    sizes = tuple(PIXELS)
+
+    @classmethod
+    def published(cls, name: str) -> InfinityCard:
+        """The card of a published model, such as "infinity-2b"; UnknownName if there is none."""
+        config, canvas = InfinityConfig.published(name), CANVASES[name]
+        height, width = canvas.image_size()
+        return cls(
+            name=name,
+            summary=f"text, {width} x {height} pixels, or 14 other aspect ratios and 3 other sizes",
+            weights="the published files cannot be read yet",
+            geometry=config.geometry(canvas),
+            config=config,
+            vae=BSQVAEConfig.published(VAES[name]),
+            canvas=canvas,
+            sampling=OFFICIAL[name],
+        )
+
+    def shape(self, *, aspect: str | None = None, size: str | None = None) -> CacheGeometry:
+        return self.config.geometry(Canvas(aspect or self.canvas.aspect, size or self.canvas.pixels))
+
+    def load(
+        self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> ImageModel:
+        raise CheckpointError(f"model {self.name!r}: {self.weights}; random weights draw noise of its size")
+
+    def random(self, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32) -> InfinityImageModel:
+        infinity = random_infinity(self.config, self.vae, canvas=self.canvas, seed=seed, device=device, dtype=dtype)
+        encoder = RandomText(self.config.text_channels, self.config.text_maxlen)
+        return InfinityImageModel(self.name, infinity, encoder, sampling=self.sampling)
+
+    @property
+    def example(self) -> str:
+        return "a red circle left of a blue square"
+
+
+def random_infinity(
+    config: InfinityConfig,
+    vae: BSQVAEConfig,
+    *,
+    canvas: Canvas,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Infinity:
+    """An Infinity and its VAE of these sizes with seeded random weights, in evaluation mode.
+
+    It is built without memory and filled tensor by tensor, in its final dtype, so that no more is ever held than it weighs.
+
+    Args:
+        config, vae: the sizes.
+        canvas: what it draws on.
+        seed: of the weights.
+        device, dtype: where and how it runs: blocks and text projections in this dtype, the rest in float32.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    with torch.device("meta"):
+        decoder = BSQVAE(vae)
+        infinity = Infinity(config, decoder, canvas=canvas).blocks_to(dtype)
+    for module in (infinity, decoder):
+        module.to_empty(device=device).eval().requires_grad_(False)
+        for name, tensor in module.state_dict().items():
+            fill_randomly(name, tensor, generator)
+    return infinity
+
+
+@torch.no_grad()
+def fill_randomly(name: str, tensor: Tensor, generator: torch.Generator) -> None:
+    """Fills a tensor of a new model in place, so that activations stay finite at any depth."""
+    if name.endswith("zero_k_bias"):
+        tensor.zero_()
+    elif name.endswith("lfq.mask"):
+        tensor.copy_(2 ** torch.arange(len(tensor) - 1, -1, -1))
+    elif name.endswith("norm.weight"):
+        tensor.fill_(1)
+    else:
+        tensor.normal_(std=0.02, generator=generator)

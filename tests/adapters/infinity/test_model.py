@@ -1,0 +1,284 @@
+"""Infinity by name: cards that tell the shape, prompts that are text, canvases, random weights; and all of it by command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from attrs import evolve
+
+import scalekv_adapters
+import scalekv_policies
+from scalekv_adapters.infinity.config import CANVASES, PUBLISHED, InfinityConfig
+from scalekv_adapters.infinity.model import InfinityCard, InfinityImageModel, RandomText
+from scalekv_adapters.infinity.templates import ASPECTS, Canvas
+from scalekv_adapters.infinity.vae import BSQVAEConfig
+from scalekv_core import InputError, Registry, Sampling, calibrate, compress, hookimpl, shared_registry
+from scalekv_core import registry as registries
+from scalekv_core.cli import main
+
+PROMPTS = ["a red circle", "three small blue squares in a row"]
+
+
+def small_card(name="infinity-small", **changes):
+    """A card of an Infinity of two layers, on the smallest canvas."""
+    config = InfinityConfig(depth=2, width=32, heads=2, bits=4, mlp_ratio=8, text_channels=16, text_maxlen=12)
+    card = InfinityCard(
+        name=name,
+        summary="small",
+        weights="nowhere",
+        geometry=config.geometry(Canvas("1:1", "0.06M")),
+        config=config,
+        vae=BSQVAEConfig(bits=4, base_channels=32, multipliers=(1,), blocks=1),
+        canvas=Canvas("1:1", "0.06M"),
+        sampling=Sampling(guidance=3.0, top_p=0.97),
+    )
+    return evolve(card, **changes)
+
+
+@pytest.fixture
+def model():
+    return small_card().random()
+
+
+# Cards
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_cards_tell_the_published_shape(name):
+    """Layers, heads, width and maps of every aspect ratio and size, without a file being there."""
+    card = shared_registry().make("model", name)
+    config = InfinityConfig.published(name)
+    assert config.geometry(CANVASES[name]) == card.geometry == card.shape()
+    assert (config.depth, config.heads, config.head_dim) == (
+        card.geometry.layers,
+        card.geometry.heads,
+        card.geometry.head_dim,
+    )
+    assert Canvas("3:4", "0.25M").schedule == card.shape(aspect="3:4", size="0.25M").schedule
+    assert Canvas("3:4", CANVASES[name].pixels).schedule == card.shape(aspect="3:4").schedule
+    assert card.needs_weights
+    assert set(ASPECTS) == set(card.aspects)
+
+
+def test_a_card_names_the_nearest_of_what_it_does_not_draw():
+    """An aspect ratio that does not exist, and a size."""
+    card = shared_registry().make("model", "infinity-2b")
+    with pytest.raises(InputError, match=r"no aspect ratio '9:16' \(width:height\); the nearest are 4:7, 1:2"):
+        card.shape(aspect="9:16")
+    with pytest.raises(InputError, match=r"no image size of '4M' pixels; there are 0.06M, 0.25M, 0.60M, 1M"):
+        card.shape(size="4M")
+
+
+# Drawing
+
+
+def test_prompts_of_different_lengths_are_drawn_together(model):
+    """One image per prompt, each with its own seed."""
+    batch = model.generate(PROMPTS, seeds=[3, 4])
+    assert (2, 3, 16, 16) == tuple(batch.images.shape)
+    for image in range(2):
+        alone = model.generate(PROMPTS[image : image + 1], seeds=[3 + image])
+        for both, one in zip(batch.tokens, alone.tokens, strict=True):
+            assert torch.equal(both[image], one[0])
+
+
+def test_the_sampling_is_the_models_own_unless_another_is_given(model):
+    """Guidance, filters and temperature come from the sampling; greedy needs no seeds that matter."""
+    own, same = model.generate(PROMPTS, seeds=[0, 1]), model.generate(PROMPTS, seeds=[0, 1], sampling=model.sampling)
+    assert torch.equal(own.images, same.images)
+    greedy = evolve(model.sampling, greedy=True)
+    first, second = (model.generate(PROMPTS, seeds=seeds, sampling=greedy) for seeds in ([0, 1], [8, 9]))
+    assert torch.equal(first.images, second.images)
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [(0, 1), (1, 1), (3, 2), ((1,) * 7, 1), ((1,) * 6 + (2,), 2)])
+def test_rows_are_those_that_attention_sees(model, guidance, rows):
+    """Guidance of 1 draws without, like 0."""
+    sampling = Sampling(guidance=guidance)
+    with compress(model, "full") as session:
+        model.generate(PROMPTS[:1], seeds=[0], sampling=sampling)
+    assert rows == model.rows_of(sampling) == session.report().images[0].planned.geometry.rows
+
+
+def test_a_canvas_is_chosen(model):
+    """Aspect ratio and size change schedule, geometry and images; what is not given stays."""
+    model.draw_on(aspect="3:4")
+    assert Canvas("3:4", "0.06M").schedule == model.schedule
+    assert (1, 3, 20, 15) == tuple(model.generate(["a"], seeds=[0]).images.shape)
+    model.draw_on(size="0.25M")
+    assert Canvas("3:4", "0.25M").schedule == model.schedule
+    with pytest.raises(InputError, match="the nearest are 4:7, 1:2"):
+        model.draw_on(aspect="9:16")
+    assert Canvas("3:4", "0.25M").schedule == model.schedule
+
+
+def test_a_profile_is_that_of_the_canvas(model):
+    """Each canvas has its own; without one there is none."""
+    profiles = []
+    for aspect in ("1:1", "3:4"):
+        model.draw_on(aspect=aspect)
+        with calibrate(model) as calibration:
+            model.generate(["a"], seeds=[0])
+        profiles.append(calibration.profile())
+    several = InfinityImageModel("several", model.infinity, model.encoder, sampling=model.sampling, profiles=profiles)
+    for aspect, profile in (("1:1", profiles[0]), ("3:4", profiles[1]), ("2:1", None)):
+        several.draw_on(aspect=aspect)
+        assert profile is several.profile
+
+
+def test_prompts_are_encoded_once(model):
+    """The whole and the compressed cache draw from the same features, and T5 need not run for each."""
+    calls = []
+
+    class Counting:
+        def encode(self, prompts):
+            calls.append(list(prompts))
+            return RandomText(16, 12).encode(prompts)
+
+    model.encoder = Counting()
+    model.generate(["a", "b", "a"], seeds=[0, 1, 2])
+    model.generate(["b", "a"], seeds=[0, 1])
+    model.generate(["b", "c"], seeds=[0, 1])
+    assert [["a", "b"], ["c"]] == calls
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([""], "'infinity-small' draws what a prompt says, and prompt 1 of 1 says nothing"),
+        (["a", "  "], "prompt 2 of 2 says nothing"),
+        (["word " * 13], "a prompt may have 12 text tokens, here words; got 13"),
+    ],
+)
+def test_prompts_that_cannot_be_drawn_are_refused(model, prompts, message):
+    """Empty ones, and those that are too long."""
+    with pytest.raises(InputError, match=message):
+        model.generate(prompts, seeds=range(len(prompts)))
+
+
+def test_seeds_must_be_as_many_as_prompts(model):
+    """One for each."""
+    with pytest.raises(InputError, match=r"'infinity-small' wants one seed per prompt: 2; got 1"):
+        model.generate(PROMPTS, seeds=[0])
+
+
+# Random weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_random_weights_are_the_same_every_time(dtype):
+    """Seeded, in the dtype that was asked for, and alive: prompts make a difference."""
+    first, second = (small_card().random(dtype=dtype) for _ in range(2))
+    state = first.module.state_dict()
+    assert all(torch.equal(value, second.module.state_dict()[name]) for name, value in state.items())
+    assert dtype == first.infinity.dtype
+    assert torch.float32 == first.infinity.head.weight.dtype
+    drawn = first.generate(PROMPTS, seeds=[0, 0], keep_logits=True)
+    assert bool(drawn.images.isfinite().all())
+    assert not torch.equal(drawn.logits[0][0], drawn.logits[0][1])
+    other = small_card().random(seed=1, dtype=dtype).module.state_dict()
+    assert not torch.equal(state["head.weight"], other["head.weight"])
+
+
+# The command line
+
+
+class Plugin:
+    """Small models by name."""
+
+    __name__ = "tests-infinity"
+
+    @hookimpl
+    def scalekv_image_models(self):
+        return {"infinity-small": small_card}
+
+
+@pytest.fixture
+def scalekv(monkeypatch, tmp_path, capsys):
+    """Runs a command in an empty directory: (exit code, what it printed, what it complained)."""
+    made = Registry.of(scalekv_policies, scalekv_adapters, Plugin())
+    monkeypatch.setattr(registries, "shared_registry", lambda: made)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+DRAW = ("--model", "infinity-small", "--random-weights", "--policy", "snapkv", "--budget", "30%")
+
+
+def test_generate_draws_several_prompts_with_their_own_seeds(scalekv):
+    """Side by side, under a policy, on a canvas, with what is needed to draw them again in the record."""
+    code, out, _ = scalekv("generate", *PROMPTS, *DRAW, "--seed", "1", "--seed", "2", "--aspect", "3:4")
+    record = json.loads(Path("scalekv-out/record.json").read_text())
+    assert 0 == code, out
+    assert [PROMPTS[0]] * 2 + [PROMPTS[1]] * 2 == record["prompts"]
+    assert [1, 2, 1, 2] == record["seeds"]
+    assert str(Canvas("3:4", "0.06M").schedule) == record["model"]["maps"]
+    assert "random" == record["model"]["weights"]
+    memory = record["policies"][0]["memory"]
+    assert memory["planned_bytes"] == memory["resident_bytes"] < memory["unmodified_bytes"]
+    assert "--aspect 3:4" in record["command"]
+
+
+def test_generate_pairs_prompts_with_seeds(scalekv):
+    """Each prompt with its own seed, and no other."""
+    code, _, _ = scalekv("generate", *PROMPTS, *DRAW, "--seed", "5", "--seed", "8", "--paired", "--no-full")
+    record = json.loads(Path("scalekv-out/record.json").read_text())
+    assert (0, PROMPTS, [5, 8]) == (code, record["prompts"], record["seeds"])
+
+
+def test_generate_takes_guidance_by_scale(scalekv):
+    """As many strengths as scales."""
+    code, _, _ = scalekv("generate", *PROMPTS, *DRAW, "--guidance", "1,1,1,1,3,3,3", "--no-full")
+    record = json.loads(Path("scalekv-out/record.json").read_text())
+    assert 0 == code
+    assert [1, 1, 1, 1, 3, 3, 3] == record["sampling"]["guidance"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--aspect", "9:16"), "there is no aspect ratio '9:16' (width:height); the nearest are 4:7, 1:2"),
+        (("--size", "8M"), "there is no image size of '8M' pixels; there are 0.06M, 0.25M, 0.60M, 1M"),
+        (("--guidance", "1,3"), "Infinity wants one guidance for all 7 scales or one per scale; got 2"),
+        (("--guidance", "much"), "--guidance wants a number, or one per scale with commas between; got 'much'"),
+        (("--guidance", "0.5"), "Infinity wants guidance of 1 or more (or 0 to draw without); got 0.5"),
+        (("--seed", "5", "--paired"), "--paired wants one --seed for each of 2 prompts, and no --images; got 1"),
+        (("--weights", "here"), "--random-weights takes the place of --weights; leave one of them out (got here)"),
+    ],
+)
+def test_generate_refuses_in_one_line(scalekv, arguments, message):
+    """Who, wanted, got; exit code 2, and nothing is written."""
+    code, _, err = scalekv("generate", *PROMPTS, *DRAW, *arguments)
+    assert (2, f"scalekv: {message}") == (code, err.strip())
+    assert [] == list(Path().iterdir())
+
+
+def test_generate_refuses_an_empty_prompt(scalekv):
+    """Nothing to draw."""
+    code, _, err = scalekv("generate", "a", " ", *DRAW)
+    assert 2 == code
+    assert "prompt 2 of 2 says nothing" in err
+
+
+def test_without_weights_there_are_two_ways(scalekv):
+    """The published files, or random weights."""
+    code, _, err = scalekv("generate", "a", "--model", "infinity-2b")
+    assert 2 == code
+    assert "does not ship with weights; give --weights PATH" in err
+    assert "or --random-weights to measure memory and time" in err
+
+
+def test_a_model_of_one_shape_says_so(scalekv):
+    """VAR draws square images of one size."""
+    code, _, err = scalekv("generate", "3", "--model", "var-tiny", "--aspect", "3:4")
+    assert (2, True) == (code, "aspect ratio" in err)
