@@ -31,6 +31,7 @@ from scalekv_core import (
     plan_policy,
 )
 from scalekv_core.geometry import format_bytes
+from scalekv_core.image_model import ModelCard
 from scalekv_core.memory_plan import Need
 from scalekv_core.options import options_of
 from scalekv_core.policy import PARTS
@@ -147,7 +148,9 @@ def memory() -> str:
     """What whole models take at once, and their caches alone: model by size by batch by policy."""
     known, rows = registry(), []
     for name in sorted(known.names("model")):
-        card = known.make("model", name)
+        card: ModelCard = known.make("model", name)
+        if type(card).bare is ModelCard.bare:  # its family does not say how it runs without weights
+            continue
         for size in card.sizes or (None,):
             for images in BATCHES:
                 plans = [plan_memory(name, policy, images=images, size=size, registry=known) for policy in PLANNED]
