@@ -103,6 +103,7 @@ class ImageModel(ABC):
         schedule: the maps of its images.
         sampling: its defaults.
         profile: its attention profile, if one ships or was found.
+        aspect, size: what `draw_on` was given last; None is the model's own.
     """
 
     name: str
@@ -110,6 +111,8 @@ class ImageModel(ABC):
     schedule: ScaleSchedule
     sampling: Sampling
     profile: AttentionProfile | None = None
+    aspect: str | None = None
+    size: str | None = None
 
     def draw_on(self, *, aspect: str | None = None, size: str | None = None) -> None:
         """From now on draws images of another aspect ratio (width:height) and size; None leaves it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -97,3 +98,12 @@ def available_memory(device: torch.device) -> int | None:
     except OSError:
         return None
     return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+def resident_memory() -> int:
+    """Bytes of main memory that this process holds; 0 where that is not told."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

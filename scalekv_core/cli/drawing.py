@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -15,7 +16,7 @@ from scalekv_core.cache import Observer
 from scalekv_core.cli import console
 from scalekv_core.cli.config import Choice
 from scalekv_core.cli.loading import Job, the_registry
-from scalekv_core.cli.room import naming_the_plan
+from scalekv_core.cli.room import naming_the_plan, what_fits
 from scalekv_core.errors import ScaleKVError
 from scalekv_core.fidelity import Fidelity
 from scalekv_core.geometry import CacheGeometry
@@ -186,6 +187,12 @@ def _session(
     remedy = "draw fewer images at once, or give a smaller budget"
     with (
         compress(model, planned.policy, planned.budget, profile=profile, registry=the_registry(), **options) as session,
-        naming_the_plan(session, job, session.geometry, remedy=remedy),
+        naming_the_plan(
+            session,
+            job,
+            session.geometry,
+            remedy=remedy,
+            fitting=partial(what_fits, model, job, planned, profile),
+        ),
     ):
         yield session

@@ -292,6 +292,29 @@ class TestTrouble:
         assert said in ran.complaint
         assert "Tried to allocate 2 GiB" in ran.complaint
 
+    @pytest.mark.parametrize(
+        ("room", "said"), [(2**40, "the largest budget that fits is '100% of history'"), (1, "no budget fits")]
+    )
+    def test_no_memory_says_what_would_fit(self, run, trouble, monkeypatch, room: int, said: str) -> None:
+        """The whole batch part by part, and the largest budget for the memory that there is."""
+        trouble(torch.cuda.OutOfMemoryError("CUDA out of memory"), after=6)
+        monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: room)
+        ran = run(*self.TROUBLED)
+
+        assert said in ran.complaint
+        assert "in all it takes" in ran.complaint
+        assert "cache " in ran.complaint.split("in all it takes")[1]
+
+    def test_no_memory_without_a_way_to_tell(self, run, trouble, monkeypatch) -> None:
+        """Where nobody knows how much there is, the plan is named all the same."""
+        trouble(torch.cuda.OutOfMemoryError("CUDA out of memory"), after=6)
+        monkeypatch.setattr("scalekv_core.cli.room.available_memory", lambda device: None)
+        ran = run(*self.TROUBLED)
+
+        assert 1 == ran.code
+        assert "is planned at" in ran.complaint
+        assert "in all it takes" not in ran.complaint
+
     def test_a_bug_is_not_hidden(self, run, trouble) -> None:
         """What scalekv did not foresee is shown with its traceback."""
         trouble(ZeroDivisionError("a bug"), after=0)

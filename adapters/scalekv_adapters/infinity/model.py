@@ -69,6 +69,7 @@ class InfinityImageModel(ImageModel):
     def draw_on(self, *, aspect: str | None = None, size: str | None = None) -> None:
         canvas = self.infinity.canvas
         self.infinity.canvas = Canvas(aspect or canvas.aspect, size or canvas.pixels)
+        self.aspect, self.size = self.infinity.canvas.aspect, self.infinity.canvas.pixels
         self.schedule = self.infinity.canvas.schedule
         fitting = [profile for profile in self.profiles if profile.schedule == self.schedule]
         self.profile = fitting[0] if fitting else None
