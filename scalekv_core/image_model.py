@@ -168,6 +168,9 @@ class ModelCard(ABC):
     geometry: CacheGeometry
 
     needs_weights: ClassVar[bool] = False
+    """Whether its weights do not ship."""
+    fetches: ClassVar[bool] = False
+    """Whether it fetches weights that do not ship and are not given, by the optional dependency that is for that."""
     aspects: ClassVar[tuple[str, ...]] = ("1:1",)
     """Aspect ratios, width to height, that it draws."""
     sizes: ClassVar[tuple[str, ...]] = ()

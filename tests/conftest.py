@@ -1,4 +1,4 @@
-"""How the suite runs: with one torch thread, and a Hypothesis profile by name.
+"""How the suite runs: with one torch thread, no network, and a Hypothesis profile by name.
 
 Quick by default (`dev`), thorough in CI (`ci`), the same cases every time for mutants (`same`).
 """
@@ -6,10 +6,16 @@ Quick by default (`dev`), thorough in CI (`ci`), the same cases every time for m
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
+
+# Nothing is fetched, and nothing that somebody has fetched is found; read when the hub's client is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_CACHE"] = str(Path(tempfile.gettempdir()) / "scalekv-tests-fetch-nothing")
 
 # The plugins are written to be found as distributions; some are broken on purpose.
 collect_ignore = ["plugins"]

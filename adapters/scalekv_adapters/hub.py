@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scalekv_core.errors import CheckpointError, missing_extra
+from scalekv_core.errors import CheckpointError, MissingExtra, missing_extra
 
 
 def fetched(repository: str, patterns: Sequence[str], *, otherwise: str) -> Path:
@@ -23,11 +23,12 @@ def fetched(repository: str, patterns: Sequence[str], *, otherwise: str) -> Path
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise missing_extra("huggingface_hub", "hub", f"fetching {repository} by name") from None
+        lacking = missing_extra("huggingface_hub", "hub", f"fetching {repository} by name")
+        raise MissingExtra(f"{lacking}; {otherwise}") from None
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns)))
     except Exception as error:  # the hub's client raises its own errors, and those of whatever carries its requests
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
         raise CheckpointError(
             f"{repository} cannot be fetched from the hub ({type(error).__name__}: {reason}); {otherwise}"
         ) from None

@@ -79,7 +79,7 @@ def load_model(
     card = model_card(name)
     if random_weights and weights is not None:
         raise InputError(f"--random-weights takes the place of --weights; leave one of them out (got {weights})")
-    if card.needs_weights and weights is None and not random_weights:
+    if card.needs_weights and not card.fetches and weights is None and not random_weights:
         raise CheckpointError(
             f"model {name!r} does not ship with weights; give --weights PATH ({card.weights}), or --random-weights to "
             "measure memory and time"

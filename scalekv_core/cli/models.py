@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 from scalekv_core.cli import console
+
+if TYPE_CHECKING:
+    from scalekv_core.image_model import ModelCard
 
 
 def models() -> None:
@@ -30,9 +34,16 @@ def models() -> None:
             ("maps", f"{schedule}: {schedule.total} tokens, of which {schedule.last_history} enter the last scale"),
             ("layers", f"{shape.layers}, each with {shape.heads} heads of width {shape.head_dim}"),
             ("cache", f"{format_bytes(shape.unmodified_bytes)} a row unmodified, attention in {dtype}"),
-            ("weights", f"{'needs --weights' if card.needs_weights else 'ready to draw'}: {card.weights}"),
+            ("weights", f"{where_from(card)}: {card.weights}"),
             ("from", registry.offer("model", name).owner),
         ]
         if card.example:
             rows.append(("try", f"scalekv generate {shlex.quote(card.example)} --model {name}"))
         console.pairs(rows)
+
+
+def where_from(card: ModelCard) -> str:
+    """How its weights are come by, in a few words."""
+    if not card.needs_weights:
+        return "ready to draw"
+    return "by name from the hub (extra 'hub'), or --weights" if card.fetches else "needs --weights"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 from scalekv_adapters.hub import fetched
 from scalekv_core.errors import CheckpointError, MissingExtra
@@ -17,8 +17,8 @@ REPOSITORY, COMMIT = "someone/some-model", "0123456789abcdef0123456789abcdef0123
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The hub's client without a network, and the cache that it keeps."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 
@@ -54,5 +54,5 @@ def test_without_the_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     """One line, too."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
 
-    with pytest.raises(MissingExtra, match=r"needs huggingface_hub, .*; run: pip install 'scalekv\[hub\]'"):
-        fetched(REPOSITORY, ["model.pth"], otherwise="")
+    with pytest.raises(MissingExtra, match=r"needs huggingface_hub, .*; run: pip install 'scalekv\[hub\]'; or walk$"):
+        fetched(REPOSITORY, ["model.pth"], otherwise="or walk")

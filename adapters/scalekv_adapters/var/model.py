@@ -12,6 +12,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from scalekv_adapters.hub import fetched
 from scalekv_adapters.var.bare import BareVAR
 from scalekv_adapters.var.checkpoint import FORMATS, load_var, load_vqvae
 from scalekv_adapters.var.config import VARConfig
@@ -35,7 +36,7 @@ FILES = {
 }
 """{model: official name of its weights}."""
 VQVAE_FILE = "vae_ch160v4096z32.pth"
-SOURCE = "https://huggingface.co/FoundationVision/var"
+REPOSITORY = "FoundationVision/var"
 OFFICIAL = Sampling(guidance=4.0, top_k=900, top_p=0.95)
 """What the official demonstration draws with."""
 PROFILE = "profile.safetensors"
@@ -97,6 +98,7 @@ class VARCard(ModelCard):
     name: str
 
     needs_weights = True
+    fetches = True
 
     @classmethod
     def published(cls, name: str) -> VARCard:
@@ -106,7 +108,7 @@ class VARCard(ModelCard):
         return cls(
             name=name,
             summary=f"ImageNet classes, {side} x {side} pixels",
-            weights=f"a folder with {FILES[name]} and {VQVAE_FILE}, from {SOURCE}",
+            weights=f"a folder with {FILES[name]} and {VQVAE_FILE}, from https://huggingface.co/{REPOSITORY}",
             geometry=config.geometry(),
         )
 
@@ -116,12 +118,14 @@ class VARCard(ModelCard):
         """The model; the transformer in this dtype, its VQVAE in float32.
 
         Args:
-            weights: a folder with both official files, or what ``scalekv convert`` made of them, or the transformer's
+            weights: a folder with both official files, or with what ``scalekv convert`` made of them; or the transformer's
                 file, beside which the other one is. A ``profile.safetensors`` there is the model's attention profile.
+                None fetches the files from the hub.
             device, dtype: where and how it runs.
 
         Raises:
             CheckpointError: a file is missing, truncated, or of another model.
+            MissingExtra: no weights are given, and huggingface_hub is not installed.
             ProfileError: the profile is damaged.
         """
         transformer, vqvae = self.files(weights)
@@ -139,10 +143,12 @@ class VARCard(ModelCard):
         """The transformer's and the VQVAE's file.
 
         Raises:
-            CheckpointError: one of them is missing.
+            CheckpointError: one of them is missing, or cannot be fetched.
+            MissingExtra: no weights are given, and huggingface_hub is not installed.
         """
         if weights is None:
-            raise CheckpointError(f"model {self.name!r} does not ship with weights; give {self.weights}")
+            names = (FILES[self.name], VQVAE_FILE)
+            weights = fetched(REPOSITORY, names, otherwise=f"or give {self.weights}")
         weights = Path(weights)
         folder = weights if weights.is_dir() else weights.parent
         transformer = beside(folder, FILES[self.name]) if weights.is_dir() else weights

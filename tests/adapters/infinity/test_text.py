@@ -22,10 +22,10 @@ PROMPTS = ("a cat", "a dog on a mat")
 WIDTH = 16
 
 
-def save_t5(folder: Path, *, seed: int = 0) -> Path:
+def save_t5(folder: Path, *, seed: int = 0, width: int = WIDTH) -> Path:
     """Writes a random T5 as save_pretrained does: config, weights, and a tokenizer of letters."""
     torch.manual_seed(seed)
-    sizes = {"d_model": WIDTH, "d_kv": 4, "d_ff": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 30}
+    sizes = {"d_model": width, "d_kv": 4, "d_ff": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 30}
     transformers.T5EncoderModel(transformers.T5Config(**sizes, feed_forward_proj="gated-gelu")).save_pretrained(folder)
     special = ("<pad>", "</s>", "<unk>")
     pieces = [(piece, 0.0) for piece in special] + [(piece, -3.0) for piece in "▁abcdefghijklmnopqrstuvwxyz"]

@@ -118,7 +118,6 @@ def test_missing_files_are_named(small_d16):
         r"give a folder with var_d16.pth and vae_ch160v4096z32.pth, from https://huggingface.co/FoundationVision/var"
     )
     cases = {
-        None: rf"^model 'var-d16' does not ship with weights; {wanted}$",
         small_d16 / "nowhere": rf"^model 'var-d16' lacks \S+/nowhere; {wanted}$",
         small_d16: rf"^model 'var-d16' lacks \S+/vae_ch160v4096z32.pth; {wanted}$",
         small_d16.parent: rf"^model 'var-d16' lacks \S+/var_d16.pth and \S+/vae_ch160v4096z32.pth; {wanted}$",
@@ -128,6 +127,21 @@ def test_missing_files_are_named(small_d16):
             (small_d16 / "vae_ch160v4096z32.pth").unlink()
         with pytest.raises(CheckpointError, match=message):
             load_model("var-d16", weights=weights)
+
+
+def test_without_weights_they_come_from_the_hub(small_d16, monkeypatch):
+    """Both files, and no more than that; the message for those without the hub names them."""
+    asked = []
+
+    def fetched(repository, patterns, *, otherwise):
+        asked.append((repository, *patterns, otherwise))
+        return small_d16
+
+    monkeypatch.setattr("scalekv_adapters.var.model.fetched", fetched)
+    load_model("var-d16")
+    (repository, *files, otherwise), *more = asked
+    assert ("FoundationVision/var", ["var_d16.pth", "vae_ch160v4096z32.pth"], []) == (repository, files, more)
+    assert otherwise.startswith("or give a folder with var_d16.pth and vae_ch160v4096z32.pth, from https://")
 
 
 def test_another_depth_is_named(small_d16, monkeypatch, var_config):
