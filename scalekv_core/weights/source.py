@@ -42,9 +42,14 @@ class Weights:
         return sum(shape.nbytes for shape in self.shapes.values())
 
     def shards(self) -> Iterator[State]:
-        """The tensors, file by file: mapped where the file allows it, and never more than one file held."""
+        """The tensors, file by file: mapped where the file allows it, and never more than one file held.
+
+        A mapping is empty when the next one comes, so that nobody holds two shards by a variable that is still there.
+        """
         for file in self.files:
-            yield self._normal(_state_in(file, self.format))
+            state = normal(self.format, _state_in(file, self.format))
+            yield state
+            state.clear()
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, for a size that only its content tells; CheckpointError if it is not there."""
@@ -52,9 +57,6 @@ class Weights:
             if name in state:
                 return state[name]
         raise CheckpointError(f"checkpoint {self.path} is no complete {self.format.kind}: it lacks {name!r}")
-
-    def _normal(self, state: State) -> State:
-        return normal(self.format, state)
 
 
 def normal(format: WeightsFormat, state: State) -> dict[str, Tensor]:
@@ -185,7 +187,7 @@ def _candidates(path: Path) -> list[set[str]]:
 def _got(path: Path, known: Sequence[WeightsFormat]) -> str:
     """What was found instead of what was wanted."""
     if found := formats_in(path, known):
-        return f"it is a {found[0].kind}"
+        return f"it is {'an' if found[0].kind[0] in 'AEIOU' else 'a'} {found[0].kind}"
     return f"it holds {some(read_file(files_of(path)[0]))}"
 
 

@@ -93,7 +93,7 @@ def parts_in(name: str, weights: Path) -> Parts:
 def parts_from_hub(name: str) -> Parts:
     """Where the parts are in the hub's cache, after they were fetched if they were not there."""
     files = FILES[name]
-    otherwise = f"or give {in_words(name)}"
+    otherwise = f"or give --weights PATH ({in_words(name)}), or --random-weights to measure memory and time"
     folder = fetched(REPOSITORY, [files.transformer, f"{files.transformer}/*", files.vaes[0]], otherwise=otherwise)
     t5 = fetched(T5_REPOSITORY, T5_FILES, otherwise=otherwise)
     parts = Parts(transformer=folder / files.transformer, vae=folder / files.vaes[0], t5=t5)

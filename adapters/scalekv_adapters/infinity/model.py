@@ -14,15 +14,18 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from scalekv_adapters.infinity.checkpoint import FORMATS
 from scalekv_adapters.infinity.config import CANVASES, InfinityConfig
+from scalekv_adapters.infinity.files import in_words, load_parts, parts_of
 from scalekv_adapters.infinity.prompts import PackedText, TextEncoder
 from scalekv_adapters.infinity.templates import ASPECTS, PIXELS, Canvas
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
-from scalekv_core.errors import CheckpointError, InputError
+from scalekv_core.errors import InputError
 from scalekv_core.geometry import CacheGeometry
 from scalekv_core.image_model import Generation, ImageModel, ModelCard, Sampling
 from scalekv_core.profile import AttentionProfile
+from scalekv_core.weights import WeightsFormat
 
 OFFICIAL = {
     "infinity-125m": Sampling(guidance=3.0, top_k=900, top_p=0.97, temperature=0.5),
@@ -36,6 +39,11 @@ VAES = {
     "infinity-8b": "infinity-vae-d56-f8-14-patchify",
 }
 """{model: the published VAE that it was trained with}."""
+
+
+def profiles_beside(file: Path) -> list[AttentionProfile]:
+    """The attention profiles in the folder of this file; ProfileError if one is damaged."""
+    return [AttentionProfile.load(path) for path in sorted(file.parent.glob("profile*.safetensors"))]
 
 
 class InfinityImageModel(ImageModel):
@@ -159,6 +167,7 @@ class InfinityCard(ModelCard):
     sampling: Sampling
 
     needs_weights = True
+    fetches = True
     aspects = tuple(ASPECTS)
     sizes = tuple(PIXELS)
 
@@ -170,7 +179,7 @@ class InfinityCard(ModelCard):
         return cls(
             name=name,
             summary=f"text, {width} x {height} pixels, or 14 other aspect ratios and 3 other sizes",
-            weights="the published files cannot be read yet",
+            weights=in_words(name),
             geometry=config.geometry(canvas),
             config=config,
             vae=BSQVAEConfig.published(VAES[name]),
@@ -181,10 +190,30 @@ class InfinityCard(ModelCard):
     def shape(self, *, aspect: str | None = None, size: str | None = None) -> CacheGeometry:
         return self.config.geometry(Canvas(aspect or self.canvas.aspect, size or self.canvas.pixels))
 
+    @property
+    def formats(self) -> tuple[WeightsFormat, ...]:
+        return FORMATS
+
     def load(
         self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
-    ) -> ImageModel:
-        raise CheckpointError(f"model {self.name!r}: {self.weights}; random weights draw noise of its size")
+    ) -> InfinityImageModel:
+        """The model; blocks and text projections in this dtype, the rest and the VAE in float32.
+
+        Args:
+            weights: a folder with the official files, or with what ``scalekv convert`` made of them; or the transformer's
+                file or folder of shards, beside which the others are. None fetches them from the hub. Every
+                ``profile*.safetensors`` there is an attention profile, of the canvas that it was made on.
+            device, dtype: where and how it runs.
+
+        Raises:
+            CheckpointError: a file is missing, truncated, of another model, or the files do not fit each other.
+            MissingExtra: no weights are given, and huggingface_hub is not installed.
+            ProfileError: a profile is damaged.
+        """
+        parts = parts_of(self.name, weights)
+        profiles = profiles_beside(parts.transformer)
+        infinity, encoder = load_parts(self.name, parts, device=device, dtype=dtype)
+        return InfinityImageModel(self.name, infinity, encoder, sampling=self.sampling, profiles=profiles)
 
     def random(self, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32) -> InfinityImageModel:
         infinity = random_infinity(self.config, self.vae, canvas=self.canvas, seed=seed, device=device, dtype=dtype)

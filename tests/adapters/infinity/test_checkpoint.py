@@ -276,7 +276,7 @@ def test_incomplete_files_say_what_they_lack(state, vae_state, save):
 
 def test_another_kind_of_network_is_told(state, vae_state, save):
     """Transformer and VAE mixed up."""
-    with pytest.raises(CheckpointError, match=r"is no BSQ-VAE: there is no 'decoder.*; it is a Infinity"):
+    with pytest.raises(CheckpointError, match=r"is no BSQ-VAE: there is no 'decoder.*; it is an Infinity"):
         load_bsq_vae(save(state()))
     with pytest.raises(CheckpointError, match=r"is no Infinity: there is no 'cfg_uncond' in it; it is a BSQ-VAE"):
         load_infinity(save({"vae": vae_state()}))

@@ -270,12 +270,14 @@ def test_generate_refuses_an_empty_prompt(scalekv):
     assert "prompt 2 of 2 says nothing" in err
 
 
-def test_without_weights_there_are_two_ways(scalekv):
-    """The published files, or random weights."""
+def test_without_weights_and_network_there_are_two_ways(scalekv):
+    """The published files in a folder, or random weights."""
     code, _, err = scalekv("generate", "a", "--model", "infinity-2b")
     assert 2 == code
-    assert "does not ship with weights; give --weights PATH" in err
+    assert "FoundationVision/Infinity cannot be fetched from the hub" in err
+    assert "or give --weights PATH (a folder with infinity_2b_reg.pth, infinity_vae_d32reg.pth" in err
     assert "or --random-weights to measure memory and time" in err
+    assert 1 == len(err.splitlines())
 
 
 def test_a_model_of_one_shape_says_so(scalekv):
