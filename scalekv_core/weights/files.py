@@ -58,8 +58,10 @@ def read_pickle(path: Path) -> Any:
     """The content of a PyTorch file, tensors and plain containers only; mapped if it is a zip, as since PyTorch 1.6."""
     with path.open("rb") as file:
         starts_as_zip = file.read(4) == b"PK\x03\x04"
-    if starts_as_zip and not zipfile.is_zipfile(path):
-        raise CheckpointError(f"checkpoint {path} is truncated ({path.stat().st_size} bytes); fetch it again")
+    if starts_as_zip and not _is_whole_zip(path):
+        raise CheckpointError(
+            f"checkpoint {path} is truncated or damaged ({path.stat().st_size} bytes); fetch it again"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=starts_as_zip)
     except pickle.UnpicklingError as error:
@@ -73,6 +75,14 @@ def read_pickle(path: Path) -> Any:
     except Exception as error:  # there is no end to the ways in which damaged bytes can fail to be a pickle
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"checkpoint {path} is damaged or no PyTorch file: {reason}") from None
+
+
+def _is_whole_zip(path: Path) -> bool:
+    """Whether the directory at the end of a zip file is there."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it is there, and damaged
+        return False
 
 
 def state_dicts(tree: Mapping[str, Any]) -> list[State]:
@@ -110,6 +120,11 @@ def some(names: Iterable[object]) -> str:
     >>> some(["a", "b", "c", "d"])
     'a, b, c and 1 more'
     """
-    listed = [str(name) for name in names]
+    listed = [_printable(str(name)) for name in names]
     more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
     return (", ".join(listed[:3]) or "nothing") + more
+
+
+def _printable(name: str) -> str:
+    """A name as it can stand in a line: those of damaged files may hold anything."""
+    return name if name.isprintable() and len(name) < 100 else f"{name[:100]!r}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +38,17 @@ class Stack(WeightsFormat):
 
     def normal(self, name: str, value: Tensor) -> Mapping[str, Tensor]:
         return {} if name == "unneeded" else {name.replace("old.", "layers."): value}
+
+
+@frozen
+class Tiny(WeightsFormat):
+    """Two tensors, for files to be damaged."""
+
+    kind: ClassVar[str] = "tiny"
+    marker: ClassVar[str] = "a"
+
+
+SMALL = {"a": torch.arange(16.0), "b": torch.ones(3, dtype=torch.int64)}
 
 
 @frozen
@@ -174,6 +186,28 @@ def test_a_folder_without_shards_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "README.md").touch()
     with pytest.raises(CheckpointError, match=r"it holds README\.md"):
         find_weights(tmp_path, Stack())
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors", "old.pth"])
+@given(seed=st.integers(0, 10**9))
+def test_damaged_bytes_end_in_one_line(tmp_path_factory: pytest.TempPathFactory, name: str, seed: int) -> None:
+    """Whatever is in a file: it is read, or refused in one line; nothing else is raised, and nothing warns."""
+    path, rng = tmp_path_factory.mktemp("damaged") / name, random.Random(seed)
+    if name.endswith(".safetensors"):
+        save_file(SMALL, path)
+    else:
+        torch.save({"model": SMALL}, path, _use_new_zipfile_serialization=name != "old.pth")
+    damaged = bytearray(path.read_bytes())
+    for _ in range(rng.choice((1, 3, 20))):
+        damaged[rng.randrange(min(len(damaged), rng.choice((64, 600, len(damaged)))))] = rng.randrange(256)
+    path.write_bytes(damaged[: rng.choice((len(damaged), rng.randrange(len(damaged))))])
+    said = f"checkpoint {path}"
+    try:
+        find_weights(path, Tiny())
+    except CheckpointError as error:
+        said = str(error)
+    assert "\n" not in said
+    assert str(path) in said
 
 
 # -- names --------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from scalekv_adapters.infinity.text import T5Encoder
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_core.errors import CheckpointError
 from scalekv_core.weights import beside
+from scalekv_core.weights.source import shards_of
 
 REPOSITORY = "FoundationVision/Infinity"
 T5_REPOSITORY = "google/flan-t5-xl"
@@ -80,7 +81,7 @@ def parts_of(name: str, weights: Path | None) -> Parts:
 def parts_in(name: str, weights: Path) -> Parts:
     """Where the parts are in a folder, or beside a transformer; CheckpointError if one is missing."""
     files = FILES[name]
-    named = weights.is_file() or (weights.is_dir() and weights.name == files.transformer)
+    named = weights.is_file() or weights.name == files.transformer or (weights.is_dir() and bool(shards_of(weights)))
     folder = weights.parent if named else weights
     transformer = weights if named else beside(folder, files.transformer)
     vae = _first([beside(folder, vae) for vae in files.vaes])

@@ -62,13 +62,16 @@ def test_converted_parts_come_first(folder: Path) -> None:
     assert (".safetensors", ".safetensors") == (found.transformer.suffix, found.vae.suffix)
 
 
-def test_a_folder_of_shards_may_be_named_itself(tmp_path: Path) -> None:
-    """As the official scripts do."""
-    (tmp_path / "infinity_8b_weights").mkdir()
+@pytest.mark.parametrize("name", ["infinity_8b_weights", "infinity_8b_512x512_weights"])
+def test_a_folder_of_shards_may_be_named_itself(tmp_path: Path, name: str) -> None:
+    """As the official scripts do; one for another size has another name."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "model-00001-of-00001.safetensors").touch()
     (tmp_path / "infinity_vae_d56_f8_14_patchify.pth").touch()
     (tmp_path / "flan-t5-xl").mkdir()
 
-    assert parts_of("infinity-8b", tmp_path) == parts_of("infinity-8b", tmp_path / "infinity_8b_weights")
+    found = parts_of("infinity-8b", tmp_path / name)
+    assert (tmp_path / name, tmp_path / "infinity_vae_d56_f8_14_patchify.pth") == (found.transformer, found.vae)
 
 
 @pytest.mark.parametrize("name", FILES)
