@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from scalekv_adapters.var.checkpoint import describe, load_var, load_vqvae
+from scalekv_adapters.infinity.checkpoint import FORMATS as INFINITY
+from scalekv_adapters.var.checkpoint import FORMATS, VARFormat, VQVAEFormat, describe, load_var, load_vqvae
 from scalekv_adapters.var.config import VARConfig
 from scalekv_core.cli import main
 from scalekv_core.errors import CheckpointError
+from scalekv_core.weights.source import formats_in
 
 SIDES = (1, 2, 3, 4, 5, 6)
 
@@ -224,3 +226,10 @@ def test_converted_weights_are_loaded_from_their_folder(make_var, var_state, mak
     )
     want, got = make_var("saln0_l2n1").generate([3], seeds=[1]), loaded.generate([3], seeds=[1])
     assert torch.equal(want.images, got.images)
+
+
+def test_networks_of_two_families_are_told_apart(make_vqvae, state, save):
+    """The VQVAE has all the names by which Infinity's VAE is known, and is none."""
+    both = [*INFINITY, *FORMATS]
+    assert [VQVAEFormat()] == formats_in(save(make_vqvae().state_dict()), both)
+    assert [VARFormat()] == formats_in(save(state), both)
