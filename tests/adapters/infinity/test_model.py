@@ -15,7 +15,7 @@ from scalekv_adapters.infinity.config import CANVASES, PUBLISHED, InfinityConfig
 from scalekv_adapters.infinity.model import InfinityCard, InfinityImageModel, RandomText
 from scalekv_adapters.infinity.templates import ASPECTS, Canvas
 from scalekv_adapters.infinity.vae import BSQVAEConfig
-from scalekv_core import InputError, Registry, Sampling, calibrate, compress, hookimpl, shared_registry
+from scalekv_core import InputError, Registry, Sampling, calibrate, compress, hookimpl, plan_policy, shared_registry
 from scalekv_core import registry as registries
 from scalekv_core.cli import main
 
@@ -61,6 +61,14 @@ def test_cards_tell_the_published_shape(name):
     assert Canvas("3:4", CANVASES[name].pixels).schedule == card.shape(aspect="3:4").schedule
     assert card.needs_weights
     assert set(ASPECTS) == set(card.aspects)
+
+
+@pytest.mark.parametrize("name", ["infinity-2b", "infinity-8b"])
+def test_the_released_tables_are_for_these_models(name):
+    """Policy `scalekv-reference` plans for the card as it is, at its own 650 tokens."""
+    planned = plan_policy(shared_registry().policy("scalekv-reference"), shared_registry().make("model", name).geometry)
+    assert (650 * planned.geometry.slots_per_token >= planned.plan.slots()).all()
+    assert planned.plan.drops
 
 
 def test_a_card_names_the_nearest_of_what_it_does_not_draw():
