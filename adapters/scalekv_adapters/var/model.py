@@ -209,6 +209,9 @@ class TinyVARCard(ModelCard):
         var, _ = tiny.load(device, dtype)
         return VARImageModel(TINY, var, sampling=Sampling(**tiny.SAMPLING), profile=self.profile)
 
+    def draws(self, prompt: str) -> bool:
+        return prompt.strip().isdecimal()
+
     @property
     def example(self) -> str:
         return "3"

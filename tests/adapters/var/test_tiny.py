@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from scalekv_adapters.training import LoopOptions
 from scalekv_adapters.var import tiny
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.tiny.data import Digits
 from scalekv_adapters.var.tiny.judge import Judge, accuracy
-from scalekv_adapters.var.tiny.loop import LoopOptions
 from scalekv_adapters.var.tiny.measure import draw_digits
 from scalekv_adapters.var.tiny.objectives import Noise, noisy_tokens, var_loss
 from scalekv_adapters.var.tiny.train import train_judge, train_var, train_vqvae

@@ -15,12 +15,12 @@ import typer
 from rich.console import Console
 from torch import Tensor, nn
 
+from scalekv_adapters.training import LoopOptions, averaged, rounded, train
 from scalekv_adapters.var.model import TINY_SIZES as VAR_SIZES
 from scalekv_adapters.var.model import TINY_VQVAE as VQVAE_SIZES
 from scalekv_adapters.var.tiny import SAMPLING, write_weights
 from scalekv_adapters.var.tiny.data import Augmentation, Digits, augment, load_digits, to_model
 from scalekv_adapters.var.tiny.judge import Judge, accuracy, judge_loss
-from scalekv_adapters.var.tiny.loop import LoopOptions, train
 from scalekv_adapters.var.tiny.measure import draw_digits, grid, rebuild
 from scalekv_adapters.var.tiny.objectives import Noise, VQVAELoss, noisy_tokens, refresh_codes, var_loss, vqvae_loss
 from scalekv_adapters.var.transformer import VAR, drop_labels
@@ -40,31 +40,10 @@ Out = Annotated[Path, typer.Option(help="Folder of the checkpoints.")]
 Steps = Annotated[int, typer.Option(min=1, help="Steps in all; the learning rate falls to a hundredth by then.")]
 
 
-def averaged(path: Path) -> dict[str, Tensor]:
-    """Returns the averaged weights of a checkpoint.
-
-    Raises:
-        FileNotFoundError: the stage that writes it has not run.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; run the stage '{path.stem}' with the same --out first")
-    state: dict[str, Tensor] = torch.load(path, weights_only=True)["average"]
-    return state
-
-
 def frozen(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Loads weights, rounded as they are shipped, and switches training off."""
     module.load_state_dict({name: rounded(value) for name, value in weights.items()})
     module.eval().requires_grad_(False)
-
-
-def rounded(value: Tensor) -> Tensor:
-    """Returns a floating tensor with the precision of float16, others unchanged.
-
-    >>> rounded(torch.tensor([1.0001, 0.5]))
-    tensor([1.0000, 0.5000])
-    """
-    return value.half().to(value.dtype) if value.is_floating_point() else value
 
 
 def train_judge(digits: Digits, model: Judge, options: LoopOptions, path: Path, *, stop_at: int | None = None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
@@ -17,10 +17,14 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-__all__ = ["LoopOptions", "StepLoss", "learning_rate", "train"]
+__all__ = ["LoopOptions", "StepLoss", "adamw", "averaged", "learning_rate", "rounded", "train"]
 
 StepLoss = Callable[[int, torch.Generator], Tensor]
 """From a step's number and its source of randomness to the loss, a scalar."""
+
+Optimizers = Callable[[nn.Module, "LoopOptions"], Sequence[torch.optim.Optimizer]]
+"""What makes the optimisers of a model; between them they hold each trained parameter once. A parameter group may name the
+`share` of the learning rate that it gets."""
 
 
 @attrs.frozen(kw_only=True)
@@ -31,6 +35,8 @@ class LoopOptions:
     peak: float
     """The highest learning rate; it rises linearly during `warmup` steps and falls as a cosine to a hundredth."""
     warmup: int = 100
+    plateau: float = 0.0
+    """Share of the steps after which it begins to fall. A plateau makes a run that can be prolonged."""
     weight_decay: float = 0.02
     clip: float = 1.0
     """Gradients are scaled down to this norm."""
@@ -50,23 +56,25 @@ def learning_rate(step: int, options: LoopOptions) -> float:
     """
     if step < options.warmup:
         return options.peak * (step + 1) / options.warmup
-    along = (step - options.warmup) / max(1, options.steps - options.warmup)
-    return options.peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, along))))
+    top = max(options.warmup, int(options.plateau * options.steps))
+    along = (step - top) / max(1, options.steps - top)
+    return options.peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, along)))))
 
 
-def _optimizer(model: nn.Module, options: LoopOptions) -> torch.optim.AdamW:
+def adamw(model: nn.Module, options: LoopOptions) -> Sequence[torch.optim.Optimizer]:
+    """AdamW for everything; matrices decay."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() == 2], "weight_decay": options.weight_decay},
         {"params": [p for p in trained if p.dim() != 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=options.peak, betas=(0.9, 0.98))
+    return (torch.optim.AdamW(groups, lr=options.peak, betas=(0.9, 0.98)),)
 
 
 @attrs.define(kw_only=True, eq=False)
 class _Run:
     model: nn.Module
-    optimizer: torch.optim.AdamW
+    optimizers: Sequence[torch.optim.Optimizer]
     average: dict[str, Tensor]
     step: int = 0
     seconds: float = 0.0
@@ -76,7 +84,7 @@ class _Run:
         """Writes everything under a new name first: a kill while writing leaves the old checkpoint whole."""
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": self.average,
             "step": self.step,
             "seconds": self.seconds,
@@ -89,14 +97,15 @@ class _Run:
     def restore(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.average, self.step = state["average"], state["step"]
         self.seconds, self.recent = state["seconds"], state["recent"]
 
 
-def _fresh_run(model: nn.Module, options: LoopOptions) -> _Run:
+def _fresh_run(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> _Run:
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    return _Run(model=model, optimizer=_optimizer(model, options), average=average)
+    return _Run(model=model, optimizers=optimizers, average=average)
 
 
 def _follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
@@ -110,13 +119,15 @@ def _follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
 def _one_step(run: _Run, loss_of: StepLoss, options: LoopOptions) -> float:
     source = torch.Generator().manual_seed(options.seed * 1_000_003 + run.step)
     torch.manual_seed(options.seed * 1_000_003 + run.step)
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(run.step, options)
-    run.optimizer.zero_grad(set_to_none=True)
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(run.step, options) * group.get("share", 1.0)
+        optimizer.zero_grad(set_to_none=True)
     loss = loss_of(run.step, source)
     loss.backward()
     nn.utils.clip_grad_norm_(run.model.parameters(), options.clip)
-    run.optimizer.step()
+    for optimizer in run.optimizers:
+        optimizer.step()
     run.step += 1
     _follow(run.average, run.model, min(options.average, run.step / (run.step + 9)))
     return float(loss.detach())
@@ -128,7 +139,13 @@ def _bar() -> Progress:
 
 
 def train(
-    model: nn.Module, loss_of: StepLoss, options: LoopOptions, path: Path, *, stop_at: int | None = None
+    model: nn.Module,
+    loss_of: StepLoss,
+    options: LoopOptions,
+    path: Path,
+    *,
+    stop_at: int | None = None,
+    optimizers: Optimizers = adamw,
 ) -> dict[str, Tensor]:
     """Returns the averaged weights after `options.steps` steps, resuming from `path` if it exists.
 
@@ -139,8 +156,9 @@ def train(
         options: the schedule.
         path: the checkpoint, written about every `options.save_every` seconds and at the end.
         stop_at: leave after this step, as a kill would, but with a checkpoint.
+        optimizers: what makes the optimisers.
     """
-    run = _fresh_run(model, options)
+    run = _fresh_run(model, optimizers(model, options))
     if path.exists():
         run.restore(path)
     last = options.steps if stop_at is None else min(stop_at, options.steps)
@@ -160,3 +178,24 @@ def train(
         run.seconds += time.monotonic() - started
     run.save(path)
     return run.average
+
+
+def averaged(path: Path) -> dict[str, Tensor]:
+    """Returns the averaged weights of a checkpoint.
+
+    Raises:
+        FileNotFoundError: the stage that writes it has not run.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; run the stage '{path.stem}' with the same --out first")
+    state: dict[str, Tensor] = torch.load(path, weights_only=True)["average"]
+    return state
+
+
+def rounded(value: Tensor) -> Tensor:
+    """Returns a floating tensor with the precision of float16, others unchanged.
+
+    >>> rounded(torch.tensor([1.0001, 0.5]))
+    tensor([1.0000, 0.5000])
+    """
+    return value.half().to(value.dtype) if value.is_floating_point() else value
