@@ -15,8 +15,9 @@ help:  ## this list
 	$(INSTALL) --editable '.[dev]'
 	touch $@
 
-demo: .venv/ready  ## draw digits under several policies, side by side, into demo/
+demo: .venv/ready  ## draw digits and captions under several policies, side by side, into demo/ and demo/captions/
 	$(BIN)/scalekv generate 0 3 5 8 --policy full --policy uniform --policy h2o --policy snapkv --policy scalekv --budget 10% --out demo
+	$(BIN)/scalekv generate "a red circle left of a blue square" "three yellow triangles" "a green circle above a red triangle" --policy full --policy uniform --policy h2o --policy snapkv --policy scalekv --budget 10% --out demo/captions
 
 test: .venv/ready  ## the whole test suite
 	$(BIN)/pytest
@@ -31,7 +32,7 @@ wheel: .venv/ready  ## build the wheel, install it into a clean environment, ask
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(PYTHON) -m venv build/clean
 	build/clean/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
-	cd build && clean/bin/scalekv policies && clean/bin/scalekv generate 3 --policy scalekv --budget 10% --out clean/out
+	cd build && clean/bin/scalekv policies && clean/bin/scalekv generate 3 --policy scalekv --budget 10% --out clean/out && clean/bin/scalekv generate "a red circle" --policy scalekv --budget 10% --out clean/captions
 
 example:  ## install scalekv and the example plugin into a clean environment, and run the plugin's tests there
 	rm -rf build/example

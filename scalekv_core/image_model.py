@@ -199,6 +199,11 @@ class ModelCard(ABC):
         """What its weights look like in published files, for ``scalekv convert``; nothing if they ship."""
         return ()
 
+    def draws(self, prompt: str) -> bool:
+        """Whether a prompt is in this model's language; the first model that ships with weights and draws a prompt is
+        the one that the command line takes for it."""
+        return False
+
     @property
     def example(self) -> str:
         """A prompt that shows the model."""

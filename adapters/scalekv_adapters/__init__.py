@@ -9,6 +9,7 @@ from scalekv_adapters.infinity.adapter import InfinityAdapter
 from scalekv_adapters.infinity.config import PUBLISHED as INFINITIES
 from scalekv_adapters.infinity.model import InfinityCard
 from scalekv_adapters.infinity.official import OfficialInfinityAdapter
+from scalekv_adapters.infinity.tiny.card import TinyInfinityCard
 from scalekv_adapters.var.adapter import VARAdapter
 from scalekv_adapters.var.config import PUBLISHED as VARS
 from scalekv_adapters.var.model import TinyVARCard, VARCard
@@ -31,7 +32,7 @@ def scalekv_model_adapters() -> Mapping[str, Callable[[], ModelAdapter]]:
 @hookimpl
 def scalekv_image_models() -> Mapping[str, Callable[[], ModelCard]]:
     return (
-        {"var-tiny": TinyVARCard}
+        {"var-tiny": TinyVARCard, "infinity-tiny": TinyInfinityCard}
         | {name: partial(VARCard.published, name) for name in VARS}
         | {name: partial(InfinityCard.published, name) for name in INFINITIES}
     )

@@ -25,6 +25,17 @@ Model = Annotated[
         rich_help_panel=DRAW,
     ),
 ]
+ModelOfPrompts = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="Name of the image model; see [b]scalekv models[/b]. [dim]default: the first that ships with weights and reads "
+        f"the prompts; {defaults.MODEL} without any[/dim]",
+        rich_help_panel=DRAW,
+    ),
+]
 Seeds = Annotated[
     list[int] | None,
     typer.Option(

@@ -37,7 +37,7 @@ Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="The profile.",
 
 def calibrate(
     prompts: args.Prompts = None,
-    model: args.Model = defaults.MODEL,
+    model: args.ModelOfPrompts = None,
     aspect: args.Aspect = None,
     size: args.Size = None,
     prompt_file: PromptFile = None,
@@ -66,7 +66,9 @@ def calibrate(
         raise InputError(f"--out is the profile's file; {out} is a directory")
     writing.check_directory(out.parent)
     given = [*(prompts or ()), *(read_prompts(prompt_file) if prompt_file else ())]
-    loaded = loading.load_model(model, weights=weights, device=device, dtype=dtype, aspect=aspect, size=size)
+    loaded = loading.load_model(
+        model or loading.model_for(given), weights=weights, device=device, dtype=dtype, aspect=aspect, size=size
+    )
     sampling = loading.sampling_of(
         loaded, guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=greedy
     )

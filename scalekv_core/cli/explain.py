@@ -87,7 +87,7 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory for t
 
 def explain(
     prompt: Prompt = None,
-    model: args.Model = defaults.MODEL,
+    model: args.ModelOfPrompts = None,
     aspect: args.Aspect = None,
     size: args.Size = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the image.", rich_help_panel=args.DRAW)] = 0,
@@ -129,14 +129,14 @@ def explain(
         writing.check_directory(out)
         explaining.check_plots()
     measured = loading.load_profile(profile)
+    prompts = [prompt] if prompt else None
+    name = model or loading.model_for(prompts)
     if draw:
-        loaded = loading.load_model(model, weights=weights, device=device, dtype=dtype, aspect=aspect, size=size)
-        job = loading.job_of(
-            loaded, prompts=[prompt] if prompt else None, seeds=[seed], images=1, sampling=loaded.sampling
-        )
+        loaded = loading.load_model(name, weights=weights, device=device, dtype=dtype, aspect=aspect, size=size)
+        job = loading.job_of(loaded, prompts=prompts, seeds=[seed], images=1, sampling=loaded.sampling)
         shown = look(loaded, job, choice, measured, layers=layer, head=head, row=row)
     else:
-        shown = Shown(planned=plan_of_card(model, choice, measured, dtype=dtype, aspect=aspect, size=size))
+        shown = Shown(planned=plan_of_card(name, choice, measured, dtype=dtype, aspect=aspect, size=size))
     if text:
         explain_tables.print_plan(shown.planned)
         explain_tables.print_kept(shown)

@@ -37,7 +37,7 @@ Check = Annotated[
 def generate(
     ctx: typer.Context,
     prompts: args.Prompts = None,
-    model: args.Model = defaults.MODEL,
+    model: args.ModelOfPrompts = None,
     aspect: args.Aspect = None,
     size: args.Size = None,
     seed: args.Seeds = None,
@@ -79,7 +79,13 @@ def generate(
     policies = drawing.policies_of(choice)
     measured = loading.load_profile(profile)
     loaded = loading.load_model(
-        model, weights=weights, device=device, dtype=dtype, random_weights=random_weights, aspect=aspect, size=size
+        model or loading.model_for(prompts),
+        weights=weights,
+        device=device,
+        dtype=dtype,
+        random_weights=random_weights,
+        aspect=aspect,
+        size=size,
     )
     sampling = loading.sampling_of(
         loaded, guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=greedy

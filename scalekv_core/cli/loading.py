@@ -11,6 +11,7 @@ import torch
 from attrs import frozen
 
 from scalekv_core import registry as registries
+from scalekv_core.cli import defaults
 from scalekv_core.errors import CheckpointError, InputError, unknown_name
 from scalekv_core.image_model import ImageModel, ModelCard, Sampling
 from scalekv_core.profile import AttentionProfile
@@ -58,6 +59,27 @@ def model_card(name: str) -> ModelCard:
     """What is known of a model before it is loaded; UnknownName if there is none."""
     card: ModelCard = the_registry().make("model", name)
     return card
+
+
+def model_for(prompts: Sequence[str] | None) -> str:
+    """The model that ships with weights and draws these prompts; without prompts the default one.
+
+    Raises:
+        InputError: there is none, or not one for all of them.
+    """
+    if not prompts:
+        return defaults.MODEL
+    cards = {name: model_card(name) for name in the_registry().names("model")}
+    shipped = {name: card for name, card in cards.items() if not card.needs_weights}
+    fitting = [name for name, card in shipped.items() if all(card.draws(prompt) for prompt in prompts)]
+    if not fitting:
+        listed = ", ".join(f"{name} (like {card.example!r})" for name, card in shipped.items() if card.example)
+        which = "draws" if len(prompts) == 1 else "draws all of"
+        raise InputError(
+            f"no model that ships with weights {which} {', '.join(map(repr, prompts))}; there is {listed}; "
+            "for any other give --model"
+        )
+    return fitting[0]
 
 
 def load_model(

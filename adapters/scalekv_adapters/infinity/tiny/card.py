@@ -1,0 +1,65 @@
+"""infinity-tiny by name: what the command line lists, loads and draws with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from attrs import field, frozen
+
+from scalekv_adapters.infinity.model import InfinityImageModel
+from scalekv_adapters.infinity.templates import Canvas
+from scalekv_adapters.infinity.tiny import SAMPLING, load
+from scalekv_adapters.infinity.tiny.network import ASPECTS, PIXELS, SIZES, SQUARE
+from scalekv_core.errors import InputError
+from scalekv_core.geometry import CacheGeometry
+from scalekv_core.image_model import ImageModel, ModelCard, Sampling
+from scalekv_core.profile import AttentionProfile
+
+TINY = "infinity-tiny"
+
+
+@frozen(kw_only=True)
+class TinyInfinityCard(ModelCard):
+    """infinity-tiny, which ships with its weights, its text encoder and a profile for each aspect ratio."""
+
+    summary: str = "coloured shapes from captions, 64 x 64 pixels, 3:4 and 4:3 too; draws in seconds on a CPU"
+    weights: str = "ship with scalekv"
+    geometry: CacheGeometry = field(factory=lambda: SIZES.geometry(SQUARE))
+
+    aspects = tuple(ASPECTS)
+
+    def shape(self, *, aspect: str | None = None, size: str | None = None) -> CacheGeometry:
+        ModelCard.shape(self, aspect=aspect, size=size)  # refuses what it does not draw
+        return SIZES.geometry(Canvas(aspect or SQUARE.aspect, PIXELS))
+
+    def load(
+        self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> ImageModel:
+        """The model; the transformer in this dtype, its VAE and text encoder in float32.
+
+        Raises:
+            InputError: weights are given.
+        """
+        if weights is not None:
+            raise InputError(f"model {TINY!r} ships with its weights; leave out --weights (got {weights})")
+        loaded = load(device, dtype)
+        sampling = Sampling(**SAMPLING)
+        profiles = [profile_of(aspect) for aspect in ASPECTS]
+        return InfinityImageModel(TINY, loaded.transformer, loaded.text, sampling=sampling, profiles=profiles)
+
+    @property
+    def profile(self) -> AttentionProfile:
+        return profile_of(SQUARE.aspect)
+
+    def draws(self, prompt: str) -> bool:
+        return any(letter.isalpha() for letter in prompt)
+
+    @property
+    def example(self) -> str:
+        return "a red circle left of a blue square"
+
+
+def profile_of(aspect: str) -> AttentionProfile:
+    """The shipped attention profile for pictures of this aspect ratio, one of those that it learnt."""
+    return AttentionProfile.load(Path(__file__).with_name(f"profile-{aspect.replace(':', 'x')}.safetensors"))
