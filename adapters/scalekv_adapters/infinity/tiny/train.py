@@ -108,7 +108,7 @@ def run_vae(out: Out, steps: Steps = 650, threads: Threads = 2) -> None:
 @app.command("infinity")
 def run_infinity(
     out: Out,
-    steps: Steps = 2300,
+    steps: Steps = 1220,
     peak: Annotated[float, typer.Option(help="The highest learning rate.")] = 3e-3,
     go_on: Annotated[bool, typer.Option(help="Start from the shipped weights, VAE included.")] = False,
     seed: Annotated[int, typer.Option(help="Another one for every piece, or it sees the same drawings.")] = 2,
