@@ -35,6 +35,19 @@ def all_tokens(x: Tensor, start: int, stop: int) -> Tensor:
     return torch.arange(start, stop, device=x.device).expand(x.shape[0], x.shape[1], -1)
 
 
+def other_tokens(kept: Tensor, tokens: int) -> Tensor:
+    """(B, H, tokens - keep) the indices that are not among ``kept`` (B, H, keep), ascending.
+
+    >>> other_tokens(torch.tensor([[[1, 3]]]), 5)
+    tensor([[[0, 2, 4]]])
+    """
+    rows, heads, keep = kept.shape
+    stays = torch.zeros(rows, heads, tokens, dtype=torch.bool, device=kept.device).scatter_(2, kept, True)
+    place = (~stays).cumsum(dim=2).sub_(1).masked_fill_(stays, tokens - keep)  # a last place, which is cut off again
+    others = kept.new_empty(rows, heads, tokens - keep + 1).scatter_(2, place, all_tokens(kept, 0, tokens))
+    return others[:, :, : tokens - keep]
+
+
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     """(B, H, keep, ...) the tokens of x at ``index``, in new memory.
 
@@ -104,6 +117,37 @@ def _blocks(at_once: int, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield from zip(*(part.split(min(heads, at_once), dim=1) for part in rows), strict=True)
 
 
+def most_alike(x: Tensor, among: Tensor, *, chunk_bytes: int | None = None) -> Tensor:
+    """(B, H, M) for each of x the index of the one of ``among`` whose direction is nearest (the first of several).
+
+    Args:
+        x: (B, H, M, D).
+        among: (B, H, keep, D).
+        chunk_bytes: the most that the products of one chunk may take, or its copies in float32 of other dtypes;
+            a quarter of :data:`CHUNK_BYTES` or :data:`CHUNK_BYTES_CPU` by default.
+
+    >>> most_alike(torch.tensor([[[[2.0, 0.0], [1.0, 9.0]]]]), torch.tensor([[[[0.0, 1.0], [5.0, 1.0]]]]))
+    tensor([[[1, 0]]])
+    """
+    rows, heads, tokens, width = x.shape
+    chunk_bytes = chunk_bytes or default_chunk_bytes(x.device) // 4
+    step = max(1, min(tokens, chunk_bytes // (4 * max(among.shape[2], width))))
+    at_once = max(1, chunk_bytes // (4 * max(step * max(among.shape[2], width), among.shape[2] * width)))
+    nearest = torch.empty(rows, heads, tokens, dtype=torch.int64, device=x.device)
+    for x_part, among_part, place in _blocks(at_once, x, among, nearest):
+        directions = F.normalize(_wide(among_part), dim=-1).transpose(-2, -1)
+        for part, found in zip(x_part.split(step, dim=2), place.split(step, dim=2), strict=True):
+            found.copy_(largest(torch.matmul(_wide(part), directions)))
+    return nearest
+
+
+def largest(x: Tensor) -> Tensor:
+    """(...) index of the largest number along the last axis, the first of several."""
+    if x.device.type == "cpu":  # numpy is many times faster
+        return torch.from_numpy(x.numpy().argmax(axis=-1))
+    return x.argmax(dim=-1)
+
+
 def attention_probabilities(q: Tensor, k: Tensor, softmax_scale: float, bias: Tensor | None = None) -> Tensor:
     """(..., m, N) float32 softmax of the logits. For few queries only: nothing here is chunked.
 
@@ -143,8 +187,23 @@ def fold(x: Tensor, counts: Tensor, target: Tensor, keep: int) -> tuple[Tensor, 
     >>> means.item(), counts.item()
     (2.0, 2.0)
     """
-    bin_of = torch.where(target < 0, keep, target)  # dropped tokens go to a bin that is cut off again
-    total = counts.new_zeros(*counts.shape[:2], keep + 1).scatter_add_(2, bin_of, counts)
-    sums = counts.new_zeros(*x.shape[:2], keep + 1, x.shape[3])
-    sums.scatter_add_(2, bin_of.unsqueeze(-1).expand_as(x), x.float() * counts.unsqueeze(-1))
-    return (sums[:, :, :keep] / total[:, :, :keep].unsqueeze(-1)).to(x.dtype), total[:, :, :keep].clone()
+    rows, heads, tokens, width = x.shape
+    at_once = max(1, default_chunk_bytes(x.device) // (4 * tokens * width))
+    means, totals = x.new_empty(rows, heads, keep, width), counts.new_empty(rows, heads, keep)
+    for parts in _blocks(at_once, x, counts, target, means, totals):
+        _fold_block(*parts)
+    return means, totals
+
+
+def _fold_block(x: Tensor, counts: Tensor, target: Tensor, means: Tensor, totals: Tensor) -> None:
+    """Writes what ``fold`` returns for some rows and heads; sums are in float32, as counts are."""
+    rows, heads, keep, width = means.shape
+    bins = keep + 1  # dropped tokens go to one more, which is left out
+    first = torch.arange(rows * heads, device=x.device).mul_(bins).view(rows, heads, 1)
+    bin_of = (torch.where(target < 0, keep, target) + first).flatten()
+    total = counts.new_zeros(rows * heads * bins).index_add_(0, bin_of, counts.flatten())
+    weighted = (x * counts.unsqueeze(-1)).reshape(-1, width)
+    sums = counts.new_zeros(rows * heads * bins, width).index_add_(0, bin_of, weighted)
+    total, sums = total.view(rows, heads, bins)[:, :, :keep], sums.view(rows, heads, bins, width)[:, :, :keep]
+    totals.copy_(total)
+    means.copy_(sums / total.unsqueeze(-1))

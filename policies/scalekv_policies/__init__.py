@@ -9,6 +9,7 @@ from scalekv_core.hookspecs import hookimpl
 from scalekv_core.interfaces import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.policy import Policy
 from scalekv_policies.ams_kv import CondensedAndLocal, ams_kv
+from scalekv_policies.fold import Fold, ValueMass, fold
 from scalekv_policies.full import Everything, full
 from scalekv_policies.h2o import HeavyHitters, h2o
 from scalekv_policies.pyramidkv import PyramidBudget, pyramidkv
@@ -28,6 +29,7 @@ from scalekv_policies.uniform import EvenBudget, UniformSelector, uniform
 def scalekv_policies() -> Mapping[str, Callable[[], Policy]]:
     return {
         "ams-kv": ams_kv,
+        "fold": fold,
         "full": full,
         "h2o": h2o,
         "pyramidkv": pyramidkv,
@@ -69,12 +71,13 @@ def scalekv_token_selectors() -> Mapping[str, Callable[[], TokenSelector]]:
         "snapkv": SnapSelector,
         "streaming": SinksAndRecent,
         "uniform": UniformSelector,
+        "value-mass": ValueMass,
     }
 
 
 @hookimpl
 def scalekv_token_mergers() -> Mapping[str, Callable[[], TokenMerger]]:
-    return {"drop": Drop}
+    return {"drop": Drop, "fold": Fold}
 
 
 @hookimpl

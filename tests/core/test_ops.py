@@ -164,6 +164,42 @@ def test_mass_is_float32(dtype: torch.dtype) -> None:
     torch.testing.assert_close(mass.sum(dim=-1), torch.full((1, 2), 300.0), rtol=1e-5, atol=0)
 
 
+@given(sizes, sizes, st.integers(1, 12), st.data())
+def test_other_tokens_are_those_that_are_not_kept(rows: int, heads: int, tokens: int, data: st.DataObject) -> None:
+    """Each exactly once, ascending, whatever each row and head keeps."""
+    keep = data.draw(st.integers(0, tokens))
+    kept = torch.rand(rows, heads, tokens, generator=torch.Generator().manual_seed(keep)).argsort(dim=2)[..., :keep]
+    others = ops.other_tokens(kept.sort(dim=2).values, tokens)
+
+    assert (rows, heads, tokens - keep) == tuple(others.shape)
+    for mine, stay in zip(others.flatten(0, 1).tolist(), kept.flatten(0, 1).tolist(), strict=True):
+        assert sorted(set(range(tokens)) - set(stay)) == mine
+
+
+@given(sizes, sizes, st.integers(1, 12), st.integers(1, 6), st.sampled_from([None, 1, 64, 200, 1000]))
+def test_the_most_alike_has_the_largest_cosine(
+    rows: int, heads: int, tokens: int, keep: int, chunk_bytes: int | None
+) -> None:
+    """By hand, however the work is divided into chunks."""
+    x, among = random(rows, heads, tokens, 5), random(rows, heads, keep, 5, seed=1)
+    nearest = ops.most_alike(x, among, chunk_bytes=chunk_bytes)
+
+    cosine = F.cosine_similarity(x.double().unsqueeze(3), among.double().unsqueeze(2), dim=-1)
+    assert (rows, heads, tokens) == tuple(nearest.shape)
+    best = cosine.gather(3, nearest.unsqueeze(3)).squeeze(3)
+    torch.testing.assert_close(cosine.amax(dim=3), best, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_likeness_takes_no_more_than_it_may(dtype: torch.dtype) -> None:
+    """A chunk's products, and the copies of what they are products of; never an N x keep matrix at once."""
+    x, among = random(2, 3, 400, 8).to(dtype), random(2, 3, 50, 8, seed=1).to(dtype)
+    with StorageTracker() as tracker:
+        ops.most_alike(x, among, chunk_bytes=4000)
+
+    assert 2 * 3 * 400 * 8 + 5 * 4000 >= tracker.peak
+
+
 @given(sizes, sizes, st.integers(1, 12), st.integers(1, 4), st.integers(0, 2**31))
 def test_folding_conserves_counts_and_sums(rows: int, heads: int, tokens: int, keep: int, seed: int) -> None:
     """Count-weighted means by hand: what is folded adds up, what is dropped is gone."""

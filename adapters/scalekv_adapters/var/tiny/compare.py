@@ -3,6 +3,7 @@
 ``python -m scalekv_adapters.var.tiny.compare`` draws the same digits with the unmodified model and under every policy, and
 prints how many the judge reads as the class that was asked for, how near the images are, and, with the unmodified model's
 tokens forced, how far the distributions are. Rows already in the JSON file are not drawn again, so it can be interrupted.
+A policy may have parts exchanged: ``--policy "scalekv codec=int8"``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from scalekv_adapters.var.tiny import load_judge
 from scalekv_adapters.var.tiny.judge import accuracy
-from scalekv_core import Generation, ImageModel, compress, load_model, shared_registry
+from scalekv_core import Generation, ImageModel, Policy, compress, load_model, shared_registry
 from scalekv_core.fidelity import compare
 
 MODEL = "var-tiny"
@@ -34,7 +35,7 @@ class Row:
     """One policy at one budget.
 
     Attributes:
-        policy, budget: as given.
+        policy, budget: as given; the policy with the parts that were exchanged.
         options: {option: value} that were set.
         digits: how many were drawn.
         recognised: share of them that the judge reads as asked.
@@ -80,7 +81,7 @@ def measure(
 ) -> Row:
     """The row of one policy at one budget; the figures of tokens and divergences are means over equal batches."""
     drawn, figures = [], []
-    with compress(model, policy, budget, options=options) as session:
+    with compress(model, in_words(policy, options), budget) as session:
         for (prompts, seeds), reference in track(
             list(zip(batches, full, strict=True)), f"{policy} {budget}", transient=True
         ):
@@ -104,6 +105,17 @@ def measure(
     )
 
 
+def in_words(policy: str, options: dict[str, str]) -> Policy:
+    """The policy that a text like ``scalekv codec=int8`` stands for, with options set.
+
+    Raises:
+        InputError, UnknownName: there is no such policy, part or option.
+    """
+    name, *parts = policy.split()
+    exchanged = dict(part.partition("=")[::2] for part in parts)
+    return shared_registry().policy(name, options=options, **exchanged)
+
+
 def judged(images: torch.Tensor, batches: Sequence[tuple[list[str], list[int]]]) -> float:
     """Share of the images that the judge reads as the class that was asked for."""
     labels = torch.tensor([int(prompt) for prompts, _ in batches for prompt in prompts])
@@ -116,14 +128,14 @@ def main(
     ),
     per_class: Annotated[int, typer.Option(min=1, help="Digits of each class.")] = 50,
     batch: Annotated[int, typer.Option(min=1, help="Digits drawn at once.")] = 50,
-    policy: Annotated[list[str] | None, typer.Option(help="Policies; repeat it.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="Policies, as NAME or 'NAME codec=NAME'; repeat it.")] = None,
     budget: Annotated[list[str] | None, typer.Option(help="Budgets; repeat it.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the policies; repeat it.")] = None,
 ) -> None:
     """Prints the judge's table for var-tiny and writes it as JSON."""
     options = dict(text.split("=", 1) for text in option or [])
     for name in policy or POLICIES:
-        shared_registry().policy(name, options=options)
+        in_words(name, options)
     known: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     model, batches = load_model(MODEL), list(digits(per_class, batch))
     full = draw(model, batches, "unmodified")

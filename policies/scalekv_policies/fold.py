@@ -1,0 +1,68 @@
+"""Folding: a token that does not stay goes into the kept one whose key is most alike, instead of being lost.
+
+No paper; the idea of token merging (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023, arXiv 2210.09461) for
+a cache. What was tried and what it brought stands in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+from attrs.validators import ge
+from torch import Tensor
+
+from scalekv_core import ops
+from scalekv_core.interfaces import CacheView, ScoringSelector, TokenMerger
+from scalekv_core.policy import Policy
+from scalekv_policies.maps import patch_centres
+from scalekv_policies.uniform import EvenBudget
+
+
+@frozen(kw_only=True)
+class ValueMass(ScoringSelector):
+    """What weighs most in the output of attention: its mass times the length of its value.
+
+    With W the centres of the patches that the map is divided into, and c_j how many tokens j stands for::
+
+        s_j = |v_j|  x  sum over i in W of softmax_j( q_i k_j / sqrt(d) + log c_j )
+
+    A token whose value is short adds little wherever it is looked at. Nothing is protected: the current map competes.
+
+    Attributes:
+        queries: patches, at most; all tokens of a smaller map. More cost more and, past 16, bring little.
+    """
+
+    queries: int = field(default=64, validator=ge(1))
+
+    @property
+    def claims(self) -> frozenset[str]:
+        return super().claims | {"heads_are_alike", "layers_are_alike", "older_maps_are_ignored"}
+
+    def score(self, view: CacheView, keep: int) -> Tensor:
+        mass = view.attention_mass(patch_centres(view.map, self.queries, view.q.device))
+        return mass * view.v.float().norm(dim=-1)
+
+
+@frozen
+class Fold(TokenMerger):
+    """Every token that does not stay goes into the kept one with the most similar key.
+
+    ::
+
+        t(j) = argmax over kept i of cos(k_j, k_i)
+
+    The core replaces the keys and values of those that stay by means over all that went into them, weighted by how many
+    tokens each stands for, and adds the logarithm of their number to the logits. So attention over tokens that are
+    alike stays what it was. Queries tell tokens apart by their keys; values were no better guide, nor both together.
+    """
+
+    def assign(self, view: CacheView, kept: Tensor) -> Tensor:
+        others = ops.other_tokens(kept, view.tokens)
+        into = ops.most_alike(ops.gather_tokens(view.k, others), ops.gather_tokens(view.k, kept))
+        target = kept.new_empty(view.positions.shape)
+        target.scatter_(2, kept, ops.all_tokens(kept, 0, kept.shape[2]))
+        return target.scatter_(2, others, into)
+
+
+def fold() -> Policy:
+    """What weighs most in the output stays, the rest is folded into it; the same number in every layer and head."""
+    return Policy(name="fold", allocator=EvenBudget(), selector=ValueMass(), merger=Fold())

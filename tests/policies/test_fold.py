@@ -1,0 +1,81 @@
+"""Folding: what weighs most stays, everything else goes into what it resembles."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attrs import evolve
+
+from scalekv_core import ScaleSchedule, compress, load_model, shared_registry
+from scalekv_core.defaults import Drop
+from scalekv_core.fidelity import compare
+from scalekv_policies.fold import Fold, ValueMass, fold
+from scalekv_policies.maps import patch_centres
+
+SCHEDULE = ScaleSchedule([(1, 1), (2, 3), (3, 4), (5, 6)])
+
+
+def test_the_score_is_mass_times_the_length_of_the_value(make_view):
+    """The equation of its docstring, written out; tokens that stand for others count for them."""
+    view = make_view(SCHEDULE, 3, held=9)
+    counts = torch.ones(2, 3, 39)
+    counts[:, :, :9] = torch.arange(1.0, 10.0)
+    view = evolve(view, counts=counts)
+    score = ValueMass(queries=4).score(view, 5)
+
+    queries = patch_centres((1, 5, 6), 4, torch.device("cpu"))
+    for row, head in ((0, 0), (1, 2)):
+        logits = view.q[row, head][queries] @ view.k[row, head].T * view.softmax_scale + counts[row, head].log()
+        expected = logits.softmax(dim=1).sum(dim=0) * view.v[row, head].norm(dim=1)
+        torch.testing.assert_close(score[row, head], expected)
+
+
+def test_every_token_goes_where_its_key_points(make_view):
+    """The kept one with the largest cosine, by hand; those that stay to themselves."""
+    view = make_view(SCHEDULE, 3, held=9)
+    kept = torch.tensor([0, 3, 7, 20, 38]).expand(2, 3, -1)
+    target = Fold().assign(view, kept)
+
+    for row in range(2):
+        for head in range(3):
+            keys = view.k[row, head]
+            for token in range(view.tokens):
+                likeness = torch.cosine_similarity(keys[token], keys[kept[row, head]], dim=1)
+                assert int(likeness.argmax()) == int(target[row, head, token])
+
+
+def test_length_of_keys_does_not_matter(make_view):
+    """Directions decide: a key ten times as long goes to the same token, and attracts no more."""
+    view = make_view(SCHEDULE, 3, held=9)
+    kept = torch.tensor([0, 3, 7, 20, 38]).expand(2, 3, -1)
+    longer = evolve(view, k=view.k * torch.linspace(0.1, 10, view.tokens).view(-1, 1))
+    assert torch.equal(Fold().assign(view, kept), Fold().assign(longer, kept))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """var-tiny and ten digits that it draws unmodified."""
+    model = load_model("var-tiny")
+    prompts = [str(digit) for digit in range(10)]
+    return model, prompts, model.generate(prompts, seeds=[0] * 10, keep_logits=True)
+
+
+def divergence(digits, policy):
+    """Nats a token from the unmodified model's distributions, with its tokens forced, at 10 %."""
+    model, prompts, full = digits
+    with compress(model, policy, "10%"):
+        forced = model.generate(prompts, seeds=[0] * 10, forced=full.tokens, keep_logits=True)
+    figures = compare(forced, full, forced)
+    return figures.over_scales(figures.kl)
+
+
+def test_folding_stays_nearer_than_dropping(digits):
+    """On a trained model: the same tokens kept, a good part of the divergence is gone when the others are folded."""
+    assert 0.85 * divergence(digits, evolve(fold(), merger=Drop())) > divergence(digits, fold())
+
+
+@pytest.mark.parametrize("policy", ["uniform", "snapkv"])
+def test_folding_helps_whoever_selects(digits, policy):
+    """The merger is of use to other policies too, exchanged by name."""
+    folding = shared_registry().policy(policy, merger="fold")
+    assert 0.9 * divergence(digits, policy) > divergence(digits, folding)
