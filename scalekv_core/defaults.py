@@ -46,7 +46,9 @@ class Dense(CacheCodec):
     def decode(self, stored: Encoded, kind: Kind, out: Tensor) -> None:
         out.copy_(stored.tokens["x"])
 
-    def nbytes(self, *, rows: int, heads: int, tokens: int, head_dim: int, dtype: torch.dtype) -> int:
+    def nbytes(
+        self, kind: Kind, *, rows: int, heads: int, tokens: int, maps: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
         return rows * heads * tokens * head_dim * dtype.itemsize
 
     def keep(self, stored: Encoded | None, current: Tensor, whole: Tensor, index: Tensor | None, kind: Kind) -> Encoded:

@@ -38,8 +38,10 @@ class Encoded:
         return evolve(self, tokens={name: ops.gather_tokens(x, index) for name, x in self.tokens.items()})
 
     def join(self, later: Encoded) -> Encoded:
-        """These codes followed by later ones that were encoded with the same ranges."""
-        return evolve(self, tokens={name: torch.cat([x, later.tokens[name]], dim=2) for name, x in self.tokens.items()})
+        """These codes followed by later ones, which were encoded ``like`` these: their ranges hold for all."""
+        return evolve(
+            later, tokens={name: torch.cat([x, later.tokens[name]], dim=2) for name, x in self.tokens.items()}
+        )
 
     def owned(self, *foreign: Tensor) -> Encoded:
         """The same in memory of its own: copied where it is a view, or part of one of the foreign tensors.

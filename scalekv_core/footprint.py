@@ -8,6 +8,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from scalekv_core.geometry import CacheGeometry
+from scalekv_core.interfaces import KINDS
 from scalekv_core.plan import CachePlan, HeadGroup
 from scalekv_core.policy import Policy
 
@@ -71,8 +72,30 @@ def _group_bytes(plan: CachePlan, policy: Policy, geometry: CacheGeometry, group
         return 0
     cut = _has_gaps(plan, group, scale)
     words = len(policy.selector.statistics) + cut + (cut and not policy.merger.drops)
-    codes = policy.codec.nbytes(rows=rows, heads=heads, tokens=tokens, head_dim=geometry.head_dim, dtype=geometry.dtype)
-    return 2 * codes + words * torch.float32.itemsize * rows * heads * tokens
+    maps = _encoded_maps(plan, policy, group, scale)
+    codes = sum(
+        policy.codec.nbytes(
+            kind,
+            rows=rows,
+            heads=heads,
+            tokens=tokens,
+            maps=maps,
+            head_dim=geometry.head_dim,
+            dtype=geometry.dtype,
+        )
+        for kind in KINDS
+    )
+    return codes + words * torch.float32.itemsize * rows * heads * tokens
+
+
+def _encoded_maps(plan: CachePlan, policy: Policy, group: HeadGroup, scale: int) -> int:
+    """Of how many tensors, encoded one after the other, what is held is made: maps, or one after a fold."""
+    maps, before = 0, 0
+    for held, new in zip(group.held[: scale + 1], plan.schedule.tokens, strict=False):
+        folded = held < before + new and not policy.merger.drops
+        maps = (1 if folded else maps + 1) if held else 0
+        before = held
+    return maps
 
 
 def _has_gaps(plan: CachePlan, group: HeadGroup, scale: int) -> bool:

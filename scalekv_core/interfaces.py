@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from scalekv_core.profile import AttentionProfile
 
 Kind = Literal["key", "value"]
+KINDS: tuple[Kind, Kind] = ("key", "value")
 
 
 @frozen(eq=False)
@@ -289,7 +290,7 @@ class CacheCodec(ABC):
 
     @abstractmethod
     def encode(self, x: Tensor, kind: Kind, *, like: Encoded | None = None) -> Encoded:
-        """(B, H, N, D) as codes; with ``like`` using that value's ranges, so that the two can be joined."""
+        """(B, H, N, D) as codes; with ``like`` so that they can be joined to those, by its ranges or by further ones."""
 
     @abstractmethod
     def decode(self, stored: Encoded, kind: Kind, out: Tensor) -> None:
@@ -304,8 +305,18 @@ class CacheCodec(ABC):
         return next(stored.tensors()).new_zeros((), dtype=torch.float32)
 
     @abstractmethod
-    def nbytes(self, *, rows: int, heads: int, tokens: int, head_dim: int, dtype: torch.dtype) -> int:
-        """Exactly the bytes that ``encode`` will hold for a key (or value) tensor of this shape."""
+    def nbytes(
+        self, kind: Kind, *, rows: int, heads: int, tokens: int, maps: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
+        """Exactly the bytes that are held for the keys or values of so many tokens, ranges and all.
+
+        Args:
+            kind: key or value.
+            rows, heads, tokens, head_dim: B, H, N, D.
+            maps: how many tensors were encoded and joined to make it: one for each map since the first, or one if
+                something was folded, which encodes everything anew.
+            dtype: of what is encoded.
+        """
 
     def keep(self, stored: Encoded | None, current: Tensor, whole: Tensor, index: Tensor | None, kind: Kind) -> Encoded:
         """The codes of the tokens that stay: gathered without decoding.

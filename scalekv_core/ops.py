@@ -103,14 +103,14 @@ def attention_mass(
     at_once = max(1, chunk_bytes // (4 * tokens * widest))
     mass = k.new_zeros(rows, heads, tokens, dtype=torch.float32)
     bias = mass if counts is None else counts.log()  # zero where nothing is counted
-    for q_part, k_part, bias_part, total in _blocks(at_once, q, k, bias.unsqueeze(2), mass):
+    for q_part, k_part, bias_part, total in blocks(at_once, q, k, bias.unsqueeze(2), mass):
         k_wide = _wide(k_part)
         for part in q_part.split(queries, dim=2):
             total += attention_probabilities(part, k_wide, softmax_scale, None if counts is None else bias_part).sum(2)
     return mass
 
 
-def _blocks(at_once: int, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def blocks(at_once: int, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views of the parts (B, H, ...), ``at_once`` of their B x H places each: several rows, or some heads of one."""
     heads = parts[0].shape[1]
     for rows in zip(*(part.split(max(1, at_once // heads)) for part in parts), strict=True):
@@ -134,7 +134,7 @@ def most_alike(x: Tensor, among: Tensor, *, chunk_bytes: int | None = None) -> T
     step = max(1, min(tokens, chunk_bytes // (4 * max(among.shape[2], width))))
     at_once = max(1, chunk_bytes // (4 * max(step * max(among.shape[2], width), among.shape[2] * width)))
     nearest = torch.empty(rows, heads, tokens, dtype=torch.int64, device=x.device)
-    for x_part, among_part, place in _blocks(at_once, x, among, nearest):
+    for x_part, among_part, place in blocks(at_once, x, among, nearest):
         directions = F.normalize(_wide(among_part), dim=-1).transpose(-2, -1)
         for part, found in zip(x_part.split(step, dim=2), place.split(step, dim=2), strict=True):
             found.copy_(largest(torch.matmul(_wide(part), directions)))
@@ -190,7 +190,7 @@ def fold(x: Tensor, counts: Tensor, target: Tensor, keep: int) -> tuple[Tensor, 
     rows, heads, tokens, width = x.shape
     at_once = max(1, default_chunk_bytes(x.device) // (4 * tokens * width))
     means, totals = x.new_empty(rows, heads, keep, width), counts.new_empty(rows, heads, keep)
-    for parts in _blocks(at_once, x, counts, target, means, totals):
+    for parts in blocks(at_once, x, counts, target, means, totals):
         _fold_block(*parts)
     return means, totals
 

@@ -10,7 +10,7 @@ from scalekv_core.budget import Budget
 from scalekv_core.errors import BudgetError, ContractError, ProfileError
 from scalekv_core.footprint import Footprint, footprint
 from scalekv_core.geometry import CacheGeometry
-from scalekv_core.interfaces import LayerRoles
+from scalekv_core.interfaces import KINDS, LayerRoles
 from scalekv_core.plan import CachePlan
 from scalekv_core.policy import Policy
 from scalekv_core.profile import AttentionProfile
@@ -103,9 +103,14 @@ def classify(
 def stored_slot_bytes(policy: Policy, geometry: CacheGeometry) -> Fraction:
     """Bytes of one cached token in one head: key, value, position, count and statistics, as this policy stores them."""
     tokens = max(1, geometry.schedule.last_history)
-    codes = policy.codec.nbytes(rows=1, heads=1, tokens=tokens, head_dim=geometry.head_dim, dtype=geometry.dtype)
+    codes = sum(
+        policy.codec.nbytes(
+            kind, rows=1, heads=1, tokens=tokens, maps=1, head_dim=geometry.head_dim, dtype=geometry.dtype
+        )
+        for kind in KINDS
+    )
     words = 1 + len(policy.selector.statistics) + (not policy.merger.drops)
-    return Fraction(2 * codes, tokens) + 4 * words
+    return Fraction(codes, tokens) + 4 * words
 
 
 def _spend(

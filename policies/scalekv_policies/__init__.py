@@ -9,9 +9,12 @@ from scalekv_core.hookspecs import hookimpl
 from scalekv_core.interfaces import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.policy import Policy
 from scalekv_policies.ams_kv import CondensedAndLocal, ams_kv
+from scalekv_policies.float8 import Float8
 from scalekv_policies.fold import Fold, ValueMass, fold
 from scalekv_policies.full import Everything, full
 from scalekv_policies.h2o import HeavyHitters, h2o
+from scalekv_policies.host import Host
+from scalekv_policies.integers import Int4, Int8
 from scalekv_policies.pyramidkv import PyramidBudget, pyramidkv
 from scalekv_policies.scalekv import ScaleKVAllocator, ScaleKVClassifier, ScaleKVSelector, scalekv
 from scalekv_policies.scalekv_reference import (
@@ -82,4 +85,4 @@ def scalekv_token_mergers() -> Mapping[str, Callable[[], TokenMerger]]:
 
 @hookimpl
 def scalekv_cache_codecs() -> Mapping[str, Callable[[], CacheCodec]]:
-    return {"dense": Dense}
+    return {"dense": Dense, "fp8": Float8, "host": Host, "int4": Int4, "int8": Int8}

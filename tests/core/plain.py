@@ -96,7 +96,9 @@ class Half(CacheCodec):
     def decode(self, stored: Encoded, kind: Kind, out: Tensor) -> None:
         out.copy_(stored.tokens["half"])
 
-    def nbytes(self, *, rows: int, heads: int, tokens: int, head_dim: int, dtype: torch.dtype) -> int:
+    def nbytes(
+        self, kind: Kind, *, rows: int, heads: int, tokens: int, maps: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
         return rows * heads * tokens * head_dim * 2
 
 
@@ -111,7 +113,9 @@ class Int8(CacheCodec):
     def decode(self, stored: Encoded, kind: Kind, out: Tensor) -> None:
         out.copy_(stored.tokens["codes"] * (stored.tokens["largest"] / 127))
 
-    def nbytes(self, *, rows: int, heads: int, tokens: int, head_dim: int, dtype: torch.dtype) -> int:
+    def nbytes(
+        self, kind: Kind, *, rows: int, heads: int, tokens: int, maps: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
         return rows * heads * tokens * (head_dim + 4)
 
 
@@ -126,7 +130,9 @@ class Int8PerChannel(CacheCodec):
     def decode(self, stored: Encoded, kind: Kind, out: Tensor) -> None:
         out.copy_(stored.tokens["codes"] * (stored.ranges["largest"] / 127))
 
-    def nbytes(self, *, rows: int, heads: int, tokens: int, head_dim: int, dtype: torch.dtype) -> int:
+    def nbytes(
+        self, kind: Kind, *, rows: int, heads: int, tokens: int, maps: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
         return rows * heads * (tokens * head_dim + 4 * head_dim)
 
 

@@ -96,11 +96,10 @@ def test_the_parts_of_a_codec_agree(codec: CacheCodec) -> None:
 
     assert (4, 3, 7, 4) == (early.length, late.length, joined.length, kept.length)
     parts = [torch.empty(2, 3, n, 8) for n in (4, 3, 7, 4)]
-    for stored, out in zip((early, late, joined, kept), parts, strict=True):
+    for stored, maps, out in zip((early, late, joined, kept), (1, 2, 2, 2), parts, strict=True):
         codec.decode(stored, "key", out)
-        assert codec.nbytes(rows=2, heads=3, tokens=stored.length, head_dim=8, dtype=x.dtype) == sum(
-            t.untyped_storage().nbytes() for t in stored.tensors()
-        )
+        planned = codec.nbytes("key", rows=2, heads=3, tokens=stored.length, maps=maps, head_dim=8, dtype=x.dtype)
+        assert planned == sum(t.untyped_storage().nbytes() for t in stored.tensors())
     whole = x if isinstance(codec, Dense) else torch.cat(parts[:2], dim=2)
     assert torch.equal(whole, parts[2])
     assert torch.equal(whole[:, :, [0, 3, 4, 6]], parts[3])

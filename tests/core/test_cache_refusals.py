@@ -267,7 +267,9 @@ class Passing(CacheCodec):
     def decode(self, stored: Encoded, kind: Kind, out: Tensor) -> None:
         out.copy_(stored.tokens["x"])
 
-    def nbytes(self, *, rows: int, heads: int, tokens: int, head_dim: int, dtype: torch.dtype) -> int:
+    def nbytes(
+        self, kind: Kind, *, rows: int, heads: int, tokens: int, maps: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
         return rows * heads * tokens * head_dim * 4
 
 

@@ -155,4 +155,4 @@ def test_dense_is_exact_and_has_its_own_memory() -> None:
 
     assert torch.equal(view.k, out)
     assert view.k.untyped_storage().data_ptr() != stored.tokens["x"].untyped_storage().data_ptr()
-    assert out.nbytes == Dense().nbytes(rows=2, heads=3, tokens=12, head_dim=4, dtype=out.dtype)
+    assert out.nbytes == Dense().nbytes("key", rows=2, heads=3, tokens=12, maps=1, head_dim=4, dtype=out.dtype)

@@ -201,7 +201,7 @@ class Int8(CacheCodec):
     def decode(self, stored, kind, out):
         out.copy_(stored.tokens["codes"] * stored.tokens["step"])
 
-    def nbytes(self, *, rows, heads, tokens, head_dim, dtype):
+    def nbytes(self, kind, *, rows, heads, tokens, maps, head_dim, dtype):
         return rows * heads * tokens * (head_dim + 4)
 
     def error_bound(self, stored, kind):
@@ -239,7 +239,7 @@ class NoRange(CacheCodec):
     def decode(self, stored, kind, out):
         out.copy_(stored.tokens["share"] * stored.tokens["range"] + stored.tokens["least"])
 
-    def nbytes(self, *, rows, heads, tokens, head_dim, dtype):
+    def nbytes(self, kind, *, rows, heads, tokens, maps, head_dim, dtype):
         return rows * heads * tokens * (head_dim + 2) * 4
 
     def error_bound(self, stored, kind):
@@ -251,7 +251,7 @@ class NoRange(CacheCodec):
 class ForgetsRanges(Int8):
     """Counts the codes and not the ranges."""
 
-    def nbytes(self, *, rows, heads, tokens, head_dim, dtype):
+    def nbytes(self, kind, *, rows, heads, tokens, maps, head_dim, dtype):
         return rows * heads * tokens * head_dim
 
 
@@ -312,7 +312,7 @@ class ClipsLater(CacheCodec):
     def decode(self, stored, kind, out):
         out.copy_(stored.tokens["codes"] * stored.ranges["step"])
 
-    def nbytes(self, *, rows, heads, tokens, head_dim, dtype):
+    def nbytes(self, kind, *, rows, heads, tokens, maps, head_dim, dtype):
         return rows * heads * (tokens + 4) * head_dim
 
     def error_bound(self, stored, kind):

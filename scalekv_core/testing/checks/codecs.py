@@ -155,9 +155,15 @@ def check_errors_do_not_add_up(make: Make, case: CodecCase) -> None:
 def check_bytes_are_as_planned(make: Make, case: CodecCase) -> None:
     """``nbytes`` is exactly what is held, after ``encode`` and after scales of ``keep``: plans are made of it."""
     codec, (x, _) = make(), case.maps()
-    for stored, how in ((encoded(codec, case, x), "encode"), (kept_over_scales(codec, case)[0], "keep")):
+    for stored, maps, how in ((encoded(codec, case, x), 1, "encode"), (kept_over_scales(codec, case)[0], 5, "keep")):
         expected = codec.nbytes(
-            rows=case.rows, heads=case.heads, tokens=stored.length, head_dim=case.width, dtype=x.dtype
+            case.kind,
+            rows=case.rows,
+            heads=case.heads,
+            tokens=stored.length,
+            maps=maps,
+            head_dim=case.width,
+            dtype=x.dtype,
         )
         actual = sum(tensor.nbytes for tensor in stored.tensors())
         assert expected == actual, f"nbytes says {expected} for {stored.length} tokens; {how} holds {actual}"

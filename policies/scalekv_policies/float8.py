@@ -1,0 +1,61 @@
+"""Keys and values as eight-bit floating-point numbers (e4m3: four bits of exponent, three of mantissa)."""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from scalekv_core import ops
+from scalekv_core.encoded import Encoded
+from scalekv_core.errors import InputError
+from scalekv_core.interfaces import CacheCodec, Kind
+
+LARGEST = 448.0
+"""The largest number of e4m3; the smallest step between two is 2^-9."""
+DEVICES = ("cpu", "cuda", "meta")
+
+
+@frozen
+class Float8(CacheCodec):
+    """One byte a number and one scale for each head and map: off by 1/15 of the number at most.
+
+    A coarser step than `int8` for large numbers and a finer one for small ones; faster to decode. Codes are held as
+    uint8, which every device can gather.
+    """
+
+    def encode(self, x: Tensor, kind: Kind, *, like: Encoded | None = None) -> Encoded:
+        if x.device.type not in DEVICES:
+            raise InputError(
+                f"codec 'fp8' needs float8 numbers, which PyTorch has on cpu and cuda; keys and values are on "
+                f"{x.device.type}; take 'int8'"
+            )
+        scale = x.abs().amax(dim=(2, 3), keepdim=True).float() / LARGEST
+        codes = torch.empty_like(x, dtype=torch.uint8, memory_format=torch.contiguous_format)
+        for part, wide, place in ops.blocks(_at_once(x), x, scale, codes):
+            place.copy_((part.float() / (wide + (wide == 0))).to(torch.float8_e4m3fn).view(torch.uint8))
+        maps = 0 if like is None else like.ranges["scale"].shape[2]
+        scales = scale if like is None else torch.cat([like.ranges["scale"], scale], dim=2)
+        of_map = torch.full(x.shape[:3], maps, dtype=torch.uint8, device=x.device)
+        return Encoded({"codes": codes, "map": of_map}, {"scale": scales})
+
+    def decode(self, stored: Encoded, kind: Kind, out: Tensor) -> None:
+        parts = (stored.tokens["codes"], stored.ranges["scale"], stored.tokens["map"], out)
+        for codes, scales, of_map, place in ops.blocks(_at_once(out), *parts):
+            place.copy_(codes.view(torch.float8_e4m3fn).float().mul_(ops.gather_tokens(scales, of_map.long())))
+
+    def error_bound(self, stored: Encoded, kind: Kind) -> Tensor:
+        """A sixteenth of the number that was encoded, so a fifteenth of the decoded one, or half the smallest step."""
+        scale = ops.gather_tokens(stored.ranges["scale"], stored.tokens["map"].long())
+        number = stored.tokens["codes"].view(torch.float8_e4m3fn).float().abs() * scale
+        return number * (1.001 / 15) + scale * 2.0**-10
+
+    def nbytes(
+        self, kind: Kind, *, rows: int, heads: int, tokens: int, maps: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
+        return rows * heads * (tokens * (head_dim + 1) + torch.float32.itemsize * maps)
+
+
+def _at_once(x: Tensor) -> int:
+    """How many heads at a time keep the float32 copies of a (B, H, N, D) tensor within the chunk size."""
+    return max(1, ops.default_chunk_bytes(x.device) // (8 * x.shape[2] * x.shape[3]))

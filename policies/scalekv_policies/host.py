@@ -1,0 +1,37 @@
+"""Keys and values in the host's memory: the device holds one layer's history at a time."""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from scalekv_core import ops
+from scalekv_core.encoded import Encoded
+from scalekv_core.interfaces import CacheCodec, Kind
+
+
+@frozen
+class Host(CacheCodec):
+    """Exact, in pinned memory of the host; on a CPU a plain copy.
+
+    What stays is gathered on the device from what attention has just read and then sent, so that no index has to come to
+    the host. Copies are queued behind the work of the device, and nothing waits. The bytes that reports call resident
+    are then the host's; positions, counts and statistics stay on the device.
+    """
+
+    def encode(self, x: Tensor, kind: Kind, *, like: Encoded | None = None) -> Encoded:
+        pinned = x.device.type == "cuda"
+        stored = torch.empty(x.shape, dtype=x.dtype, device="meta" if x.is_meta else "cpu", pin_memory=pinned)
+        return Encoded({"x": stored.copy_(x, non_blocking=True)})
+
+    def decode(self, stored: Encoded, kind: Kind, out: Tensor) -> None:
+        out.copy_(stored.tokens["x"], non_blocking=True)
+
+    def nbytes(
+        self, kind: Kind, *, rows: int, heads: int, tokens: int, maps: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
+        return rows * heads * tokens * head_dim * dtype.itemsize
+
+    def keep(self, stored: Encoded | None, current: Tensor, whole: Tensor, index: Tensor | None, kind: Kind) -> Encoded:
+        return self.encode(whole if index is None else ops.gather_tokens(whole, index), kind)
