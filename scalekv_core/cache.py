@@ -6,6 +6,7 @@ plan is decided on the host before the first token, so nothing here waits for th
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -148,14 +149,14 @@ class KVCache:
     ) -> Tensor:
         if len(store.groups) == 1:
             return self._attend_group(layer, store.scale, store.groups[0], q, k, v, softmax_scale)
-        out = torch.empty_like(q)
+        out: Tensor | None = None
         for group in store.groups:
             index = self._head_index(group, q.device)
             q_part, k_part, v_part = (x.index_select(1, index) for x in (q, k, v))
-            out.index_copy_(
-                1, index, self._attend_group(layer, store.scale, group, q_part, k_part, v_part, softmax_scale)
-            )
-        return out
+            part = self._attend_group(layer, store.scale, group, q_part, k_part, v_part, softmax_scale)
+            out = torch.empty_like(q, dtype=part.dtype) if out is None else out  # under autocast not that of q
+            out.index_copy_(1, index, part)
+        return cast(Tensor, out)
 
     def resident_bytes(self) -> int:
         """Bytes of all storage that is really held, each storage once, views by what they keep alive."""
@@ -215,6 +216,13 @@ class KVCache:
             store.clear()
             return out
         view = self._view(layer, scale, store, q, keys, values, counts, softmax_scale)
+        with _apart_from_autocast(q.device):
+            self._cut(store, view, k, v, in_place=in_place)
+        return out
+
+    def _cut(self, store: _GroupStore, view: CacheView, k: Tensor, v: Tensor, *, in_place: bool) -> None:
+        """Leaves what the plan allows after this scale of the history and the current map k, v."""
+        keep, total = store.group.held[view.scale], view.tokens
         view = self._observe(view) if keep else view
         kept = None if keep in (0, total) else self._select(view, store.group, keep)
         if self._observer is not None:
@@ -222,11 +230,10 @@ class KVCache:
         if keep == 0:
             store.clear()
         elif in_place:
-            store.keys, store.values = Encoded({"x": keys}), Encoded({"x": values})
-            self._carry(store, view, counts, None)
+            store.keys, store.values = Encoded({"x": view.k}), Encoded({"x": view.v})
+            self._carry(store, view, view.counts, None)
         else:
             self._store(store, view, k, v, kept)
-        return out
 
     def _whole(self, store: _GroupStore, k: Tensor, v: Tensor, *, in_place: bool) -> tuple[Tensor, Tensor]:
         """History and current map, (B, H, N, D) each: new memory that will be kept, or the shared scratch."""
@@ -411,6 +418,12 @@ class KVCache:
         if store.index is None or store.index.device != device:
             store.index = torch.tensor(store.group.heads, device=device)
         return store.index
+
+
+def _apart_from_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """A block in which autocast is off: in half precision scores and ranges would not be what they are without it."""
+    on = device.type in ("cpu", "cuda")
+    return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
 
 
 def _check_indices(who: str, kept: Tensor, tokens: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -128,6 +129,8 @@ class _ImageCache:
         self._planned: Planned | None = None
         self._peak: PeakMeter | None = None
         self._over = False
+        if "torch._dynamo" in sys.modules:  # somebody compiles: the model, not the host's planning inside of attention
+            self.attend = torch.compiler.disable(self.attend)  # type: ignore[method-assign]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
         if self._over:
