@@ -196,14 +196,22 @@ def fold(x: Tensor, counts: Tensor, target: Tensor, keep: int) -> tuple[Tensor, 
 
 
 def _fold_block(x: Tensor, counts: Tensor, target: Tensor, means: Tensor, totals: Tensor) -> None:
-    """Writes what ``fold`` returns for some rows and heads; sums are in float32, as counts are."""
+    """Writes what ``fold`` returns for some rows and heads; sums are in float32, as counts are.
+
+    Tokens are sorted by where they go and summed bag by bag, in the same order every time; adding them where they go
+    would depend, on a GPU, on which comes first.
+    """
     rows, heads, keep, width = means.shape
     bins = keep + 1  # dropped tokens go to one more, which is left out
     first = torch.arange(rows * heads, device=x.device).mul_(bins).view(rows, heads, 1)
     bin_of = (torch.where(target < 0, keep, target) + first).flatten()
-    total = counts.new_zeros(rows * heads * bins).index_add_(0, bin_of, counts.flatten())
-    weighted = (x * counts.unsqueeze(-1)).reshape(-1, width)
-    sums = counts.new_zeros(rows * heads * bins, width).index_add_(0, bin_of, weighted)
+    order, weights = bin_of.argsort(stable=True), counts.flatten()
+    sizes = torch.zeros(rows * heads * bins, dtype=torch.int64, device=x.device)
+    sizes.index_add_(0, bin_of, torch.ones_like(bin_of))
+    total = counts.new_zeros(rows * heads * bins).index_add_(0, bin_of, weights)  # whole numbers: in any order the same
+    sums = F.embedding_bag(
+        order, x.float().reshape(-1, width), sizes.cumsum(0) - sizes, mode="sum", per_sample_weights=weights[order]
+    )
     total, sums = total.view(rows, heads, bins)[:, :, :keep], sums.view(rows, heads, bins, width)[:, :, :keep]
     totals.copy_(total)
     means.copy_(sums / total.unsqueeze(-1))

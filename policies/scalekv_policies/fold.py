@@ -42,7 +42,7 @@ class ValueMass(ScoringSelector):
         return mass * view.v.float().norm(dim=-1)
 
 
-@frozen
+@frozen(kw_only=True)
 class Fold(TokenMerger):
     """Every token that does not stay goes into the kept one with the most similar key.
 
@@ -53,11 +53,17 @@ class Fold(TokenMerger):
     The core replaces the keys and values of those that stay by means over all that went into them, weighted by how many
     tokens each stands for, and adds the logarithm of their number to the logits. So attention over tokens that are
     alike stays what it was. Queries tell tokens apart by their keys; values were no better guide, nor both together.
+
+    Attributes:
+        channels: how many channels of the keys are compared, at most, evenly spaced; what folding costs is in proportion.
     """
+
+    channels: int = field(default=64, validator=ge(1))
 
     def assign(self, view: CacheView, kept: Tensor) -> Tensor:
         others = ops.other_tokens(kept, view.tokens)
-        into = ops.most_alike(ops.gather_tokens(view.k, others), ops.gather_tokens(view.k, kept))
+        keys = view.k[..., :: -(-view.k.shape[3] // self.channels)].contiguous()
+        into = ops.most_alike(ops.gather_tokens(keys, others), ops.gather_tokens(keys, kept))
         target = kept.new_empty(view.positions.shape)
         target.scatter_(2, kept, ops.all_tokens(kept, 0, kept.shape[2]))
         return target.scatter_(2, others, into)

@@ -52,6 +52,17 @@ def test_length_of_keys_does_not_matter(make_view):
     assert torch.equal(Fold().assign(view, kept), Fold().assign(longer, kept))
 
 
+@pytest.mark.parametrize(
+    ("channels", "compared"), [(1, [0]), (2, [0, 4]), (3, [0, 3, 6]), (5, [0, 2, 4, 6]), (8, range(8))]
+)
+def test_some_channels_are_compared(make_view, channels, compared):
+    """Evenly spaced, no more than asked for; the others are ignored."""
+    view = make_view(SCHEDULE, 3, held=9)
+    kept = torch.tensor([0, 3, 7, 20, 38]).expand(2, 3, -1)
+    alone = evolve(view, k=view.k[..., list(compared)])
+    assert torch.equal(Fold(channels=channels).assign(view, kept), Fold(channels=64).assign(alone, kept))
+
+
 @pytest.fixture(scope="module")
 def digits():
     """var-tiny and ten digits that it draws unmodified."""
