@@ -8,6 +8,7 @@ from torch import Tensor
 
 from scalekv_core import CacheCodec, CacheView, Encoded, TokenMerger
 from scalekv_core.defaults import Dense
+from scalekv_policies import Int8 as ChannelRanges
 from tests.wrong_strategies.catalogue import breaks
 
 
@@ -267,6 +268,15 @@ class AlwaysFloat32(Dense):
 
     def keep(self, stored, current, whole, index, kind):
         return CacheCodec.keep(self, stored, current, whole, index, kind)
+
+
+@breaks("bytes_are_as_planned")
+@frozen
+class ForgetsOtherMaps(ChannelRanges):
+    """Counts the ranges of one map, however many were joined."""
+
+    def nbytes(self, kind, *, maps, **shape):
+        return super().nbytes(kind, maps=1, **shape)
 
 
 @breaks("owns_its_memory")
