@@ -42,6 +42,12 @@ class IntegerCodec(CacheCodec):
     value_ranges: Ranges = field(default="channel", validator=in_(("channel", "token")))
     group: int = field(default=0, validator=ge(0))
 
+    def __attrs_post_init__(self) -> None:
+        if self.group and "token" not in (self.key_ranges, self.value_ranges):
+            raise ValueError(
+                f"'group' is for ranges per token, and keys and values have them per channel; got {self.group}"
+            )
+
     @property
     def levels(self) -> int:
         """The largest code."""
@@ -84,7 +90,7 @@ class IntegerCodec(CacheCodec):
     ) -> int:
         if maps > MAPS:
             raise InputError(
-                f"codec {type(self).__name__} tells {MAPS} maps apart; the schedule has {maps} before its last"
+                f"codec {type(self).__name__.lower()!r} tells {MAPS} maps apart; the schedule has {maps} before its last"
             )
         codes = tokens * -(-head_dim * self.bits // 8)
         if self.per_token(kind):
@@ -99,7 +105,7 @@ class IntegerCodec(CacheCodec):
         """How many channels share a range of a token."""
         if self.group and head_dim % self.group:
             raise InputError(
-                f"codec {type(self).__name__} groups {self.group} channels, and heads of this model are {head_dim} wide; "
+                f"codec {type(self).__name__.lower()!r} groups {self.group} channels, and heads of this model are {head_dim} wide; "
                 "give a group that divides the width, or 0 for one range per token"
             )
         return self.group or head_dim

@@ -157,8 +157,14 @@ def test_a_group_that_does_not_divide_the_width_is_refused_before_drawing() -> N
     """One line with the codec, both numbers and what to do."""
     policy = shared_registry().policy("uniform", codec="int4", options={"key_ranges": "token", "group": "48"})
     geometry = CacheGeometry(schedule=ScaleSchedule.square(1, 2, 3), layers=1, heads=1, head_dim=128)
-    with pytest.raises(InputError, match="Int4 groups 48 channels, and heads of this model are 128 wide; give"):
+    with pytest.raises(InputError, match="codec 'int4' groups 48 channels, and heads of this model are 128 wide; give"):
         plan_policy(policy, geometry, budget="50%")
+
+
+def test_a_group_that_nobody_uses_is_refused() -> None:
+    """Channels that share a range of a token are of no use where ranges are per channel; not ignored in silence."""
+    with pytest.raises(InputError, match="'group' is for ranges per token"):
+        shared_registry().policy("uniform", codec="int8", options={"group": "16"})
 
 
 def test_more_maps_than_a_byte_can_tell_apart_are_refused() -> None:
