@@ -40,7 +40,7 @@ from scalekv_core.registry import summary_of
 from scalekv_core.testing.kinds import KINDS, promises
 
 PAGES = Path(__file__).parent
-JUDGED = PAGES / "data" / "judged.json"
+JUDGED, ENCODED = PAGES / "data" / "judged.json", PAGES / "data" / "codecs.json"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 SCHEDULE = ScaleSchedule.square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
@@ -116,9 +116,19 @@ def judged(budgets: Container[str] = ("50%", "20%", "10%", "5%", "2.5%")) -> str
     return table(["policy", "budget", "recognised", "PSNR", "same tokens", "KL, forced", "of unmodified"], rows)
 
 
-def judgements() -> list[dict[str, Any]]:
+def encoded(budgets: tuple[str, ...] = ("20%", "10%", "5%", "2.5%")) -> str:
+    """What policies do to digits of var-tiny with and without codecs: a line for each, a column for each budget."""
+    lines: dict[str, dict[str, str]] = {}
+    for row in judgements(ENCODED):
+        psnr, _, kl, held = in_figures(row)
+        lines.setdefault(named(row), {})[row["budget"]] = f"{kl}, {psnr}, {held}"
+    rows = [[name, *(cells.get(budget, "") for budget in budgets)] for name, cells in sorted(lines.items())]
+    return table(["KL, PSNR, of unmodified", *budgets], rows)
+
+
+def judgements(path: Path = JUDGED) -> list[dict[str, Any]]:
     """The rows that were measured, without the unmodified model's."""
-    known = json.loads(JUDGED.read_text(encoding="utf-8"))
+    known = json.loads(path.read_text(encoding="utf-8"))
     return [row for name, row in known.items() if name != "unmodified"]
 
 
@@ -247,6 +257,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "properties": properties,
     "parts": parts,
     "judged": judged,
+    "codecs": encoded,
     "judged-10": partial(judged, ["10%"]),
     "memory": memory,
     **{f"promises-{kind}": partial(promises_of, kind) for kind in KINDS},
