@@ -117,27 +117,31 @@ def blocks(at_once: int, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield from zip(*(part.split(min(heads, at_once), dim=1) for part in rows), strict=True)
 
 
-def most_alike(x: Tensor, among: Tensor, *, chunk_bytes: int | None = None) -> Tensor:
-    """(B, H, M) for each of x the index of the one of ``among`` whose direction is nearest (the first of several).
+def most_alike(x: Tensor, of: Tensor, among: Tensor, *, every: int = 1, chunk_bytes: int | None = None) -> Tensor:
+    """(B, H, M) for each token ``of`` the place in ``among`` of the one whose direction is nearest (the first of several).
 
     Args:
-        x: (B, H, M, D).
-        among: (B, H, keep, D).
-        chunk_bytes: the most that the products of one chunk may take, or its copies in float32 of other dtypes;
+        x: (B, H, N, D).
+        of: (B, H, M) indices into the N tokens.
+        among: (B, H, keep) indices.
+        every: which channels are compared: 2 for every second one.
+        chunk_bytes: the most that the products of one chunk may take, or its copies of x;
             a quarter of :data:`CHUNK_BYTES` or :data:`CHUNK_BYTES_CPU` by default.
 
-    >>> most_alike(torch.tensor([[[[2.0, 0.0], [1.0, 9.0]]]]), torch.tensor([[[[0.0, 1.0], [5.0, 1.0]]]]))
+    >>> x = torch.tensor([[[[2.0, 0.0], [1.0, 9.0], [0.0, 1.0], [5.0, 1.0]]]])
+    >>> most_alike(x, torch.tensor([[[0, 1]]]), torch.tensor([[[2, 3]]]))
     tensor([[[1, 0]]])
     """
-    rows, heads, tokens, width = x.shape
+    tokens, width, keep = of.shape[2], x.shape[3], among.shape[2]
     chunk_bytes = chunk_bytes or default_chunk_bytes(x.device) // 4
-    step = max(1, min(tokens, chunk_bytes // (4 * max(among.shape[2], width))))
-    at_once = max(1, chunk_bytes // (4 * max(step * max(among.shape[2], width), among.shape[2] * width)))
-    nearest = torch.empty(rows, heads, tokens, dtype=torch.int64, device=x.device)
-    for x_part, among_part, place in blocks(at_once, x, among, nearest):
-        directions = F.normalize(_wide(among_part), dim=-1).transpose(-2, -1)
-        for part, found in zip(x_part.split(step, dim=2), place.split(step, dim=2), strict=True):
-            found.copy_(largest(torch.matmul(_wide(part), directions)))
+    step = max(1, min(tokens, chunk_bytes // (4 * max(keep, width))))
+    at_once = max(1, chunk_bytes // (4 * max(step * keep, tokens * width)))
+    nearest = torch.empty_like(of)
+    for part, of_part, among_part, place in blocks(at_once, x, of, among, nearest):
+        directions = F.normalize(_wide(gather_tokens(part, among_part)[..., ::every]), dim=-1).transpose(-2, -1)
+        others = gather_tokens(part, of_part)[..., ::every]
+        for some, found in zip(others.split(step, dim=2), place.split(step, dim=2), strict=True):
+            found.copy_(largest(torch.matmul(_wide(some), directions)))
     return nearest
 
 

@@ -62,8 +62,7 @@ class Fold(TokenMerger):
 
     def assign(self, view: CacheView, kept: Tensor) -> Tensor:
         others = ops.other_tokens(kept, view.tokens)
-        keys = view.k[..., :: -(-view.k.shape[3] // self.channels)].contiguous()
-        into = ops.most_alike(ops.gather_tokens(keys, others), ops.gather_tokens(keys, kept))
+        into = ops.most_alike(view.k, others, kept, every=-(-view.k.shape[3] // self.channels))
         target = kept.new_empty(view.positions.shape)
         target.scatter_(2, kept, ops.all_tokens(kept, 0, kept.shape[2]))
         return target.scatter_(2, others, into)

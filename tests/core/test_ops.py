@@ -176,28 +176,32 @@ def test_other_tokens_are_those_that_are_not_kept(rows: int, heads: int, tokens:
         assert sorted(set(range(tokens)) - set(stay)) == mine
 
 
-@given(sizes, sizes, st.integers(1, 12), st.integers(1, 6), st.sampled_from([None, 1, 64, 200, 1000]))
+@given(sizes, sizes, st.integers(2, 12), st.integers(1, 3), st.sampled_from([None, 1, 64, 200, 1000]), st.data())
 def test_the_most_alike_has_the_largest_cosine(
-    rows: int, heads: int, tokens: int, keep: int, chunk_bytes: int | None
+    rows: int, heads: int, tokens: int, every: int, chunk_bytes: int | None, data: st.DataObject
 ) -> None:
     """By hand, however the work is divided into chunks."""
-    x, among = random(rows, heads, tokens, 5), random(rows, heads, keep, 5, seed=1)
-    nearest = ops.most_alike(x, among, chunk_bytes=chunk_bytes)
+    x, keep = random(rows, heads, tokens, 5), data.draw(st.integers(1, tokens - 1))
+    order = random(rows, heads, tokens, seed=1).argsort(dim=2)
+    of, among = order[..., keep:], order[..., :keep]
+    nearest = ops.most_alike(x, of, among, every=every, chunk_bytes=chunk_bytes)
 
-    cosine = F.cosine_similarity(x.double().unsqueeze(3), among.double().unsqueeze(2), dim=-1)
-    assert (rows, heads, tokens) == tuple(nearest.shape)
+    mine, theirs = (ops.gather_tokens(x[..., ::every].double(), index) for index in (of, among))
+    cosine = F.cosine_similarity(mine.unsqueeze(3), theirs.unsqueeze(2), dim=-1)
+    assert (rows, heads, tokens - keep) == tuple(nearest.shape)
     best = cosine.gather(3, nearest.unsqueeze(3)).squeeze(3)
     torch.testing.assert_close(cosine.amax(dim=3), best, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_likeness_takes_no_more_than_it_may(dtype: torch.dtype) -> None:
-    """A chunk's products, and the copies of what they are products of; never an N x keep matrix at once."""
-    x, among = random(2, 3, 400, 8).to(dtype), random(2, 3, 50, 8, seed=1).to(dtype)
+    """A chunk's products, and one head's tokens where they are more; never an N x keep matrix, never all heads at once."""
+    x = random(2, 30, 400, 8).to(dtype)
+    order = random(2, 30, 400, seed=1).argsort(dim=2)
     with StorageTracker() as tracker:
-        ops.most_alike(x, among, chunk_bytes=4000)
+        ops.most_alike(x, order[..., 50:], order[..., :50], chunk_bytes=4000)
 
-    assert 2 * 3 * 400 * 8 + 5 * 4000 >= tracker.peak
+    assert 2 * 30 * 350 * 8 + 5 * 4000 + 2 * 400 * 8 * 4 >= tracker.peak
 
 
 @given(sizes, sizes, st.integers(1, 12), st.integers(1, 4), st.integers(0, 2**31))
