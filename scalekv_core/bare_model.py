@@ -7,7 +7,7 @@ nobody writes formulas of what its layers allocate: they would be wrong after th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -22,15 +22,18 @@ class BareModel(ABC):
         schedule: the maps of one image.
         parts: {name: module}: whatever has weights and is there while images are drawn, the image decoder too. A text
             encoder is not among them.
-        blocks: the transformer's layers, in order.
+        blocks: the transformer's layers, in order; each is called once a scale.
+        projections: of each layer, the module whose input is projected to queries, keys and values, and the weights (3C, C)
+            that do it. Only the bench wants them, for code that projects twice.
     """
 
     schedule: ScaleSchedule
     parts: Mapping[str, nn.Module]
     blocks: Sequence[nn.Module]
+    projections: Sequence[tuple[nn.Module, Tensor]]
 
     @abstractmethod
-    def draw(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Iterator[None]:
+    def draw(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Generator[None, None, None]:
         """Draws a batch with the family's own loop, sampling and all; yields after each scale, keeping what it keeps.
 
         Args:

@@ -1,20 +1,25 @@
-"""Attention alone, at the sizes of real models: what a policy costs in time and in memory beside the unmodified cache.
+"""What a policy costs in time and in memory beside the unmodified cache, at the sizes of real models, without weights.
 
-Nothing is drawn. Random queries, keys and values go through the unmodified model's way of caching and through
-``KVCache.attend``, in one run, in turn, several times. What is measured, and what is left out, is said beside every figure.
+Either attention alone: random queries, keys and values go through the unmodified model's way of caching and through
+``KVCache.attend``. Or a whole transformer with random weights, which draws by its own loop. All contenders take turns in one
+run, several times. What is measured, and what is left out, is said beside every figure.
 """
 
 from scalekv_core.bench.compare import Change, Comparison, compare_records, read_record
 from scalekv_core.bench.contenders import Contender, PolicyContender, RunLayer, Unmodified
 from scalekv_core.bench.figures import BenchResult, ContenderFigures, Goal, Spread
-from scalekv_core.bench.inputs import make_inputs
+from scalekv_core.bench.inputs import AttentionAlone, make_inputs
 from scalekv_core.bench.peak import MemoryFigures, measure_memory
+from scalekv_core.bench.plot import figure_of_growth, growth
 from scalekv_core.bench.released import ReleasedCode
+from scalekv_core.bench.room import check_room, needed_bytes
 from scalekv_core.bench.run import Bench
 from scalekv_core.bench.settings import BenchSettings, parse_maps
+from scalekv_core.bench.whole import WholeTransformer
 from scalekv_core.stated import default_drafters, stated_profile
 
 __all__ = [
+    "AttentionAlone",
     "Bench",
     "BenchResult",
     "BenchSettings",
@@ -29,10 +34,15 @@ __all__ = [
     "RunLayer",
     "Spread",
     "Unmodified",
+    "WholeTransformer",
+    "check_room",
     "compare_records",
     "default_drafters",
+    "figure_of_growth",
+    "growth",
     "make_inputs",
     "measure_memory",
+    "needed_bytes",
     "parse_maps",
     "read_record",
     "stated_profile",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +85,22 @@ def compare_records(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comp
     )
 
 
-def refuse_different(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Raises InputError, naming every setting that differs, unless both measured the same thing."""
+def refuse_different(before: Mapping[str, Any], after: Mapping[str, Any], *, but: Collection[str] = ()) -> None:
+    """Raises InputError, naming every setting that differs, unless both measured the same thing.
+
+    Args:
+        before, after: the records.
+        but: settings that may differ.
+    """
     mine, theirs = dict(before["settings"]), dict(after["settings"])
     for name in (name for name in before["contenders"] if name in after["contenders"]):
         mine |= _given(name, before["contenders"][name])
         theirs |= _given(name, after["contenders"][name])
     names = dict.fromkeys([*mine, *theirs])
     differ = [
-        f"{name} {_text(mine, name)} / {_text(theirs, name)}" for name in names if mine.get(name) != theirs.get(name)
+        f"{name} {_text(mine, name)} / {_text(theirs, name)}"
+        for name in names
+        if name not in but and mine.get(name) != theirs.get(name)
     ]
     if differ:
         raise InputError(f"these records cannot be compared, their settings differ: {'; '.join(differ)}")

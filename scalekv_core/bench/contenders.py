@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,9 @@ class Contender(ABC):
     geometry: CacheGeometry
     layers: tuple[RunLayer, ...]
     planned: Planned | None = None
+
+    projects_twice: ClassVar[bool] = False
+    """Whether it projects every layer's input to queries, keys and values a second time, as far as there is an input."""
 
     @property
     def planned_bytes(self) -> int | None:

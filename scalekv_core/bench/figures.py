@@ -16,6 +16,9 @@ from scalekv_core.bench.settings import BenchSettings
 
 SELECTION_GOAL = 0.01
 PEAK_GOAL = 1.05
+WHOLE_GOAL, CUT_GOAL, RELEASED_GOAL = 1 / 1.25, 0.02, 1 / 1.2
+"""Of a whole transformer: the time to the unmodified one's, the share of all that a cut takes, the time to the released
+code's."""
 
 
 @frozen
@@ -130,7 +133,28 @@ class BenchResult:
 
     def goals(self) -> list[Goal]:
         """What was hoped for, of those contenders for which there is something to hope and something was measured."""
-        return [goal for figures in self.figures for goal in _goals(figures)]
+        goals = [goal for figures in self.figures for goal in _goals(figures)]
+        if self.settings.whole is not None:
+            goals += [goal for figures in self.figures for goal in self._whole_goals(figures)]
+        return goals
+
+    def _whole_goals(self, figures: ContenderFigures) -> list[Goal]:
+        """Those of a policy that drops tokens and looks at few queries, in a whole transformer."""
+        planned, name = figures.contender.planned, figures.contender.name
+        if figures.contender.planned_bytes is None or planned is None or not planned.plan.drops:
+            return []
+        if planned.policy.selector.statistics:
+            return []
+        cut = figures.share("observe", "select", "merge", "store")
+        released = [one for one in self.figures if one.contender.projects_twice]
+        pairs = zip(figures.ratios, released[0].ratios if released else (), strict=False)
+        to_released = Spread.of([mine / theirs for mine, theirs in pairs])
+        found = [
+            ("time, x unmodified", figures.ratio, WHOLE_GOAL),
+            ("selection, gather and codec", cut, CUT_GOAL),
+            ("time, x released", to_released, RELEASED_GOAL),
+        ]
+        return [Goal(who=name, what=what, value=x.median, limit=limit) for what, x, limit in found if x is not None]
 
 
 def _goals(figures: ContenderFigures) -> list[Goal]:

@@ -1,17 +1,41 @@
-"""Queries, keys and values as a model's projection hands them over: normalised, and laid out token by token."""
+"""Attention alone: queries, keys and values as a model's projection hands them over, and nothing else of the model."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scalekv_core.bench.contenders import BenchCache, Contender
 from scalekv_core.bench.settings import BenchSettings
+from scalekv_core.bench.timing import Around, Subject
 
 Map = tuple[Tensor, Tensor, Tensor]
 """q, k, v of one scale, (B, H, n, D) each."""
+
+
+class AttentionAlone(Subject):
+    """The same random queries, keys and values for every layer and contender, and nothing between the calls.
+
+    Args:
+        inputs: q, k and v of every scale.
+    """
+
+    def __init__(self, inputs: Sequence[Map]) -> None:
+        self._inputs = inputs
+        self.scales = len(inputs)
+
+    def draw(self, contender: Contender, cache: BenchCache, around: Around) -> None:
+        for scale, (q, k, v) in enumerate(self._inputs):
+            for place in range(len(contender.layers)):
+                around(scale, place, functools.partial(cache.attend, place, q, k, v, softmax_scale=1.0))
+        cache.close()
+
+    draw_layers = draw
 
 
 def make_inputs(settings: BenchSettings) -> list[Map]:

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalekv_core.bench.contenders import Contender, RunLayer
-from scalekv_core.bench.inputs import Map
-from scalekv_core.bench.timing import Call, draw
+from scalekv_core.bench.timing import Call, Subject
 from scalekv_core.clock import NoClock
 from scalekv_core.memory import StorageTracker
 
@@ -100,14 +99,14 @@ class Weighed:
     scratch_since: tuple[int, int] | None
 
 
-def measure_memory(contender: Contender, inputs: Sequence[Map], device: torch.device) -> MemoryFigures:
+def measure_memory(contender: Contender, subject: Subject, device: torch.device) -> MemoryFigures:
     """The figures of one image, which takes a little longer than usual.
 
     A layer's attention does not touch what other layers hold. So the peak of the whole model is put together from
     the layers that were run: at every scale and layer, what all layers hold by then, scratch, and what the call takes.
     """
     base = _allocated(device)
-    weighed = weigh(contender, inputs)
+    weighed = weigh(contender, subject)
     peak, scale, layer = whole_peak(weighed, contender.layers)
     return MemoryFigures(
         planned=contender.planned_bytes,
@@ -120,26 +119,27 @@ def measure_memory(contender: Contender, inputs: Sequence[Map], device: torch.de
     )
 
 
-def weigh(contender: Contender, inputs: Sequence[Map]) -> Weighed:
+def weigh(contender: Contender, subject: Subject) -> Weighed:
     """One image, every call of it on the scales."""
     cache, ledger = contender.new_cache(NoClock()), Ledger()
-    grown, extra = np.zeros((2, len(inputs), len(contender.layers)), dtype=np.int64)
+    grown, extra = np.zeros((2, subject.scales, len(contender.layers)), dtype=np.int64)
     since: dict[str, tuple[int, int]] = {}
     scratch = 0
 
-    def around(scale: int, place: int, call: Call) -> None:
+    def around(scale: int, place: int, call: Call) -> Tensor:
         nonlocal scratch
         held = cache.resident_bytes()
         ledger.mark()
         with ledger:
-            out = call()
+            out: Tensor = call()
         extra[scale, place] = ledger.most(without=out) - (cache.scratch_bytes - scratch)
         grown[scale, place] = cache.resident_bytes() - held
         scratch = cache.scratch_bytes
         if scratch:
             since.setdefault("call", (scale, place))
+        return out
 
-    draw(contender, cache, inputs, around)
+    subject.draw(contender, cache, around)
     return Weighed(held=grown.cumsum(axis=0), extra=extra, scratch=scratch, scratch_since=since.get("call"))
 
 

@@ -1,9 +1,9 @@
 """What the cut of the released ScaleKV code costs: a stand-in, written from a description of that code.
 
 github.com/StargazerX0/ScaleKV at eb0615a, for arXiv 2505.19602. Its work is repeated step by step, on the same queries,
-keys and values as everybody's; which tokens it picks plays no part, and nothing is promised about them. Left out, since
-only attention is measured here: the released code projects q, k and v of every map and layer a second time for its scores
-(a fifth more matrix products in a block).
+keys and values as everybody's; which tokens it picks plays no part, and nothing is promised about them. It projects q, k
+and v of every map and layer a second time for its scores (a fifth more matrix products in a block): that is repeated where
+a whole transformer is measured, and left out where attention alone is.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class ReleasedCode(Contender):
     """The released code's cut, down to the sizes of some policy's plan."""
 
     planned: Planned
+
+    projects_twice = True
 
     @classmethod
     def of(cls, planned: Planned, *, every_layer: bool = False) -> ReleasedCode:

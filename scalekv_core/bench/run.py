@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from scalekv_core.bench.contenders import Contender
 from scalekv_core.bench.figures import BenchResult, ContenderFigures
-from scalekv_core.bench.inputs import Map, make_inputs
+from scalekv_core.bench.inputs import AttentionAlone, make_inputs
 from scalekv_core.bench.peak import MemoryFigures, measure_memory
 from scalekv_core.bench.settings import BenchSettings
-from scalekv_core.bench.timing import time_image, time_stages
+from scalekv_core.bench.timing import Subject, time_image, time_stages
+from scalekv_core.bench.whole import WholeTransformer
 from scalekv_core.errors import InputError
 
 
@@ -71,11 +72,11 @@ class Bench:
         tell = progress or _silent
         self._load = load_average()
         with _threads(self.settings.threads), _no_collector():
-            inputs = make_inputs(self.settings)
+            subject = self._subject()
             for contender_round in self._rounds():
                 for step, tally in contender_round:
                     tell(f"{step}: {tally.contender.name}")
-                    self._measure(step, tally, inputs)
+                    self._measure(step, tally, subject)
         self._load += load_average()
         self._complete = True
         return self.result()
@@ -97,14 +98,19 @@ class Bench:
             first = number % max(1, len(self._tallies))
             yield [(step, tally) for tally in self._tallies[first:] + self._tallies[:first]]
 
-    def _measure(self, step: str, tally: _Tally, inputs: Sequence[Map]) -> None:
+    def _subject(self) -> Subject:
+        if self.settings.whole is None:
+            return AttentionAlone(make_inputs(self.settings))
+        return WholeTransformer(self.settings.whole, self.settings.device, seed=self.settings.seed)
+
+    def _measure(self, step: str, tally: _Tally, subject: Subject) -> None:
         device = self.settings.device
         if step == "memory":
-            tally.memory = measure_memory(tally.contender, inputs, device)
+            tally.memory = measure_memory(tally.contender, subject, device)
         elif step == "time":
-            tally.by_scale.append(time_image(tally.contender, inputs, device))
+            tally.by_scale.append(time_image(tally.contender, subject, device))
         else:
-            tally.stages.append(time_stages(tally.contender, inputs, device))
+            tally.stages.append(time_stages(tally.contender, subject, device))
 
 
 def _figures(tally: _Tally, baseline: Sequence[NDArray[np.float64]]) -> ContenderFigures:

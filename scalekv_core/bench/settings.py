@@ -13,6 +13,7 @@ from attrs.validators import ge, instance_of
 
 from scalekv_core.errors import InputError
 from scalekv_core.geometry import CacheGeometry
+from scalekv_core.memory_plan import Batch
 from scalekv_core.schedule import ScaleSchedule
 
 
@@ -35,6 +36,8 @@ class BenchSettings:
         head_scales: factors on q.k of normalised vectors, from the first to the last head: the larger, the sharper the
             attention.
         every_layer: run all layers, instead of one of each kind that stands for the others.
+        whole: the batch that a whole transformer draws, where not attention alone is measured; ``head_scales`` are the
+            model's own then.
     """
 
     geometry: CacheGeometry
@@ -45,11 +48,13 @@ class BenchSettings:
     seed: int = 0
     head_scales: tuple[float, float] = field(default=(4.0, 30.0), validator=_heads_differ)
     every_layer: bool = False
+    whole: Batch | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """What has to be equal in two records that are compared, as plain values. How often it was measured is not."""
         geometry = self.geometry
         return {
+            "measured": "attention alone" if self.whole is None else f"whole transformer of {self.whole.model}",
             "layers": geometry.layers,
             "heads": geometry.heads,
             "head_dim": geometry.head_dim,
@@ -60,7 +65,7 @@ class BenchSettings:
             "device": device_name(self.device),
             "threads": self.threads,
             "seed": self.seed,
-            "head_scales": list(self.head_scales),
+            "head_scales": list(self.head_scales) if self.whole is None else None,
             "every_layer": self.every_layer,
         }
 

@@ -1,32 +1,40 @@
-"""One image of a contender, call by call, and what the calls take."""
+"""One image of a contender, layer by layer, and what the layers take."""
 
 from __future__ import annotations
 
-import functools
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from scalekv_core.bench.contenders import BenchCache, Contender
-from scalekv_core.bench.inputs import Map
 from scalekv_core.clock import STAGES, Clock, NoClock
 
-Call = Callable[[], Tensor]
-Around = Callable[[int, int, Call], None]
-"""Makes a call, given its scale and its place among the layers that are run."""
+Call = Callable[[], Any]
+Around = Callable[[int, int, Call], Any]
+"""Makes a call, given its scale and its place among the layers that are run, and returns what comes back."""
+WHOLE = -1
+"""The place of a whole scale: all layers, and what is beside them."""
 
 
-def draw(contender: Contender, cache: BenchCache, inputs: Sequence[Map], around: Around) -> None:
-    """One image: every scale in turn, every layer that is run in turn; nothing between the calls."""
-    for scale, (q, k, v) in enumerate(inputs):
-        for place in range(len(contender.layers)):
-            around(scale, place, functools.partial(cache.attend, place, q, k, v, softmax_scale=1.0))
-    cache.close()
+class Subject(ABC):
+    """What an image is drawn with: attention alone, or a whole transformer."""
+
+    scales: int
+
+    @abstractmethod
+    def draw(self, contender: Contender, cache: BenchCache, around: Around) -> None:
+        """One image: every scale in turn, every layer that is run in turn; each call of attention is made by ``around``."""
+
+    @abstractmethod
+    def draw_layers(self, contender: Contender, cache: BenchCache, around: Around) -> None:
+        """The same, where ``around`` is given everything that a layer does, and the scale as a whole at the place WHOLE if
+        anything is beside its layers."""
 
 
 def weights(contender: Contender) -> NDArray[np.float64]:
@@ -34,27 +42,27 @@ def weights(contender: Contender) -> NDArray[np.float64]:
     return np.array([run.weight for run in contender.layers], dtype=np.float64)
 
 
-def time_image(contender: Contender, inputs: Sequence[Map], device: torch.device) -> NDArray[np.float64]:
-    """[K] seconds of attention at each scale, of all layers of the model."""
+def time_image(contender: Contender, subject: Subject, device: torch.device) -> NDArray[np.float64]:
+    """[K] seconds of each scale, of all layers of the model and what is beside them."""
     watch = stopwatch(device)
-    draw(contender, contender.new_cache(NoClock()), inputs, watch)
-    return watch.seconds(len(inputs), len(contender.layers)) @ weights(contender)
+    subject.draw_layers(contender, contender.new_cache(NoClock()), watch)
+    return watch.of_model(subject.scales, weights(contender))
 
 
-def time_stages(contender: Contender, inputs: Sequence[Map], device: torch.device) -> dict[str, float]:
-    """{stage: seconds} of an image, of all layers of the model; ``all`` is the time of the calls, stages and the rest.
+def time_stages(contender: Contender, subject: Subject, device: torch.device) -> dict[str, float]:
+    """{stage: seconds} of an image, of all layers of the model; ``all`` is the time of the image, stages and the rest.
 
     On CUDA the device is waited for at every stage: good for shares.
     """
     clock, watch = LayerClock(device), stopwatch(device)
 
-    def around(scale: int, place: int, call: Call) -> None:
+    def around(scale: int, place: int, call: Call) -> Any:
         clock.turn_to(place)
-        watch(scale, place, call)
+        return watch(scale, place, call)
 
-    draw(contender, contender.new_cache(clock), inputs, around)
+    subject.draw_layers(contender, contender.new_cache(clock), around)
     of_layers = {stage: clock.by_place(len(contender.layers), stage) @ weights(contender) for stage in STAGES}
-    whole = watch.seconds(len(inputs), len(contender.layers)) @ weights(contender)
+    whole = watch.of_model(subject.scales, weights(contender))
     return {**{stage: float(seconds) for stage, seconds in of_layers.items()}, "all": float(whole.sum())}
 
 
@@ -80,15 +88,23 @@ class Stopwatch:
     def __init__(self) -> None:
         self._seconds: dict[tuple[int, int], float] = {}
 
-    def __call__(self, scale: int, place: int, call: Call) -> None:
+    def __call__(self, scale: int, place: int, call: Call) -> Any:
         start = time.perf_counter()
         out = call()
         self._seconds[scale, place] = time.perf_counter() - start
-        del out  # whoever called owns it: giving it back is not timed
+        return out  # whoever asked owns it: giving it back is not timed
 
     def seconds(self, scales: int, places: int) -> NDArray[np.float64]:
-        """[K, P]."""
+        """[K, P] of the layers."""
         return np.array([[self._seconds[k, p] for p in range(places)] for k in range(scales)])
+
+    def of_model(self, scales: int, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[K] of the whole model: each layer as often as it stands for others, and what is beside layers once."""
+        layers = self.seconds(scales, len(weights))
+        beside = [
+            self._seconds[k, WHOLE] - layers[k].sum() if (k, WHOLE) in self._seconds else 0.0 for k in range(scales)
+        ]
+        return layers @ weights + np.array(beside)
 
 
 class CudaStopwatch(Stopwatch):
@@ -100,12 +116,13 @@ class CudaStopwatch(Stopwatch):
         self._events: dict[tuple[int, int], tuple[torch.cuda.Event, torch.cuda.Event]] = {}
         torch.cuda.synchronize(device)
 
-    def __call__(self, scale: int, place: int, call: Call) -> None:
+    def __call__(self, scale: int, place: int, call: Call) -> Any:
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record(self._stream)
-        call()
+        out = call()
         stop.record(self._stream)
         self._events[scale, place] = start, stop
+        return out
 
     def seconds(self, scales: int, places: int) -> NDArray[np.float64]:
         self._stream.synchronize()

@@ -1,9 +1,10 @@
-"""``scalekv bench``: attention alone, at the sizes of real models: seconds and bytes of policies beside the unmodified cache."""
+"""``scalekv bench``: attention alone, or a whole transformer, at the sizes of real models and without their weights: seconds
+and bytes of policies beside the unmodified cache."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,14 +16,15 @@ from scalekv_core.cli import console, defaults
 if TYPE_CHECKING:
     from scalekv_core.bench import Bench, BenchResult, BenchSettings, Contender
     from scalekv_core.geometry import CacheGeometry
+    from scalekv_core.memory_plan import Batch
     from scalekv_core.planner import Planned
     from scalekv_core.policy import Policy
     from scalekv_core.profile import AttentionProfile
 
-SHAPE = "Which attention"
+SHAPE = "What to measure"
 POLICIES = ("full", "uniform", "snapkv", "h2o", "scalekv")
-LAYERS, HEADS, HEAD_DIM, ROWS = 32, 16, 128, 2
-"""Infinity-2B, one image with guidance."""
+LAYERS, HEADS, HEAD_DIM = 32, 16, 128
+"""Infinity-2B."""
 MAPS = "1,2,4,6,8,12,16,20,24,32,40,48,64"
 """1024 x 1024."""
 NONE = "none"
@@ -46,10 +48,31 @@ def _number(name: str, default: int) -> typer.models.OptionInfo:
 Layers = Annotated[int | None, _number("layers", LAYERS)]
 Heads = Annotated[int | None, _number("heads", HEADS)]
 HeadDim = Annotated[int | None, _number("head-dim", HEAD_DIM)]
+Whole = Annotated[
+    bool,
+    typer.Option(
+        "--whole", help="Measure the whole transformer of --model with random weights, not attention alone.",
+        rich_help_panel=SHAPE,
+    ),
+]  # fmt: skip
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch", min=1, metavar="N", help="Images at once, two rows each.", rich_help_panel=SHAPE),
+]
+Aspect = Annotated[
+    str | None,
+    typer.Option("--aspect", metavar="W:H", help="Of the images; needs --model.", rich_help_panel=SHAPE),
+]
+Size = Annotated[
+    str | None,
+    typer.Option("--size", metavar="NAME", help="Of the images, such as 1M; needs --model.", rich_help_panel=SHAPE),
+]
 Rows = Annotated[
-    int,
-    typer.Option("--rows", min=1, metavar="N", help="Sequences in the batch: with guidance 2 an image.",
-                 rich_help_panel=SHAPE),
+    int | None,
+    typer.Option(
+        "--rows", min=1, metavar="N", help="Sequences in the batch, in place of --batch. [dim]default: 2[/dim]",
+        rich_help_panel=SHAPE,
+    ),
 ]  # fmt: skip
 Maps = Annotated[
     str | None,
@@ -99,15 +122,30 @@ Compare = Annotated[
         "same thing.", rich_help_panel=args.RUN,
     ),
 ]  # fmt: skip
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot", metavar="FILE.png", help="Measures nothing: plots how the cost grows with tokens, from the records that "
+        "--record names.", rich_help_panel=args.RUN,
+    ),
+]  # fmt: skip
+Records = Annotated[
+    list[Path] | None,
+    typer.Option("--record", metavar="FILE.json", help="A record for --plot (repeat it).", rich_help_panel=args.RUN),
+]
 
 
 def bench(
     ctx: typer.Context,
     model: Model = None,
+    whole: Whole = False,
+    batch: BatchSize = None,
+    aspect: Aspect = None,
+    size: Size = None,
     layers: Layers = None,
     heads: Heads = None,
     head_dim: HeadDim = None,
-    rows: Rows = ROWS,
+    rows: Rows = None,
     maps: Maps = None,
     policy: args.Policies = None,
     budget: args.Budget = None,
@@ -125,24 +163,33 @@ def bench(
     seed: Seed = 0,
     json: Json = None,
     compare: Compare = None,
+    plot: Plot = None,
+    record: Records = None,
 ) -> None:
-    """Measure what attention costs under policies, beside the unmodified cache: seconds, shares and bytes.
+    """Measure what policies cost beside the unmodified cache: seconds, shares and bytes.
 
-    All contenders draw in turn, in one run, with random queries, keys and values: no weights are needed. Ctrl-C shows what
-    was measured so far.
+    All contenders draw in turn, in one run, with random numbers: no weights are needed. Ctrl-C shows what was measured so
+    far. With --whole the time is that of drawing, without reading the prompt and without decoding the image.
     """
     import torch
 
-    from scalekv_core.bench import Bench, BenchSettings
+    from scalekv_core.bench import Bench, BenchSettings, check_room
     from scalekv_core.cli import bench_tables, drawing, loading, writing
     from scalekv_core.cli.config import choose
 
     if compare is not None:
         print_comparison(*compare)
         return
+    if plot is not None or record:
+        save_plot(plot, record or ())
+        return
     if json is not None:
         writing.check_directory(json.parent)
-    geometry = geometry_of(model, loading.read_dtype(dtype), rows, layers, heads, head_dim, maps)
+    given = {"layers": layers, "heads": heads, "head_dim": head_dim, "rows": rows, "maps": maps}
+    drawn = batch_of(model, loading.read_dtype(dtype), batch, aspect, size)
+    geometry = geometry_of(drawn, loading.read_dtype(dtype), given)
+    if whole:
+        check_whole(drawn, given)
     settings = BenchSettings(
         geometry=geometry,
         device=loading.read_device(device),
@@ -151,10 +198,12 @@ def bench(
         clocked=stages,
         seed=seed,
         every_layer=every_layer,
+        whole=drawn if whole else None,
     )
     policies = drawing.policies_of(choose(config=config, policies=policy or POLICIES, budget=budget, options=option))
     needed, note = profile_of(loading.load_profile(profile), geometry, drafters)
     contenders = contenders_of(settings, policies, needed, released)
+    check_room(settings, contenders)
     running = Bench(settings, contenders, notes={"profile": note} if _needs_profile(contenders) else {})
     result = measure(running)
     bench_tables.print_result(result)
@@ -164,33 +213,53 @@ def bench(
         raise typer.Exit(130)
 
 
-def geometry_of(
-    model: str | None,
-    dtype: Any,
-    rows: int,
-    layers: int | None,
-    heads: int | None,
-    head_dim: int | None,
-    maps: str | None,
-) -> CacheGeometry:
+def batch_of(model: str | None, dtype: Any, images: int | None, aspect: str | None, size: str | None) -> Batch | None:
+    """What the model draws at once; None if none is named.
+
+    Raises:
+        InputError: it draws no such images, or no model is named that could.
+    """
+    from scalekv_core.cli.loading import model_card
+    from scalekv_core.errors import InputError
+    from scalekv_core.memory_plan import Batch
+
+    if model is not None:
+        return Batch(model=model, card=model_card(model), images=images or 1, aspect=aspect, size=size, dtype=dtype)
+    if aspect is not None or size is not None:
+        raise InputError("--aspect and --size are those of a model; name it with --model, or give --maps")
+    return None
+
+
+def check_whole(drawn: Batch | None, given: Mapping[str, Any]) -> None:
+    """Raises InputError where a whole transformer cannot be measured."""
+    from scalekv_core.errors import InputError
+
+    if drawn is None:
+        raise InputError("--whole measures the transformer of a model; name it with --model (see scalekv models)")
+    if wrong := [name for name in ("heads", "head_dim", "rows", "maps") if given[name] is not None]:
+        option = wrong[0].replace("_", "-")
+        raise InputError(f"--whole takes {option} from the model; leave out --{option}, or measure attention alone")
+
+
+def geometry_of(drawn: Batch | None, dtype: Any, given: Mapping[str, Any]) -> CacheGeometry:
     """That of the model, or of Infinity-2B, with what was given in its place."""
     import attrs
     import torch
 
     from scalekv_core.bench import parse_maps
-    from scalekv_core.cli.loading import model_card
     from scalekv_core.geometry import CacheGeometry
 
-    if model is not None:
-        base = model_card(model).geometry
+    if drawn is not None:
+        base = drawn.geometry
     else:
         base = CacheGeometry(
-            schedule=parse_maps(MAPS), layers=LAYERS, heads=HEADS, head_dim=HEAD_DIM, unmodified_key_dtype=torch.float32
-        )
-    numbers = {"layers": layers, "heads": heads, "head_dim": head_dim}
-    given: dict[str, Any] = {name: number for name, number in numbers.items() if number is not None}
-    schedule = base.schedule if maps is None else parse_maps(maps)
-    return attrs.evolve(base, schedule=schedule, rows=rows, dtype=dtype, **given)
+            schedule=parse_maps(MAPS), layers=LAYERS, heads=HEADS, head_dim=HEAD_DIM, unmodified_key_dtype=torch.float32,
+            rows=2,
+        )  # fmt: skip
+    changes = {name: value for name, value in given.items() if value is not None}
+    if "maps" in changes:
+        changes["schedule"] = parse_maps(changes.pop("maps"))
+    return attrs.evolve(base, dtype=dtype, **changes)
 
 
 def profile_of(
@@ -311,3 +380,23 @@ def print_comparison(before: Path, after: Path) -> None:
     from scalekv_core.cli import bench_tables
 
     bench_tables.print_comparison(compare_records(read_record(before), read_record(after)))
+
+
+def save_plot(path: Path | None, records: Sequence[Path]) -> None:
+    """Plots records of different maps.
+
+    Raises:
+        InputError: the file or the records are not named, cannot be read, or differ in more than the maps.
+        MissingExtra: matplotlib is not installed.
+    """
+    from scalekv_core.bench import figure_of_growth, read_record
+    from scalekv_core.cli import writing
+    from scalekv_core.errors import InputError
+
+    if path is None:
+        raise InputError("--record names what --plot FILE.png is to show; give both")
+    writing.check_directory(path.parent)
+    figure = figure_of_growth([read_record(one) for one in records])
+    with writing.written_together(path.parent) as stage:
+        figure.savefig(stage / path.name, dpi=150)
+    console.say(f"written to {path}")

@@ -32,8 +32,8 @@ def print_result(result: BenchResult) -> None:
 def print_settings(result: BenchResult) -> None:
     """What was measured, and which layers stand for which."""
     settings, geometry = result.settings, result.settings.geometry
-    console.heading("attention alone" if result.complete else "attention alone, cut short")
     given = settings.as_dict()
+    console.heading(given["measured"] + ("" if result.complete else ", cut short"))
     shape = f"{geometry.rows} rows, {geometry.layers} layers x {geometry.heads} heads x {geometry.head_dim}"
     load = " to ".join(f"{load:.1f}" for load in result.load)
     rows = [

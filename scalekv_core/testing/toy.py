@@ -5,7 +5,7 @@ It is the shortest complete example of what an adapter and an image model are, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -56,6 +56,20 @@ class WholeCache:
         self._stored.clear()
 
 
+class ToyBlock(nn.Module):
+    """One layer: attention and what it adds."""
+
+    def __init__(self, layer: int, heads: int, width: int) -> None:
+        super().__init__()
+        self.layer, self.heads = layer, heads
+        self.qkv = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor, cache: AttentionCache) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, n, D)
+        attended = cache.attend(self.layer, q, k, v, softmax_scale=1.0)
+        return x + attended.transpose(1, 2).flatten(2)
+
+
 class ToyModel(nn.Module):
     """A transformer that draws maps of random codes. ``new_cache`` is where a session puts its own caches."""
 
@@ -68,7 +82,7 @@ class ToyModel(nn.Module):
         self.prompts = nn.Embedding(10, width)
         self.codes = nn.Embedding(CODES, width)
         self.places = nn.Embedding(schedule.total, width)
-        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(layers))
+        self.blocks = nn.ModuleList(ToyBlock(layer, heads, width) for layer in range(layers))
         self.head = nn.Linear(width, CODES)
         self.new_cache: Callable[[ScaleSchedule], AttentionCache] = lambda schedule: WholeCache()
 
@@ -91,18 +105,13 @@ class ToyModel(nn.Module):
         for scale, n in enumerate(self.schedule.tokens):
             start = self.schedule.history[scale]
             x = x.mean(dim=1, keepdim=True) + self.places.weight[start : start + n]  # (B, n, C)
-            logits = self.head(self._blocks(x, cache))
+            for block in self.blocks:
+                x = block(x, cache)
+            logits = self.head(x)
             choices = logits.argmax(dim=-1)
             tokens = choices if forced is None else forced[scale]
             yield tokens, choices, logits
             x = self.codes(tokens)
-
-    def _blocks(self, x: Tensor, cache: AttentionCache) -> Tensor:
-        for layer, qkv in enumerate(self.qkv):
-            q, k, v = qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, n, D)
-            attended = cache.attend(layer, q, k, v, softmax_scale=1.0)
-            x = x + attended.transpose(1, 2).flatten(2)
-        return x
 
 
 class ToyAdapter(ModelAdapter):
@@ -116,7 +125,7 @@ class ToyAdapter(ModelAdapter):
         width = toy.prompts.embedding_dim
         return CacheGeometry(
             schedule=toy.schedule,
-            layers=len(toy.qkv),
+            layers=len(toy.blocks),
             heads=toy.heads,
             head_dim=width // toy.heads,
             dtype=toy.prompts.weight.dtype,
@@ -181,9 +190,11 @@ class BareToy(BareModel):
         self.module = module
         self.schedule = module.schedule
         self.parts = {"transformer": module}
-        self.blocks = list(module.qkv)
+        blocks = [block for block in module.blocks if isinstance(block, ToyBlock)]
+        self.blocks = blocks
+        self.projections = [(block, block.qkv.weight) for block in blocks]
 
-    def draw(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Iterator[None]:
+    def draw(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Generator[None, None, None]:
         labels = torch.zeros(images * (1 + guidance), dtype=torch.int64, device=self.module.head.weight.device)
         for _ in self.module.steps(labels, cache):
             yield

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from scalekv_core.bench import Bench
+from scalekv_core.bench import Bench, growth, read_record
 from scalekv_core.cli import main
 
 TINY = ("--layers", "3", "--heads", "2", "--head-dim", "4", "--maps", "1,2,4,6", "--threads", "1")
@@ -118,3 +118,65 @@ def test_what_was_measured_is_shown_after_an_interruption(bench, monkeypatch, tm
     assert "x unmod." in out
     assert "figures so far" in err
     assert json.loads(path.read_text(encoding="utf-8"))["complete"] is False
+
+
+WHOLE = ("--whole", "-m", "var-tiny", "-p", "uniform", "--threads", "1", "--repeats", "1", "--stages", "1")
+
+
+def test_a_whole_transformer_is_measured(bench, tmp_path):
+    path = tmp_path / "whole.json"
+    code, out, err = bench(*WHOLE, "--batch", 2, "--layers", 3, "--json", path)
+    assert (code, err) == (0, "")
+    assert out.startswith("\nwhole transformer of var-tiny\n")
+    assert "4 rows, 3 layers x 4 heads x 32" in out
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["settings"]["measured"] == "whole transformer of var-tiny"
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--whole",), "name it with --model"),
+        ((*WHOLE, "--heads", "2"), "leave out --heads"),
+        ((*WHOLE, "--maps", "1,2"), "leave out --maps"),
+        ((*WHOLE, "--rows", "3"), "leave out --rows"),
+        (("--size", "1M"), "name it with --model"),
+        ((*WHOLE, "--size", "1M"), "draws one size only"),
+        ((*WHOLE, "--batch", "1000000"), "activations"),
+        (("--rows", "100000"), "queries, keys and values"),
+        (("--record", "a.json"), "give both"),
+        (("--plot", "a.png", "--record", "no.json"), "no.json cannot be read"),
+    ],
+)
+def test_settings_that_cannot_be_measured_are_one_line(bench, arguments, said):
+    code, out, err = bench(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+def test_records_of_different_maps_are_plotted(bench, tmp_path):
+    files = [tmp_path / f"{name}.json" for name in "abc"]
+    for path, maps, rows in zip(files, ("1,2,3", "1,2,4,6", "1,2,5"), (2, 2, 1), strict=True):
+        assert bench(*TINY[:6], "--maps", maps, "--rows", rows, *ONCE, "-p", "uniform", "--json", path)[0] == 0
+    picture = tmp_path / "plots" / "cost.png"
+    code, out, _ = bench("--plot", picture, "--record", files[1], "--record", files[0])
+    assert code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "cost.png" in out
+    code, out, err = bench("--plot", picture, "--record", files[0], "--record", files[2])
+    assert (code, out) == (2, "")
+    assert "rows 2 / 1" in err
+    assert "maps" not in err
+    assert "same maps" in bench("--plot", picture, "--record", files[0], "--record", files[0])[2]
+    assert "two records or more" in bench("--plot", picture, "--record", files[0])[2]
+
+
+def test_growth_is_in_order_of_tokens(bench, tmp_path):
+    files = [tmp_path / f"{name}.json" for name in "ab"]
+    for path, maps in zip(files, ("1,2,4,6", "1,2,3"), strict=True):
+        bench(*TINY[:6], "--maps", maps, *ONCE, "-p", "uniform", "--json", path)
+    lines = growth([read_record(path) for path in files])
+    assert set(lines) == {"unmodified", "uniform"}
+    assert [tokens for tokens, _, _ in lines["uniform"]] == [14, 57]
+    assert all(ratio["median"] == 1 for _, _, ratio in lines["unmodified"])

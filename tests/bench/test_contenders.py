@@ -6,9 +6,8 @@ import pytest
 import torch
 from attrs import evolve
 
-from scalekv_core.bench import ReleasedCode, Unmodified, make_inputs
+from scalekv_core.bench import AttentionAlone, ReleasedCode, Unmodified, make_inputs
 from scalekv_core.bench.released import released_choice, window_of
-from scalekv_core.bench.timing import draw
 from scalekv_core.clock import NoClock
 
 
@@ -18,8 +17,9 @@ def outputs(contender, inputs):
 
     def around(scale, place, call):
         seen[scale, place] = call()
+        return seen[scale, place]
 
-    draw(contender, contender.new_cache(NoClock()), inputs, around)
+    AttentionAlone(inputs).draw(contender, contender.new_cache(NoClock()), around)
     return seen
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scalekv_core.bench import Unmodified, make_inputs, measure_memory
+from scalekv_core.bench import AttentionAlone, Unmodified, make_inputs, measure_memory
 from scalekv_core.bench.peak import Ledger
-from scalekv_core.bench.timing import draw
 from scalekv_core.clock import NoClock
 from scalekv_core.memory import StorageTracker
 
@@ -25,7 +24,7 @@ POLICIES = [
 @pytest.mark.parametrize(("name", "budget"), POLICIES)
 def test_planned_resident_and_scratch_are_as_promised(settings, contender, name, budget):
     some = contender(name, budget)
-    figures = measure_memory(some, make_inputs(settings), CPU)
+    figures = measure_memory(some, AttentionAlone(make_inputs(settings)), CPU)
     assert figures.planned == figures.resident == some.planned.footprint.most_planned
     assert figures.scratch == some.planned.footprint.scratch
     assert figures.peak >= figures.resident
@@ -33,7 +32,7 @@ def test_planned_resident_and_scratch_are_as_promised(settings, contender, name,
 
 @pytest.mark.parametrize(("name", "budget"), POLICIES)
 def test_the_peak_of_some_layers_is_that_of_all(settings, contender, name, budget):
-    inputs = make_inputs(settings)
+    inputs = AttentionAlone(make_inputs(settings))
     of_all = measure_memory(contender(name, budget, every_layer=True), inputs, CPU)
     of_some = measure_memory(contender(name, budget), inputs, CPU)
     # The first cut of an image is checked, which takes a few numbers more: on whichever layer that falls.
@@ -42,21 +41,22 @@ def test_the_peak_of_some_layers_is_that_of_all(settings, contender, name, budge
 
 @pytest.mark.parametrize(("name", "budget"), POLICIES)
 def test_the_peak_is_that_of_a_plain_tracker_without_what_goes_out(settings, contender, name, budget):
-    some, inputs = contender(name, budget, every_layer=True), make_inputs(settings)
+    some, inputs = contender(name, budget, every_layer=True), AttentionAlone(make_inputs(settings))
     tracker, outgoing = StorageTracker(), 0
 
     def around(scale, place, call):
         nonlocal outgoing
         with tracker:
-            outgoing = max(outgoing, call().untyped_storage().nbytes())
+            out = call()
+        outgoing = max(outgoing, out.untyped_storage().nbytes())
 
-    draw(some, some.new_cache(NoClock()), inputs, around)
+    inputs.draw(some, some.new_cache(NoClock()), around)
     assert tracker.peak - outgoing <= measure_memory(some, inputs, CPU).peak <= tracker.peak
 
 
 def test_the_unmodified_cache_holds_every_map_and_copies_one_layer(settings):
     geometry = settings.geometry
-    figures = measure_memory(Unmodified.of(geometry), make_inputs(settings), CPU)
+    figures = measure_memory(Unmodified.of(geometry), AttentionAlone(make_inputs(settings)), CPU)
     before, after = geometry.schedule.last_history, geometry.schedule.total
     token = geometry.token_bytes // geometry.layers
     assert figures.planned is None

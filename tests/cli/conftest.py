@@ -76,7 +76,7 @@ class Troubled(toy.ToyImageModel):
     def __init__(self, module: toy.ToyModel) -> None:
         super().__init__(module)
         self.name = "toy-trouble"
-        module.qkv[1].register_forward_hook(self._happen)
+        module.blocks[1].qkv.register_forward_hook(self._happen)
 
     def _happen(self, *_: Any) -> None:
         for happen in happening:

@@ -68,7 +68,7 @@ def begin(model: nn.Module, scales: int, *, rows: int = 1) -> None:
     toy_model = cast(ToyModel, model)
     cache = toy_model.new_cache(toy_model.schedule)
     for n in toy_model.schedule.tokens[:scales]:
-        for layer in range(len(toy_model.qkv)):
+        for layer in range(len(toy_model.blocks)):
             q, k, v = torch.randn(3, rows, toy_model.heads, n, 8)
             cache.attend(layer, q, k, v, softmax_scale=1.0)
 

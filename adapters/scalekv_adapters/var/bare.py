@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import attrs
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from scalekv_adapters.sampling import image_generators
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import draw
-from scalekv_adapters.var.transformer import VAR
+from scalekv_adapters.var.transformer import VAR, Block
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.bare_model import BareModel
 from scalekv_core.image_model import Sampling
@@ -26,7 +26,9 @@ class BareVAR(BareModel):
         self.sampling = sampling
         self.schedule = var.config.schedule
         self.parts = {"transformer": var, "image decoder": var.vqvae}
-        self.blocks = list(var.blocks)
+        blocks = [block for block in var.blocks if isinstance(block, Block)]
+        self.blocks = blocks
+        self.projections = [(block.attn, block.attn.mat_qkv.weight) for block in blocks]
 
     @classmethod
     def of(
@@ -54,7 +56,7 @@ class BareVAR(BareModel):
         decoder.eval().requires_grad_(False)
         return cls(var.eval().requires_grad_(False), sampling)
 
-    def draw(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Iterator[None]:
+    def draw(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Generator[None, None, None]:
         labels = torch.zeros(images, dtype=torch.int64, device=self.var.head.weight.device)
         sampling = self.sampling if guidance else attrs.evolve(self.sampling, guidance=0.0)
         for _ in draw(self.var, labels, cache, sampling, image_generators(range(images), images), ()):
