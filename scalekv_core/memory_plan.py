@@ -25,7 +25,7 @@ from scalekv_core.planner import Planned, plan_policy
 from scalekv_core.policy import Policy
 from scalekv_core.profile import AttentionProfile
 from scalekv_core.registry import Registry, shared_registry
-from scalekv_core.rehearsal import LAYERS, Rehearsal, rehearse, weight_bytes
+from scalekv_core.rehearsal import LAYERS, Rehearsal, decoding_bytes, rehearse, weight_bytes
 from scalekv_core.stated import default_drafters, stated_profile
 
 
@@ -78,6 +78,11 @@ class Batch:
         one, two = _rehearsals(evolve(self, images=1))
         return one.and_so_on(two, self.images)
 
+    @property
+    def decoding(self) -> int:
+        """The most at one moment while the images are decoded, with what is left of drawing."""
+        return self.rehearsal.kept + _decoding(self)
+
 
 @functools.lru_cache(maxsize=64)
 def _first_layers(batch: Batch, *layers: int) -> tuple[BareModel, ...]:
@@ -90,9 +95,19 @@ def _first_layers(batch: Batch, *layers: int) -> tuple[BareModel, ...]:
 @functools.lru_cache(maxsize=64)
 def _rehearsals(batch: Batch) -> tuple[Rehearsal, Rehearsal]:
     """Of one image and of two; each further image takes as much as the second did."""
-    (bare,) = _first_layers(batch, min(LAYERS, batch.geometry.layers))
+    (bare,) = _first_layers(batch, _few(batch))
     one, two = (rehearse(bare, images, guidance=batch.guidance) for images in (1, 2))
     return one, two
+
+
+@functools.lru_cache(maxsize=256)
+def _decoding(batch: Batch) -> int:
+    (bare,) = _first_layers(evolve(batch, images=1), _few(batch))
+    return decoding_bytes(bare, batch.images)
+
+
+def _few(batch: Batch) -> int:
+    return min(LAYERS, batch.geometry.layers)
 
 
 @frozen(kw_only=True)
@@ -101,7 +116,8 @@ class Need:
 
     Attributes:
         weights: {part: bytes} of the model.
-        text_encoder: bytes of its weights; 0 where it is gone before the image is drawn, or never was.
+        text_encoder: bytes of its weights.
+        keeps_text_encoder: whether it stays after it has read the prompts.
         cache: the most that is held between two maps.
         scratch: of the buffer that history is read into.
         activations: the most that the model takes beside them while it draws.
@@ -112,6 +128,7 @@ class Need:
 
     weights: Mapping[str, int]
     text_encoder: int
+    keeps_text_encoder: bool
     cache: int
     scratch: int
     activations: int
@@ -120,14 +137,25 @@ class Need:
     scale: int
 
     @property
+    def moments(self) -> dict[str, int]:
+        """{when: the most at one moment}."""
+        weights = sum(self.weights.values())
+        stays = weights + self.text_encoder * self.keeps_text_encoder
+        return {
+            "reading the prompts": weights + self.text_encoder,
+            f"drawing scale {self.scale}": stays + self.drawing,
+            "decoding the images": stays + self.decoding,
+        }
+
+    @property
     def total(self) -> int:
         """The most at one moment."""
-        return sum(self.weights.values()) + self.text_encoder + max(self.drawing, self.decoding)
+        return max(self.moments.values())
 
     @property
     def when(self) -> str:
         """When that is."""
-        return f"drawing scale {self.scale}" if self.drawing >= self.decoding else "decoding the images"
+        return max(self.moments, key=lambda when: self.moments[when])
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -147,7 +175,7 @@ class MemoryPlan:
         memory: bytes that there are; None if nobody said.
         keeps_text_encoder: whether it stays while images are drawn.
         need: with the policy.
-        unmodified: without one.
+        unmodified: without one, as the published code does it: the text encoder stays.
     """
 
     batch: Batch
@@ -281,7 +309,6 @@ def plan_batch(
     known = profile if stated is None else stated_profile(geometry, stated)
     name = None if stated is not None else batch.model
     planned = plan_policy(policy, geometry, budget=budget, profile=known, model=name)
-    text_encoder = batch.text_encoder if keep_text_encoder else 0
     return MemoryPlan(
         batch=batch,
         planned=planned,
@@ -289,8 +316,8 @@ def plan_batch(
         stated=stated,
         memory=memory,
         keeps_text_encoder=keep_text_encoder,
-        need=_need(batch, text_encoder, planned_course(planned)),
-        unmodified=_need(batch, text_encoder, unmodified_course(geometry)),
+        need=_need(batch, planned_course(planned), keep_text_encoder),
+        unmodified=_need(batch, unmodified_course(geometry), True),
     )
 
 
@@ -336,16 +363,17 @@ def unmodified_course(geometry: CacheGeometry) -> Course:
     return Course(held=held, extra=extra, scratch=0, most=geometry.unmodified_bytes)
 
 
-def _need(batch: Batch, text_encoder: int, course: Course) -> Need:
+def _need(batch: Batch, course: Course, keeps_text_encoder: bool) -> Need:
     beside = batch.rehearsal
     moments = _moments(course, beside)
     return Need(
         weights=batch.weights,
-        text_encoder=text_encoder,
+        text_encoder=batch.text_encoder,
+        keeps_text_encoder=keeps_text_encoder,
         cache=course.most,
         scratch=course.scratch,
         activations=beside.drawing,
-        decoding=beside.decoding,
+        decoding=batch.decoding,
         drawing=int(moments.max()),
         scale=int(moments.argmax()),
     )

@@ -7,6 +7,8 @@ workspace) is not seen, and neither is what an allocator rounds up.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,14 +36,14 @@ class Rehearsal:
         attending: [K] what is alive while a layer attends, its output too.
         between: [K] the most from one layer's attention to the next one's.
         closing: [K] the most after the last layer has attended: head, sampling, the next map's input.
-        decoding: the most while the images are decoded.
+        kept: what is still alive after the last scale, while the images are decoded.
     """
 
     opening: tuple[int, ...]
     attending: tuple[int, ...]
     between: tuple[int, ...]
     closing: tuple[int, ...]
-    decoding: int
+    kept: int
 
     @property
     def stages(self) -> NDArray[np.int64]:
@@ -62,12 +64,12 @@ class Rehearsal:
             attending=attending,
             between=between,
             closing=closing,
-            decoding=self.decoding + (images - 1) * (two.decoding - self.decoding),
+            kept=self.kept + (images - 1) * (two.kept - self.kept),
         )
 
 
 def rehearse(model: BareModel, images: int, *, guidance: bool = True) -> Rehearsal:
-    """The bytes of a batch that is drawn and decoded on the meta device.
+    """The bytes of a batch that is drawn on the meta device.
 
     Args:
         model: on the meta device, with at least :data:`LAYERS` layers if the real one has as many.
@@ -77,13 +79,24 @@ def rehearse(model: BareModel, images: int, *, guidance: bool = True) -> Rehears
     tracker = MetaTracker()
     nothing = _Nothing(tracker)
     scales = []
-    with torch.inference_mode(), torch.device(META), _AsOnADevice(), tracker:
+    with _on_meta(tracker):
         for _ in model.draw(images, nothing, guidance=guidance):
             scales.append(nothing.scale())
-        model.decode(images)
-        decoding = tracker.lap()
     opening, attending, between, closing = zip(*scales, strict=True)
-    return Rehearsal(opening=opening, attending=attending, between=between, closing=closing, decoding=decoding)
+    return Rehearsal(opening=opening, attending=attending, between=between, closing=closing, kept=tracker.live)
+
+
+def decoding_bytes(model: BareModel, images: int) -> int:
+    """The most at one moment while a batch is decoded on the meta device."""
+    with _on_meta(MetaTracker()) as tracker:
+        model.decode(images)
+    return tracker.peak
+
+
+@contextmanager
+def _on_meta(tracker: MetaTracker) -> Iterator[MetaTracker]:
+    with torch.inference_mode(), torch.device(META), _AsOnADevice(), tracker:
+        yield tracker
 
 
 def weight_bytes(model: BareModel) -> dict[str, int]:

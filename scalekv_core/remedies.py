@@ -89,7 +89,11 @@ def cheapest(plan: MemoryPlan, *, registry: Registry | None = None) -> Remedy | 
 def _changes(plan: MemoryPlan, registry: Registry) -> Iterator[Remedy]:
     """Each change, alone and then without the text encoder too. Plans are made as they are asked for."""
     bases = [("", plan)]
-    if plan.need.text_encoder and (leaner := _tried(plan, keep_text_encoder=False)) is not None:
+    if (
+        plan.need.text_encoder
+        and plan.keeps_text_encoder
+        and (leaner := _tried(plan, keep_text_encoder=False)) is not None
+    ):
         yield Remedy(change=LET_GO, plan=leaner)
         bases.append((f"{LET_GO}, and ", leaner))
     for cut in (partial(_codecs, registry=registry), _budgets, _batches, _sizes):

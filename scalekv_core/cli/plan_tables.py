@@ -56,7 +56,7 @@ def print_need(plan: MemoryPlan) -> None:
 def lines(need: Need) -> Iterator[tuple[str, int]]:
     """What stands in the table, from what stays longest to what is gone soonest."""
     yield from need.weights.items()
-    yield "text encoder", need.text_encoder
+    yield "text encoder" + " (let go)" * (not need.keeps_text_encoder), need.text_encoder
     yield "cache", need.cache
     yield "scratch", need.scratch
     yield "activations", need.activations

@@ -17,7 +17,7 @@ from scalekv_core import BudgetError, InputError, Registry, UnknownName, compres
 from scalekv_core.bare_model import BareModel
 from scalekv_core.memory import StorageTracker
 from scalekv_core.memory_plan import Batch, MemoryPlan, plan_batch, plan_memory
-from scalekv_core.rehearsal import LAYERS, module_bytes, rehearse
+from scalekv_core.rehearsal import LAYERS, decoding_bytes, module_bytes, rehearse
 from scalekv_core.remedies import MOST_IMAGES, cheapest, most_budget, most_images
 from scalekv_core.testing import toy
 from tests.core.plain import Int8
@@ -108,9 +108,18 @@ def test_decoding_is_that_of_a_real_device() -> None:
     real, peak = card.bare(device="cpu"), []
     with torch.inference_mode(), measured(peak):
         real.decode(2)
-    alone = rehearse(card.bare(), 2)
 
-    assert pytest.approx(alone.decoding, rel=NEAR) == peak[0] + 2 * 680 * 8 * 2
+    assert pytest.approx(decoding_bytes(card.bare(), 2), rel=NEAR) == peak[0]
+
+
+def test_a_large_batch_is_decoded_in_parts() -> None:
+    """Beyond sixteen images of 256 x 256 only the images themselves come on top."""
+    bare = shipped().make("model", "var-d16").bare(layers=1)
+    eight, sixteen, many = (decoding_bytes(bare, images) for images in (8, 16, 64))
+    image = 3 * 256 * 256 * 4
+
+    assert sixteen > 1.9 * eight
+    assert many < sixteen + 2 * 64 * image
 
 
 @pytest.mark.parametrize("model", ["var-tiny", "toy"])
@@ -169,7 +178,13 @@ def test_a_tensor_of_two_names_weighs_once() -> None:
 
 def test_nothing_is_allocated() -> None:
     """Of a model that would take gigabytes: only numbers about it."""
-    with StorageTracker() as tracker:
+
+    class Real(StorageTracker):
+        def _add(self, storage: torch.UntypedStorage) -> None:
+            if storage.device.type != "meta":
+                super()._add(storage)
+
+    with Real() as tracker:
         plan = plan_memory("var-d30", "uniform", images=64)
 
     assert 2**33 < plan.need.total
@@ -253,6 +268,13 @@ class Reading(toy.ToyCard):
         return 100_000
 
 
+class Huge(toy.ToyCard):
+    """The toy model with a text encoder that is larger than all else."""
+
+    def text_encoder_bytes(self, dtype: torch.dtype) -> int:
+        return 10**9
+
+
 REGISTRY = Registry.of(toy, Codecs())
 
 
@@ -313,9 +335,23 @@ def test_the_cheapest_change_comes_first() -> None:
 
     assert none_needed is None
     assert "--no-text-encoder" in said[0].change
+    assert said[0].plan.need.text_encoder == reading.need.text_encoder
     assert "--codec byte" in said[1].change
     assert all(remedy is None or remedy.plan.fits for remedy in said)
     assert "--batch" in said[3].change
+
+
+def test_a_text_encoder_that_is_let_go_is_there_for_a_moment() -> None:
+    """It has to fit while it reads the prompts; the unmodified model keeps it."""
+    kept = toy_plan(0, card=Reading())
+    let_go = kept.again(keep_text_encoder=False)
+    weights = sum(kept.need.weights.values())
+    larger = plan_batch(Batch(model="toy", card=Huge()), toy.latest(), keep_text_encoder=False)
+
+    assert let_go.need.total == kept.need.total - 100_000
+    assert let_go.unmodified.total == kept.unmodified.total
+    assert "reading the prompts" == larger.need.when
+    assert larger.need.total == weights + 10**9
 
 
 def test_changes_are_put_together_where_one_is_not_enough() -> None:

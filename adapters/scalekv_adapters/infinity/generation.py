@@ -133,7 +133,7 @@ def generate(
             if keep_logits:
                 logits.append(step.logits)
     return Generation(
-        images=(model.vae.decode(step.total).float() + 1) / 2,
+        images=model.vae.pictures(step.total),
         tokens=tuple(tokens),
         choices=tuple(choices),
         logits=tuple(logits) if keep_logits else None,

@@ -26,7 +26,7 @@ def layer_norm(x: Tensor) -> Tensor:
 
 def apart_from_autocast(layer: nn.Linear, x: Tensor) -> Tensor:
     """The layer of x, in the dtype of its weights even under autocast; float32."""
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):  # the meta device knows of none
         return wide(layer(x.to(layer.weight.dtype)))
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalekv_adapters.decoding import decode_in_parts
 from scalekv_adapters.infinity.bits import Grid, add_bits, codes_of, grid_of, on_grid, to_tokens
 from scalekv_adapters.infinity.convnet import Decoder, Encoder
 from scalekv_core.errors import CheckpointError, InputError, unknown_name
@@ -167,6 +168,10 @@ class BSQVAE(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] of latents (B, d, h, w)."""
         return self.decode_features(latents).clamp(-1, 1)
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) float32 in [0, 1] of latents (B, d, h, w), some at a time where a batch is large."""
+        return decode_in_parts(lambda part: (self.decode(part).float() + 1) / 2, latents, stride=self.config.stride)
 
     # latents <-> bits
 

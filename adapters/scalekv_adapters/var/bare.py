@@ -63,4 +63,4 @@ class BareVAR(BareModel):
             yield
 
     def decode(self, images: int) -> Tensor:
-        return (self.var.vqvae.decode(self.var.vqvae.empty_map(images)) + 1) / 2
+        return self.var.vqvae.pictures(self.var.vqvae.empty_map(images))

@@ -93,7 +93,7 @@ def generate(
             if keep_logits:
                 logits.append(step.logits)
     return Generation(
-        images=(model.vqvae.decode(step.f_hat) + 1) / 2,
+        images=model.vqvae.pictures(step.f_hat),
         tokens=tuple(tokens),
         choices=tuple(choices),
         logits=tuple(logits) if keep_logits else None,

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalekv_adapters.decoding import decode_in_parts
 from scalekv_adapters.var.convnet import Decoder, Encoder, conv3x3
 from scalekv_core.errors import InputError
 
@@ -135,6 +136,11 @@ class VQVAE(nn.Module):
     def decode(self, f_hat: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] of f_hat."""
         return self.decode_features(f_hat).clamp(-1, 1)
+
+    def pictures(self, f_hat: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] of f_hat, some at a time where a batch is large."""
+        stride = self.config.image_side // self.sides[-1]
+        return decode_in_parts(lambda part: (self.decode(part) + 1) / 2, f_hat, stride=stride)
 
     # one step of the residual sum
 

@@ -1,0 +1,27 @@
+"""Decoding a batch in parts: the image decoder takes more memory a pixel than all the rest, and gains nothing by a large batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+PIXELS_AT_ONCE = 2**20
+"""One image of 1024 x 1024, or sixteen of 256 x 256."""
+
+
+def decode_in_parts(decode: Callable[[Tensor], Tensor], latents: Tensor, *, stride: int) -> Tensor:
+    """The images (B, 3, H, W) of latents (B, C, h, w), of so many at once as make `PIXELS_AT_ONCE`, but at least of one.
+
+    Args:
+        decode: makes the images of some latents.
+        latents: of the batch.
+        stride: pixels along each side of one position.
+
+    >>> decode_in_parts(lambda x: x + 1, torch.zeros(3, 1, 2, 2), stride=1024).shape
+    torch.Size([3, 1, 2, 2])
+    """
+    pixels = latents.shape[-2] * latents.shape[-1] * stride**2
+    parts = latents.split(max(1, PIXELS_AT_ONCE // pixels))
+    return torch.cat([decode(part) for part in parts]) if len(parts) > 1 else decode(latents)

@@ -1,0 +1,80 @@
+"""Infinity without its weights: the same loop, for planning its memory and for measuring its time."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import attrs
+import torch
+from torch import Tensor
+
+from scalekv_adapters.infinity.config import InfinityConfig
+from scalekv_adapters.infinity.generation import BitSampling, draw
+from scalekv_adapters.infinity.guidance import Guidance
+from scalekv_adapters.infinity.prompts import PackedText
+from scalekv_adapters.infinity.templates import Canvas
+from scalekv_adapters.infinity.transformer import Infinity
+from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
+from scalekv_adapters.sampling import image_generators
+from scalekv_core.bare_model import BareModel
+from scalekv_core.image_model import Sampling
+from scalekv_core.interfaces import AttentionCache
+
+PROMPT = 64
+"""Text tokens of a prompt: some sentences."""
+
+
+class BareInfinity(BareModel):
+    """An Infinity and its VAE with the weights that they are made with, and prompts that say nothing."""
+
+    def __init__(self, infinity: Infinity, sampling: Sampling) -> None:
+        self.infinity = infinity
+        self.sampling = sampling
+        self.schedule = infinity.canvas.schedule
+        self.parts = {"transformer": infinity, "image decoder": infinity.vae}
+        blocks = list(infinity.blocks)
+        self.blocks = blocks
+        self.projections = [(block.sa, block.sa.mat_qkv.weight) for block in blocks]
+
+    @classmethod
+    def of(
+        cls,
+        config: InfinityConfig,
+        vae: BSQVAEConfig,
+        canvas: Canvas,
+        sampling: Sampling,
+        *,
+        layers: int | None,
+        device: str | torch.device,
+        dtype: torch.dtype,
+    ) -> BareInfinity:
+        """Of these sizes; in half precision the blocks and text projections alone, as in the published runs.
+
+        Args:
+            config, vae, canvas: the sizes.
+            sampling: how the family draws.
+            layers: in place of the config's; None leaves it.
+            device, dtype: where and how it runs.
+        """
+        sizes = config if layers is None else attrs.evolve(config, depth=layers, block_chunks=1)
+        with torch.device(device):
+            decoder = BSQVAE(vae).eval().requires_grad_(False)
+            infinity = Infinity(sizes, decoder, canvas=canvas).eval().requires_grad_(False)
+        return cls(infinity if dtype == torch.float32 else infinity.half(dtype), sampling)
+
+    def draw(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Generator[None, None, None]:
+        config, canvas = self.infinity.config, self.infinity.canvas
+        how, scales = self.sampling, len(self.schedule)
+        length = min(PROMPT, config.text_maxlen)
+        features = self.infinity.cfg_uncond.new_zeros(images * length, config.text_channels)
+        guided = Guidance.of(how.guidance if guidance else 0.0, (0,), scales=scales, depth=config.depth)
+        bits = BitSampling.of(temperature=how.temperature, top_k=how.top_k, top_p=how.top_p, scales=scales)
+        text = PackedText(features, [length] * images)
+        generators = image_generators(range(images), images)
+        for _ in draw(self.infinity, text, canvas, cache, guided, bits, generators, ()):
+            yield
+
+    def decode(self, images: int) -> Tensor:
+        vae, canvas = self.infinity.vae, self.infinity.canvas
+        total = vae.empty_sum(images, canvas.grids(self.infinity.config.patch)[-1])
+        return vae.pictures(total)
