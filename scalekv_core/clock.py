@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -14,20 +14,26 @@ STAGES = ("read", "attention", "observe", "select", "merge", "store")
 
 
 class Clock:
-    """Seconds per (scale, stage). On CUDA every stage waits for the device, so use it for shares, not for totals."""
+    """Seconds per (scale, stage). On CUDA every stage waits for the device, so use it for shares, not for totals.
 
-    def __init__(self, device: torch.device | None = None) -> None:
+    Args:
+        device: to wait for.
+        now: tells the time.
+    """
+
+    def __init__(self, device: torch.device | None = None, *, now: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[tuple[int, str], float] = defaultdict(float)
+        self._now = now
         self._wait = torch.cuda.synchronize if device is not None and device.type == "cuda" else _nothing
 
     @contextmanager
     def stage(self, scale: int, stage: str) -> Iterator[None]:
         """Adds the time spent inside to (scale, stage)."""
         self._wait()
-        start = time.perf_counter()
+        start = self._now()
         yield
         self._wait()
-        self.seconds[scale, stage] += time.perf_counter() - start
+        self.seconds[scale, stage] += self._now() - start
 
     def total(self, *stages: str) -> float:
         """Seconds of these stages, or of all."""

@@ -17,7 +17,7 @@ from scalekv_core.bench.figures import BenchResult, ContenderFigures
 from scalekv_core.bench.inputs import AttentionAlone, make_inputs
 from scalekv_core.bench.peak import MemoryFigures, measure_memory
 from scalekv_core.bench.settings import BenchSettings
-from scalekv_core.bench.timing import Subject, time_image, time_stages
+from scalekv_core.bench.timing import CLOCKS, Subject, time_image, time_stages
 from scalekv_core.bench.whole import WholeTransformer
 from scalekv_core.errors import InputError
 
@@ -104,13 +104,13 @@ class Bench:
         return WholeTransformer(self.settings.whole, self.settings.device, seed=self.settings.seed)
 
     def _measure(self, step: str, tally: _Tally, subject: Subject) -> None:
-        device = self.settings.device
+        device, now = self.settings.device, CLOCKS[self.settings.clock]
         if step == "memory":
             tally.memory = measure_memory(tally.contender, subject, device)
         elif step == "time":
-            tally.by_scale.append(time_image(tally.contender, subject, device))
+            tally.by_scale.append(time_image(tally.contender, subject, device, now))
         else:
-            tally.stages.append(time_stages(tally.contender, subject, device))
+            tally.stages.append(time_stages(tally.contender, subject, device, now))
 
 
 def _figures(tally: _Tally, baseline: Sequence[NDArray[np.float64]]) -> ContenderFigures:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from attrs import field, frozen
-from attrs.validators import ge, instance_of
+from attrs.validators import ge, in_, instance_of
 
 from scalekv_core.errors import InputError
 from scalekv_core.geometry import CacheGeometry
@@ -36,6 +36,7 @@ class BenchSettings:
         head_scales: factors on q.k of normalised vectors, from the first to the last head: the larger, the sharper the
             attention.
         every_layer: run all layers, instead of one of each kind that stands for the others.
+        clock: the one on the wall, or the processor's time, where others use the machine too; the latter on a CPU only.
         whole: the batch that a whole transformer draws, where not attention alone is measured; ``head_scales`` are the
             model's own then.
     """
@@ -48,7 +49,12 @@ class BenchSettings:
     seed: int = 0
     head_scales: tuple[float, float] = field(default=(4.0, 30.0), validator=_heads_differ)
     every_layer: bool = False
+    clock: Literal["wall", "processor"] = field(default="wall", validator=in_(("wall", "processor")))
     whole: Batch | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.clock == "processor" and self.device.type != "cpu":
+            raise InputError(f"the processor's time says nothing about {self.device}; leave out --processor-time")
 
     def as_dict(self) -> dict[str, Any]:
         """What has to be equal in two records that are compared, as plain values. How often it was measured is not."""
@@ -64,6 +70,7 @@ class BenchSettings:
             "unmodified_key_dtype": _name(geometry.unmodified_key_dtype or geometry.dtype),
             "device": device_name(self.device),
             "threads": self.threads,
+            "clock": self.clock,
             "seed": self.seed,
             "head_scales": list(self.head_scales) if self.whole is None else None,
             "every_layer": self.every_layer,

@@ -18,6 +18,10 @@ from scalekv_core.clock import STAGES, Clock, NoClock
 Call = Callable[[], Any]
 Around = Callable[[int, int, Call], Any]
 """Makes a call, given its scale and its place among the layers that are run, and returns what comes back."""
+Now = Callable[[], float]
+WALL: Now = time.perf_counter
+CLOCKS: dict[str, Now] = {"wall": WALL, "processor": time.process_time}
+"""{name: what tells the time}: the clock on the wall, or how long this process has had a processor."""
 WHOLE = -1
 """The place of a whole scale: all layers, and what is beside them."""
 
@@ -42,19 +46,19 @@ def weights(contender: Contender) -> NDArray[np.float64]:
     return np.array([run.weight for run in contender.layers], dtype=np.float64)
 
 
-def time_image(contender: Contender, subject: Subject, device: torch.device) -> NDArray[np.float64]:
+def time_image(contender: Contender, subject: Subject, device: torch.device, now: Now = WALL) -> NDArray[np.float64]:
     """[K] seconds of each scale, of all layers of the model and what is beside them."""
-    watch = stopwatch(device)
+    watch = stopwatch(device, now)
     subject.draw_layers(contender, contender.new_cache(NoClock()), watch)
     return watch.of_model(subject.scales, weights(contender))
 
 
-def time_stages(contender: Contender, subject: Subject, device: torch.device) -> dict[str, float]:
+def time_stages(contender: Contender, subject: Subject, device: torch.device, now: Now = WALL) -> dict[str, float]:
     """{stage: seconds} of an image, of all layers of the model; ``all`` is the time of the image, stages and the rest.
 
     On CUDA the device is waited for at every stage: good for shares.
     """
-    clock, watch = LayerClock(device), stopwatch(device)
+    clock, watch = LayerClock(device, now=now), stopwatch(device, now)
 
     def around(scale: int, place: int, call: Call) -> Any:
         clock.turn_to(place)
@@ -69,8 +73,8 @@ def time_stages(contender: Contender, subject: Subject, device: torch.device) ->
 class LayerClock(Clock):
     """A clock that keeps the layers apart."""
 
-    def __init__(self, device: torch.device | None = None) -> None:
-        super().__init__(device)
+    def __init__(self, device: torch.device | None = None, *, now: Now = WALL) -> None:
+        super().__init__(device, now=now)
         self._places: dict[int, dict[tuple[int, str], float]] = defaultdict(lambda: defaultdict(float))
 
     def turn_to(self, place: int) -> None:
@@ -83,15 +87,16 @@ class LayerClock(Clock):
 
 
 class Stopwatch:
-    """Seconds of calls, by the host's clock."""
+    """Seconds of calls, by a clock of the host."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Now = WALL) -> None:
+        self._now = now
         self._seconds: dict[tuple[int, int], float] = {}
 
     def __call__(self, scale: int, place: int, call: Call) -> Any:
-        start = time.perf_counter()
+        start = self._now()
         out = call()
-        self._seconds[scale, place] = time.perf_counter() - start
+        self._seconds[scale, place] = self._now() - start
         return out  # whoever asked owns it: giving it back is not timed
 
     def seconds(self, scales: int, places: int) -> NDArray[np.float64]:
@@ -130,6 +135,6 @@ class CudaStopwatch(Stopwatch):
         return super().seconds(scales, places)
 
 
-def stopwatch(device: torch.device) -> Stopwatch:
-    """The one for this device."""
-    return CudaStopwatch(device) if device.type == "cuda" else Stopwatch()
+def stopwatch(device: torch.device, now: Now = WALL) -> Stopwatch:
+    """The one for this device; on CUDA events of the device tell the time."""
+    return CudaStopwatch(device) if device.type == "cuda" else Stopwatch(now)

@@ -104,6 +104,13 @@ Stages = Annotated[
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads of torch. [dim]default: torch's own[/dim]", rich_help_panel=args.RUN)
 ]  # fmt: skip
+ProcessorTime = Annotated[
+    bool,
+    typer.Option(
+        "--processor-time", help="Count the processor's time, not the clock's: where others use the machine too. Best with "
+        "--threads 1.", rich_help_panel=args.RUN,
+    ),
+]  # fmt: skip
 EveryLayer = Annotated[
     bool,
     typer.Option(
@@ -160,6 +167,7 @@ def bench(
     repeats: Repeats = 5,
     stages: Stages = 3,
     every_layer: EveryLayer = False,
+    processor_time: ProcessorTime = False,
     seed: Seed = 0,
     json: Json = None,
     compare: Compare = None,
@@ -198,6 +206,7 @@ def bench(
         clocked=stages,
         seed=seed,
         every_layer=every_layer,
+        clock="processor" if processor_time else "wall",
         whole=drawn if whole else None,
     )
     policies = drawing.policies_of(choose(config=config, policies=policy or POLICIES, budget=budget, options=option))

@@ -40,6 +40,7 @@ def print_settings(result: BenchResult) -> None:
         ("shape", f"{shape}, {given['dtype']}"),
         ("maps", f"{geometry.schedule} ({geometry.schedule.total} tokens)"),
         ("runs on", f"{given['device']}, threads {settings.threads}" + (f", load {load}" if load else "")),
+        ("time", {"wall": "by the clock", "processor": "of the processor"}[settings.clock]),
         *result.notes.items(),
     ]
     console.pairs(rows)
