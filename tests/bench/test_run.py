@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 
 import pytest
 import torch
 from attrs import evolve
 
 from scalekv_core.bench import Bench, PolicyContender, ReleasedCode, Spread, Unmodified
+from scalekv_core.bench.contenders import ConcatenatedCache
 from scalekv_core.bench.figures import Goal, as_record
 from scalekv_core.clock import STAGES
 from scalekv_core.errors import InputError
@@ -54,6 +56,24 @@ def test_stages_and_the_rest_are_all_of_the_time(result):
     assert min(one.selection.median for one in (h2o, scalekv, released)) > 0
     assert h2o.share("observe").median > 0
     assert scalekv.share("observe").median == 0
+
+
+def test_the_processors_time_leaves_waiting_out(settings, contenders, monkeypatch):
+    """Who sleeps takes time by the clock on the wall, and none of the processor."""
+    attend = ConcatenatedCache.attend
+
+    def sleepy(*arguments, **options):
+        time.sleep(0.02)
+        return attend(*arguments, **options)
+
+    monkeypatch.setattr(ConcatenatedCache, "attend", sleepy)
+    by = {
+        clock: Bench(evolve(settings, clock=clock, repeats=1), contenders[:1]).run() for clock in ("wall", "processor")
+    }
+    wall, processor = (by[clock].figures[0] for clock in ("wall", "processor"))
+    calls = len(settings.geometry.schedule)
+    assert wall.seconds.median > 5 * 0.02 * calls > 2 * processor.seconds.median
+    assert wall.rest.median > processor.rest.median
 
 
 def test_contenders_take_turns_and_the_first_of_a_round_is_the_last_of_the_next(settings, contenders):

@@ -67,3 +67,11 @@ def test_a_drafter_that_is_no_layer_is_refused(geometry):
 def test_settings_that_cannot_be_meant_are_refused(geometry, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         BenchSettings(geometry=geometry, **wrong)
+
+
+def test_the_processors_time_is_that_of_a_cpu(settings):
+    assert evolve(settings, clock="processor").as_dict()["clock"] == "processor"
+    with pytest.raises(InputError, match="says nothing about cuda"):
+        evolve(settings, clock="processor", device="cuda")
+    with pytest.raises(ValueError, match="clock"):
+        evolve(settings, clock="sun")

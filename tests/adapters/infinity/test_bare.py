@@ -1,0 +1,103 @@
+"""Infinity without weights: what a plan counts is what the published models and a real device have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from attrs import evolve
+
+from scalekv_adapters.infinity.bare import BareInfinity
+from scalekv_adapters.infinity.config import CANVASES, InfinityConfig
+from scalekv_adapters.infinity.templates import Canvas
+from scalekv_adapters.infinity.vae import BSQVAEConfig
+from scalekv_core.image_model import Sampling
+from scalekv_core.memory import StorageTracker
+from scalekv_core.rehearsal import LAYERS, decoding_bytes, rehearse, weight_bytes
+
+MANIFESTS = Path(__file__).parents[2] / "data" / "manifests"
+VAES = {
+    "infinity-125m": ("infinity_layer12_125m", "infinity-vae-d16", "infinity_vae_d16"),
+    "infinity-2b": ("infinity_2b", "infinity-vae-d32", "infinity_vae_d32"),
+    "infinity-8b": ("infinity_8b", "infinity-vae-d56-f8-14-patchify", "infinity_vae_d56_f8_14_patchify"),
+}
+SMALL = InfinityConfig(depth=4, width=64, heads=2, bits=16, text_channels=128, text_maxlen=8)
+SMALL_VAE = BSQVAEConfig(bits=16, base_channels=32, multipliers=(1, 1), blocks=1)
+HOW = Sampling(guidance=3.0, top_p=0.97)
+
+
+def bare(config: InfinityConfig = SMALL, *, layers: int | None = None, device: str = "meta") -> BareInfinity:
+    canvas = Canvas("3:4", "0.06M")
+    return BareInfinity.of(config, SMALL_VAE, canvas, HOW, layers=layers, device=device, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("model", VAES)
+def test_weights_are_those_of_the_published_model(model: str) -> None:
+    """Every parameter of the manifests, in float32; and in half precision what the published runs halve."""
+    transformer, vae, decoder = VAES[model]
+    config, canvas = InfinityConfig.published(model), CANVASES[model]
+    manifests = [json.loads((MANIFESTS / f"{name}.json").read_text()) for name in (transformer, decoder)]
+    single, half = (
+        weight_bytes(
+            BareInfinity.of(config, BSQVAEConfig.published(vae), canvas, HOW, layers=None, device="meta", dtype=dtype)
+        )
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+
+    for part, manifest in zip(("transformer", "image decoder"), manifests, strict=True):
+        assert pytest.approx(4 * manifest["n_params"], rel=1e-3) == single[part]
+    assert single["image decoder"] == half["image decoder"]
+    assert 0.5 < half["transformer"] / single["transformer"] < 0.6
+
+
+def test_activations_are_those_of_a_real_device() -> None:
+    """The last scales, with all that the loop keeps."""
+    planned = rehearse(bare(), 2).stages.max(axis=0)
+    real, peaks = bare(device="cpu"), []
+
+    class Kept:
+        def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, softmax_scale: float):
+            return torch.zeros_like(q)
+
+        def close(self) -> None: ...
+
+    with torch.inference_mode(), StorageTracker() as tracker:
+        for _ in real.draw(2, Kept()):
+            peaks.append(tracker.peak)
+            tracker.peak = tracker.live
+
+    assert pytest.approx(planned[-3:].tolist(), rel=0.1) == peaks[-3:]
+
+
+def test_decoding_is_that_of_a_real_device() -> None:
+    """One part after the other."""
+    real = bare(device="cpu")
+    with torch.inference_mode(), StorageTracker() as tracker:
+        real.decode(3)
+
+    assert pytest.approx(decoding_bytes(bare(), 3), rel=0.1) == tracker.peak
+
+
+def test_every_image_and_every_layer_takes_as_much_as_the_next() -> None:
+    """So that two images and three layers tell of all."""
+    one, two, five = (rehearse(bare(), images) for images in (1, 2, 5))
+
+    assert five == one.and_so_on(two, 5)
+    assert rehearse(bare(layers=LAYERS), 1) == rehearse(bare(evolve(SMALL, depth=6)), 1)
+
+
+def test_without_guidance_there_are_half_the_rows() -> None:
+    """And half of what depends on them."""
+    guided, plain = (rehearse(bare(), 1, guidance=guidance) for guidance in (True, False))
+
+    assert max(plain.between) < 0.6 * max(guided.between)
+
+
+def test_the_second_projection_is_that_of_attention() -> None:
+    """What the bench gives code that projects twice."""
+    model = bare()
+
+    assert [block.sa for block in model.infinity.blocks] == [module for module, _ in model.projections]
+    assert {(3 * 64, 64)} == {tuple(weight.shape) for _, weight in model.projections}
