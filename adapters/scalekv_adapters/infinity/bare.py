@@ -60,7 +60,7 @@ class BareInfinity(BareModel):
         with torch.device(device):
             decoder = BSQVAE(vae).eval().requires_grad_(False)
             infinity = Infinity(sizes, decoder, canvas=canvas).eval().requires_grad_(False)
-        return cls(infinity if dtype == torch.float32 else infinity.half(dtype), sampling)
+        return cls(infinity if dtype == torch.float32 else infinity.blocks_to(dtype), sampling)
 
     def draw(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Generator[None, None, None]:
         config, canvas = self.infinity.config, self.infinity.canvas

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
+from scalekv_adapters.infinity.bare import BareInfinity
 from scalekv_adapters.infinity.checkpoint import FORMATS
 from scalekv_adapters.infinity.config import CANVASES, InfinityConfig
 from scalekv_adapters.infinity.files import in_words, load_parts, parts_of
@@ -39,6 +40,8 @@ VAES = {
     "infinity-8b": "infinity-vae-d56-f8-14-patchify",
 }
 """{model: the published VAE that it was trained with}."""
+T5_WEIGHTS = 1_223_527_424
+"""Parameters of the encoder of flan-t5-xl, which reads the prompts of the published models."""
 
 
 def profiles_beside(file: Path) -> list[AttentionProfile]:
@@ -180,7 +183,7 @@ class InfinityCard(ModelCard):
             name=name,
             summary=f"text, {width} x {height} pixels, or 14 other aspect ratios and 3 other sizes",
             weights=in_words(name),
-            geometry=config.geometry(canvas),
+            geometry=published_shape(config, canvas),
             config=config,
             vae=BSQVAEConfig.published(VAES[name]),
             canvas=canvas,
@@ -188,7 +191,33 @@ class InfinityCard(ModelCard):
         )
 
     def shape(self, *, aspect: str | None = None, size: str | None = None) -> CacheGeometry:
-        return self.config.geometry(Canvas(aspect or self.canvas.aspect, size or self.canvas.pixels))
+        return published_shape(self.config, self.drawn_on(aspect, size))
+
+    def drawn_on(self, aspect: str | None, size: str | None) -> Canvas:
+        """The canvas of this aspect ratio and size; InputError if there is none."""
+        return Canvas(aspect or self.canvas.aspect, size or self.canvas.pixels)
+
+    def text_encoder_bytes(self, dtype: torch.dtype) -> int:
+        return T5_WEIGHTS * dtype.itemsize
+
+    def bare(
+        self,
+        *,
+        aspect: str | None = None,
+        size: str | None = None,
+        layers: int | None = None,
+        device: str | torch.device = "meta",
+        dtype: torch.dtype | None = None,
+    ) -> BareInfinity:
+        return BareInfinity.of(
+            self.config,
+            self.vae,
+            self.drawn_on(aspect, size),
+            self.sampling,
+            layers=layers,
+            device=device,
+            dtype=dtype or self.geometry.dtype,
+        )
 
     @property
     def formats(self) -> tuple[WeightsFormat, ...]:
@@ -223,6 +252,11 @@ class InfinityCard(ModelCard):
     @property
     def example(self) -> str:
         return "a red circle left of a blue square"
+
+
+def published_shape(config: InfinityConfig, canvas: Canvas) -> CacheGeometry:
+    """The cache of the published code, one row: attention in bfloat16, keys kept in float32 all the same."""
+    return evolve(config.geometry(canvas, torch.bfloat16), unmodified_key_dtype=torch.float32)
 
 
 def random_infinity(

@@ -13,9 +13,12 @@ from scalekv_adapters.infinity.bare import BareInfinity
 from scalekv_adapters.infinity.config import CANVASES, InfinityConfig
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.vae import BSQVAEConfig
+from scalekv_core.errors import InputError
 from scalekv_core.image_model import Sampling
 from scalekv_core.memory import StorageTracker
+from scalekv_core.memory_plan import plan_memory
 from scalekv_core.rehearsal import LAYERS, decoding_bytes, rehearse, weight_bytes
+from scalekv_core.remedies import cheapest
 
 MANIFESTS = Path(__file__).parents[2] / "data" / "manifests"
 VAES = {
@@ -25,6 +28,7 @@ VAES = {
 }
 SMALL = InfinityConfig(depth=4, width=64, heads=2, bits=16, text_channels=128, text_maxlen=8)
 SMALL_VAE = BSQVAEConfig(bits=16, base_channels=32, multipliers=(1, 1), blocks=1)
+BUDGETS = (("full", None), ("uniform", "650 tokens"))
 HOW = Sampling(guidance=3.0, top_p=0.97)
 
 
@@ -101,3 +105,43 @@ def test_the_second_projection_is_that_of_attention() -> None:
 
     assert [block.sa for block in model.infinity.blocks] == [module for module, _ in model.projections]
     assert {(3 * 64, 64)} == {tuple(weight.shape) for _, weight in model.projections}
+
+
+# -- plans of the published models ---------------------------------------------------------------------------------
+
+
+def mib(count: int) -> int:
+    return round(count / 2**20)
+
+
+def test_the_8b_plan_of_eight_images_has_the_numbers_of_the_papers() -> None:
+    """138,088 MiB unmodified, 56,219 without loss, 5,688 and the positions at 650 tokens."""
+    full, uniform = (plan_memory("infinity-8b", policy, budget, images=8) for policy, budget in BUDGETS)
+
+    assert 138_088 == mib(full.unmodified.cache)
+    assert 56_219 == mib(full.need.cache)
+    assert 650 * 40 * 28 * 16 * (512 + 4) == uniform.need.cache
+    assert 10_521 == full.batch.geometry.schedule.total
+
+
+def test_other_canvases_are_planned_and_unknown_ones_refused() -> None:
+    """A size that is a quarter takes a part of the tokens; the nearest aspect ratios are named."""
+    small = plan_memory("infinity-2b", "uniform", size="0.25M", aspect="3:4")
+    large = plan_memory("infinity-2b", "uniform", aspect="3:4")
+
+    assert small.unmodified.cache < large.unmodified.cache / 3
+    with pytest.raises(InputError, match="4:7"):
+        plan_memory("infinity-2b", "uniform", aspect="9:16")
+    with pytest.raises(InputError, match=r"0\.06M"):
+        plan_memory("infinity-2b", "uniform", size="2M")
+
+
+def test_what_does_not_fit_is_made_to() -> None:
+    """First the text encoder goes; then less is kept; and so on, until it fits."""
+    plan = plan_memory("infinity-8b", "full", images=8, memory="80GiB")
+    remedy = cheapest(plan)
+
+    assert not plan.fits
+    assert remedy is not None
+    assert remedy.plan.need.total <= 80 * 2**30
+    assert plan.need.text_encoder == 2 * 1_223_527_424

@@ -12,7 +12,7 @@ from attrs import evolve
 import scalekv_adapters
 import scalekv_policies
 from scalekv_adapters.infinity.config import CANVASES, PUBLISHED, InfinityConfig
-from scalekv_adapters.infinity.model import InfinityCard, InfinityImageModel, RandomText
+from scalekv_adapters.infinity.model import InfinityCard, InfinityImageModel, RandomText, published_shape
 from scalekv_adapters.infinity.templates import ASPECTS, Canvas
 from scalekv_adapters.infinity.vae import BSQVAEConfig
 from scalekv_core import InputError, Registry, Sampling, calibrate, compress, hookimpl, plan_policy, shared_registry
@@ -51,7 +51,7 @@ def test_cards_tell_the_published_shape(name):
     """Layers, heads, width and maps of every aspect ratio and size, without a file being there."""
     card = shared_registry().make("model", name)
     config = InfinityConfig.published(name)
-    assert config.geometry(CANVASES[name]) == card.geometry == card.shape()
+    assert published_shape(config, CANVASES[name]) == card.geometry == card.shape()
     assert (config.depth, config.heads, config.head_dim) == (
         card.geometry.layers,
         card.geometry.heads,
