@@ -188,10 +188,10 @@ def rotations_of(attention: Any, schedule: ScaleSchedule, grid: Tensor) -> list[
     With the layout of its flash kernels, (B, L, H, D), it takes as many rotations as there are heads, and turns every
     head by one of them: surely not what was meant, but what an object of that layout computes.
     """
-    cos, sin = grid.flatten(0, -3)
+    turns = torch.complex(*grid.float().flatten(0, -3))
     counts = schedule.tokens if not attention.using_flash else (attention.num_heads,) * len(schedule)
     spans = [(start, start + count) for start, count in zip(schedule.history, counts, strict=True)]
-    return [Rotation(cos[start:stop], sin[start:stop]) for start, stop in spans]
+    return [Rotation(turns[start:stop]) for start, stop in spans]
 
 
 def queries_keys_values(attention: Any, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:

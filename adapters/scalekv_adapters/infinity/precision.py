@@ -24,6 +24,11 @@ def layer_norm(x: Tensor) -> Tensor:
     return F.layer_norm(wide(x), x.shape[-1:], eps=EPS)
 
 
+def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """layer_norm(x) * (1 + scale) + shift in one pass less; float32."""
+    return torch.addcmul(shift, layer_norm(x), 1 + scale)
+
+
 def apart_from_autocast(layer: nn.Linear, x: Tensor) -> Tensor:
     """The layer of x, in the dtype of its weights even under autocast; float32."""
     with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):  # the meta device knows of none

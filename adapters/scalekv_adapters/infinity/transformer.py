@@ -20,7 +20,7 @@ from scalekv_adapters.concat_cache import ConcatCache
 from scalekv_adapters.infinity.config import MAX_SCALES, InfinityConfig
 from scalekv_adapters.infinity.generation import generate
 from scalekv_adapters.infinity.initial import init_weights
-from scalekv_adapters.infinity.precision import AffineNorm, FromCondition, apart_from_autocast, layer_norm, wide
+from scalekv_adapters.infinity.precision import AffineNorm, FromCondition, apart_from_autocast, modulated, wide
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import Canvas
@@ -49,6 +49,11 @@ class Condition:
     text: PackedText
 
 
+def length(x: Tensor) -> Tensor:
+    """(..., 1) the length of x (..., D), at least 1e-12."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+
+
 class SelfAttention(nn.Module):
     """Self-attention of one layer; who attends to what is the cache's business."""
 
@@ -72,8 +77,9 @@ class SelfAttention(nn.Module):
         rows = F.linear(x.to(weight.dtype), weight, bias).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, H, c)
         q, k, v = rows.permute(2, 0, 3, 1, 4)
         scale = wide(self.scale_mul_1H11).clamp_max(MAX_LOG_HEAD_SCALE).exp()
-        q = rotation.turn(F.normalize(wide(q), dim=-1) * scale)
-        k = rotation.turn(F.normalize(wide(k), dim=-1))
+        q, k = wide(q), wide(k)
+        q = rotation.turn(q * (scale / length(q)))
+        k = rotation.turn(k / length(k))
         return q.to(v.dtype), k.to(v.dtype), v
 
     def forward(self, x: Tensor, rotation: Rotation, cache: AttentionCache) -> Tensor:
@@ -109,9 +115,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, condition: Condition, rotation: Rotation, cache: AttentionCache) -> Tensor:
         gamma1, gamma2, scale1, scale2, shift1, shift2 = (condition.six + wide(self.ada_gss)).unbind(2)
-        x = x + gamma1 * self.sa(layer_norm(x) * (1 + scale1) + shift1, rotation, cache)
+        x = torch.addcmul(x, gamma1, self.sa(modulated(x, scale1, shift1), rotation, cache))
         x = x + self.ca(self.ca_norm(x), condition.text)
-        return x + gamma2 * self.ffn(layer_norm(x) * (1 + scale2) + shift2)
+        return torch.addcmul(x, gamma2, self.ffn(modulated(x, scale2, shift2)))
 
 
 class BlockChunk(nn.Module):
@@ -131,8 +137,7 @@ class HeadNorm(nn.Module):
 
     def forward(self, x: Tensor, start: Tensor) -> Tensor:
         scale, shift = self.ada_lin(start).unbind(2)
-        out: Tensor = layer_norm(x) * (1 + scale) + shift
-        return out
+        return modulated(x, scale, shift)
 
 
 class Infinity(nn.Module):

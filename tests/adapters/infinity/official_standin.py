@@ -33,8 +33,8 @@ def rotation_grids(head_dim: int) -> dict[str, Tensor]:
     """{schedule: (2, 1, 1, 1, L, D/2)} cosines and sines of the whole list of every aspect ratio, padded with zeros."""
     grids = {}
     for aspect in ASPECTS:
-        turns = Rotation.of(Canvas(aspect, "1M"), head_dim, torch.device("cpu"))
-        both = torch.stack((turns.cos, turns.sin))
+        rotation = Rotation.of(Canvas(aspect, "1M"), head_dim, torch.device("cpu"))
+        both = torch.view_as_real(rotation.turns).movedim(-1, 0)
         padded = F.pad(both, (0, 0, 0, -both.shape[1] % PADDED))[:, None, None, None]
         grids |= {key_of(Canvas(aspect, pixels)): padded for pixels in PIXELS}
     return grids
@@ -80,7 +80,7 @@ class StandInAttention(nn.Module):
         """Rotated along the third axis, which the tokens are on without flash, and the heads with it."""
         start = sum(t * h * w for t, h, w in scale_schedule[:scale_ind])
         cos, sin = grids[str(tuple(scale_schedule))][:, 0, 0, 0, start : start + parts[0].shape[2]]
-        return [Rotation(cos, sin).turn(part) for part in parts]
+        return [Rotation(torch.complex(cos, sin)).turn(part) for part in parts]
 
 
 class StandInBlock(nn.Module):
