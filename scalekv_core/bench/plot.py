@@ -54,24 +54,26 @@ def figure_of_growth(records: Sequence[Mapping[str, Any]]) -> Any:
         raise missing_extra("matplotlib", "plot", "scalekv bench --plot") from None
     figure = Figure(figsize=(9, 4), layout="constrained")
     seconds, faster = figure.subplots(1, 2)
-    for name, points in lines.items():
-        tokens = [n for n, _, _ in points]
-        _line(seconds, tokens, [spread for _, spread, _ in points], name)
-        if name != "unmodified":
-            _line(faster, tokens, [_inverse(spread) for _, _, spread in points], name)
-    seconds.set(xscale="log", yscale="log", xlabel="tokens of an image", ylabel="seconds of an image")
-    faster.set(xscale="log", xlabel="tokens of an image", ylabel="times as fast as unmodified")
-    faster.axhline(1.0, color="0.6", linewidth=0.8)
+    for number, (name, points) in enumerate(lines.items()):
+        tokens, style = [n for n, _, _ in points], {"label": name, "color": f"C{number}"}
+        _line(seconds, tokens, [spread for _, spread, _ in points], style)
+        _line(faster, tokens, [_inverse(spread) for _, _, spread in points], style)
+    for axes in (seconds, faster):
+        axes.set(xscale="log", xlabel="tokens of an image")
+        axes.set_xticks(measured := sorted(map(tokens_of, records)), [f"{n:,}" for n in measured], minor=False)
+        axes.xaxis.minorticks_off()
+    seconds.set(yscale="log", ylabel="seconds of an image")
+    faster.set(ylabel="times as fast as unmodified")
     seconds.legend()
     settings = records[0]["settings"]
     figure.suptitle(f"{settings['measured']}, {settings['rows']} rows, {settings['dtype']}, {settings['device']}")
     return figure
 
 
-def _line(axes: Any, tokens: Sequence[int], spreads: Sequence[Mapping[str, float]], name: str) -> None:
+def _line(axes: Any, tokens: Sequence[int], spreads: Sequence[Mapping[str, float]], style: Mapping[str, str]) -> None:
     """Medians, with the least and the most as bars."""
     median, least, most = (np.array([spread[key] for spread in spreads]) for key in ("median", "least", "most"))
-    axes.errorbar(tokens, median, yerr=(median - least, most - median), marker="o", markersize=3, capsize=2, label=name)
+    axes.errorbar(tokens, median, yerr=(median - least, most - median), marker="o", markersize=3, capsize=2, **style)
 
 
 def _inverse(ratio: Mapping[str, float]) -> dict[str, float]:

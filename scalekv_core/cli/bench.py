@@ -407,5 +407,5 @@ def save_plot(path: Path | None, records: Sequence[Path]) -> None:
     writing.check_directory(path.parent)
     figure = figure_of_growth([read_record(one) for one in records])
     with writing.written_together(path.parent) as stage:
-        figure.savefig(stage / path.name, dpi=150)
+        figure.savefig(stage / path.name, dpi=100)
     console.say(f"written to {path}")

@@ -135,13 +135,18 @@ def print_goals(result: BenchResult) -> None:
 
 def print_comparison(comparison: Comparison) -> None:
     """Two records, the first one before, the second one after."""
-    console.heading("before and after")
-    made = _named_table("x unmod.", "after", "change", "time", "after ", "selection", "after  ", "peak", "after   ")
+    console.heading("before and after: time of an image, median")
+    made = _named_table("x unmod.", "after", "change", "time", "after ")
     for one in comparison.changes:
         ratios = (f"{one.ratio[0]:.3f}", f"{one.ratio[1]:.3f}", f"{one.ratio[1] / one.ratio[0] - 1:+.1%}")
+        console.row(made, one.name, *ratios, *map(duration, one.seconds))
+    console.out.print(made)
+    console.heading("before and after: share of choosing, and bytes at the peak")
+    made = _named_table("selection", "after", "peak", "after ")
+    for one in comparison.changes:
         selection = ("", "") if one.selection is None else map(percent, one.selection)
         peak = ("", "") if one.peak is None else map(format_bytes, one.peak)
-        console.row(made, one.name, *ratios, *map(duration, one.seconds), *selection, *peak)
+        console.row(made, one.name, *selection, *peak)
     console.out.print(made)
     console.say("x unmod.: to the unmodified cache of the same run, which another load of the machine does not change.")
     remarks = [f"{name}: {old} / {new}" for name, (old, new) in comparison.versions.items()]
