@@ -13,11 +13,12 @@ from scalekv_adapters.infinity.bare import BareInfinity
 from scalekv_adapters.infinity.config import CANVASES, InfinityConfig
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.vae import BSQVAEConfig
+from scalekv_core import compress, load_model
 from scalekv_core.errors import InputError
 from scalekv_core.image_model import Sampling
 from scalekv_core.memory import StorageTracker
 from scalekv_core.memory_plan import plan_memory
-from scalekv_core.rehearsal import LAYERS, decoding_bytes, rehearse, weight_bytes
+from scalekv_core.rehearsal import LAYERS, decoding_bytes, module_bytes, rehearse, weight_bytes
 from scalekv_core.remedies import cheapest
 
 MANIFESTS = Path(__file__).parents[2] / "data" / "manifests"
@@ -145,3 +146,18 @@ def test_what_does_not_fit_is_made_to() -> None:
     assert remedy is not None
     assert remedy.plan.need.total <= 80 * 2**30
     assert plan.need.text_encoder == 2 * 1_223_527_424
+
+
+@pytest.mark.parametrize("aspect", ["1:1", "3:4"])
+def test_the_plan_of_infinity_tiny_is_what_a_session_measures(aspect: str) -> None:
+    """The cache to the byte, weights too, and the whole within a tenth."""
+    model, prompts = load_model("infinity-tiny"), ["a red circle", "a blue square"]
+    model.draw_on(aspect=aspect)
+    plan = plan_memory("infinity-tiny", "uniform", "30%", images=2, aspect=aspect)
+    with compress(model, "uniform", "30%") as session, StorageTracker() as tracker:
+        model.generate(prompts, seeds=[0, 1])
+    beside_weights = plan.need.total - sum(plan.need.weights.values()) - plan.need.text_encoder
+
+    assert max(session.report().images[-1].resident) == plan.need.cache
+    assert module_bytes(model.infinity) == plan.need.weights["transformer"]
+    assert pytest.approx(beside_weights, rel=0.1) == tracker.peak

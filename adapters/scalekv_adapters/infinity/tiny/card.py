@@ -7,14 +7,17 @@ from pathlib import Path
 import torch
 from attrs import field, frozen
 
+from scalekv_adapters.infinity.bare import BareInfinity
 from scalekv_adapters.infinity.model import InfinityImageModel
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.tiny import SAMPLING, load
-from scalekv_adapters.infinity.tiny.network import ASPECTS, PIXELS, SIZES, SQUARE
+from scalekv_adapters.infinity.tiny.network import ASPECTS, PIXELS, SIZES, SQUARE, TEXT_DEPTH, VAE_SIZES
+from scalekv_adapters.infinity.tiny.words import WordEncoder
 from scalekv_core.errors import InputError
 from scalekv_core.geometry import CacheGeometry
 from scalekv_core.image_model import ImageModel, ModelCard, Sampling
 from scalekv_core.profile import AttentionProfile
+from scalekv_core.rehearsal import module_bytes
 
 TINY = "infinity-tiny"
 
@@ -32,6 +35,32 @@ class TinyInfinityCard(ModelCard):
     def shape(self, *, aspect: str | None = None, size: str | None = None) -> CacheGeometry:
         ModelCard.shape(self, aspect=aspect, size=size)  # refuses what it does not draw
         return SIZES.geometry(Canvas(aspect or SQUARE.aspect, PIXELS))
+
+    def text_encoder_bytes(self, dtype: torch.dtype) -> int:
+        with torch.device("meta"):
+            return module_bytes(WordEncoder(SIZES.text_channels, TEXT_DEPTH))
+
+    def bare(
+        self,
+        *,
+        aspect: str | None = None,
+        size: str | None = None,
+        layers: int | None = None,
+        device: str | torch.device = "meta",
+        dtype: torch.dtype | None = None,
+    ) -> BareInfinity:
+        self.shape(aspect=aspect, size=size)
+        made = BareInfinity.of(
+            SIZES,
+            VAE_SIZES,
+            Canvas(aspect or SQUARE.aspect, PIXELS),
+            Sampling(**SAMPLING),
+            layers=layers,
+            device=device,
+            dtype=torch.float32,
+        )
+        made.infinity.to(dtype or self.geometry.dtype)  # every weight, as `load` does
+        return made
 
     def load(
         self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
