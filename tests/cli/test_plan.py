@@ -38,22 +38,22 @@ def test_what_fits_says_how_much_more_would(run) -> None:
 
 def test_what_does_not_fit_says_what_would(run) -> None:
     """And exits with 1, so that a script need not read."""
-    ran = run(*ASKED, "--memory", "250 KiB")
+    ran = run(*ASKED, "--memory", "200 KiB")
 
     assert 1 == ran.code
-    assert "DOES NOT FIT into 250.0 KiB" in ran.out
+    assert "DOES NOT FIT into 200.0 KiB" in ran.out
     assert "draw fewer at once with --batch" in ran.out
     assert 80 >= max(map(len, ran.out.splitlines()))
 
 
 def test_json_holds_all_figures(run) -> None:
     """As Python has them."""
-    ran = run(*ASKED, "--memory", "250KiB", "--json")
+    ran = run(*ASKED, "--memory", "200KiB", "--json")
     record = json.loads(ran.out)
 
     assert 1 == ran.code
     assert not record["fits"]
-    assert 250 * 1024 == record["memory"]
+    assert 200 * 1024 == record["memory"]
     assert 4 > record["largest_batch"] > 0
     assert record["cheapest_change"].startswith("draw fewer")
     assert {"transformer"} == set(record["planned"]["weights"])
