@@ -18,12 +18,12 @@ class Clock:
 
     Args:
         device: to wait for.
-        now: tells the time.
+        now: tells the time; by default the clock on the wall.
     """
 
-    def __init__(self, device: torch.device | None = None, *, now: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, device: torch.device | None = None, *, now: Callable[[], float] | None = None) -> None:
         self.seconds: dict[tuple[int, str], float] = defaultdict(float)
-        self._now = now
+        self._now = now or time.perf_counter
         self._wait = torch.cuda.synchronize if device is not None and device.type == "cuda" else _nothing
 
     @contextmanager
