@@ -1,8 +1,8 @@
 """The tables of the documentation that come from the registry: ``make tables`` writes them into the pages.
 
 A table stands between two comments, ``<!-- table: NAME -->`` and ``<!-- end of table -->``; a test compares the pages with
-what this would write. Figures of fidelity are read from ``data/judged.json``, which ``scalekv_adapters.var.tiny.compare``
-writes.
+what this would write. Figures of fidelity are read from ``data/judged.json`` and ``data/captions.json``, which the modules
+``compare`` of var-tiny and infinity-tiny write.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from scalekv_core.testing.kinds import KINDS, promises
 
 PAGES = Path(__file__).parent
 JUDGED, ENCODED = PAGES / "data" / "judged.json", PAGES / "data" / "codecs.json"
+CAPTIONS = PAGES / "data" / "captions.json"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 SCHEDULE = ScaleSchedule.square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
@@ -124,6 +125,21 @@ def encoded(budgets: tuple[str, ...] = ("20%", "10%", "5%", "2.5%")) -> str:
         lines.setdefault(named(row), {})[row["budget"]] = f"{kl}, {psnr}, {held}"
     rows = [[name, *(cells.get(budget, "") for budget in budgets)] for name, cells in sorted(lines.items())]
     return table(["KL, PSNR, of unmodified", *budgets], rows)
+
+
+def captions() -> str:
+    """What every policy does to the captions of infinity-tiny, task by task."""
+    measured = json.loads(CAPTIONS.read_text(encoding="utf-8")).values()
+    tasks = [task for task in next(iter(measured))["held"] if task != "all"]
+    rows = []
+    for row in measured:
+        held = [f"{row['held'][task]:.0%}" for task in (*tasks, "all")]
+        rest = ["", "", "100.0%"]
+        if row["bytes"]:
+            mine, unmodified = row["bytes"]
+            rest = [f"{row['psnr']:.1f} dB", f"{row['agreement']:.1%}", f"{mine / unmodified:.1%}"]
+        rows.append([f"`{row['policy']}`", row["budget"], *held, *rest])
+    return table(["policy", "budget", *tasks, "all", "PSNR", "same bits", "of unmodified"], rows)
 
 
 def judgements(path: Path = JUDGED) -> list[dict[str, Any]]:
@@ -259,6 +275,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "judged": judged,
     "codecs": encoded,
     "judged-10": partial(judged, ["10%"]),
+    "captions": captions,
     "memory": memory,
     **{f"promises-{kind}": partial(promises_of, kind) for kind in KINDS},
 }
