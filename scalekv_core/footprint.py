@@ -54,19 +54,24 @@ def scratch_slots(plan: CachePlan) -> int:
     return most
 
 
-def layer_bytes(plan: CachePlan, policy: Policy, geometry: CacheGeometry) -> NDArray[np.int64]:
-    """[K, L] bytes that each layer holds after each scale."""
+def layer_bytes(
+    plan: CachePlan, policy: Policy, geometry: CacheGeometry, *, on_device: bool = False
+) -> NDArray[np.int64]:
+    """[K, L] bytes that each layer holds after each scale; on the device alone, without codes that leave it."""
+    codes = not (on_device and policy.codec.leaves_device)
     alike: dict[HeadGroup, list[int]] = {}
     for groups in plan.groups:
         for group in groups:
             if group not in alike:
                 scales = range(len(plan.schedule))
-                alike[group] = [_group_bytes(plan, policy, geometry, group, scale) for scale in scales]
+                alike[group] = [_group_bytes(plan, policy, geometry, group, scale, codes) for scale in scales]
     held = [np.sum([alike[group] for group in groups], axis=0) for groups in plan.groups]
     return np.array(held, dtype=np.int64).T
 
 
-def _group_bytes(plan: CachePlan, policy: Policy, geometry: CacheGeometry, group: HeadGroup, scale: int) -> int:
+def _group_bytes(
+    plan: CachePlan, policy: Policy, geometry: CacheGeometry, group: HeadGroup, scale: int, with_codes: bool
+) -> int:
     tokens, heads, rows = group.held[scale], len(group.heads), geometry.rows
     if tokens == 0:
         return 0
@@ -84,6 +89,7 @@ def _group_bytes(plan: CachePlan, policy: Policy, geometry: CacheGeometry, group
             dtype=geometry.dtype,
         )
         for kind in KINDS
+        if with_codes
     )
     return codes + words * torch.float32.itemsize * rows * heads * tokens
 

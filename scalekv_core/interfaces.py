@@ -288,6 +288,9 @@ class CacheCodec(ABC):
     dense: ClassVar[bool] = False
     """True only where the stored tensor *is* the decoded one, so that attention can read it in place."""
 
+    leaves_device: ClassVar[bool] = False
+    """True where codes are kept in the host's memory: a plan of the device's memory does not count them."""
+
     @abstractmethod
     def encode(self, x: Tensor, kind: Kind, *, like: Encoded | None = None) -> Encoded:
         """(B, H, N, D) as codes; with ``like`` so that they can be joined to those, by its ranges or by further ones."""

@@ -118,7 +118,7 @@ class Need:
         weights: {part: bytes} of the model.
         text_encoder: bytes of its weights.
         keeps_text_encoder: whether it stays after it has read the prompts.
-        cache: the most that is held between two maps.
+        cache: the most that is held between two maps, without what a codec keeps in the host's memory.
         scratch: of the buffer that history is read into.
         activations: the most that the model takes beside them while it draws.
         decoding: the same while the images are decoded; the cache is gone by then.
@@ -341,14 +341,14 @@ class Course:
 def planned_course(planned: Planned) -> Course:
     """That of a plan: where a layer keeps everything in the dtype that attention reads, its old storage is alive until the
     new one is filled; in all other cases the new one is filled from scratch, after the old one is gone."""
-    held = layer_bytes(planned.plan, planned.policy, planned.geometry)
+    held = layer_bytes(planned.plan, planned.policy, planned.geometry, on_device=True)
     before = np.vstack([np.zeros_like(held[:1]), held[:-1]])
     tokens = np.asarray(planned.plan.schedule.tokens)[:, None, None]
     earlier = np.vstack([np.zeros_like(planned.plan.held[:1]), planned.plan.held[:-1]])
     whole = (planned.plan.held == earlier + tokens).all(axis=2) & planned.policy.codec.dense
     extra = np.where(whole, held, np.maximum(held - before, 0))
     weighs = planned.footprint
-    return Course(held=held, extra=extra, scratch=weighs.scratch, most=weighs.most_planned)
+    return Course(held=held, extra=extra, scratch=weighs.scratch, most=int(held.sum(axis=1).max()))
 
 
 def unmodified_course(geometry: CacheGeometry) -> Course:

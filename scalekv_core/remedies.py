@@ -127,15 +127,16 @@ def _sizes(plan: MemoryPlan) -> Change:
 
 
 def _smaller_codecs(plan: MemoryPlan, registry: Registry) -> list[str]:
-    """Codecs that store a token in fewer bytes than the policy's, the largest first."""
+    """Codecs that store a token in fewer bytes of the device than the policy's: those that leave it, then the largest."""
     policy, geometry, sizes = plan.planned.policy, plan.planned.geometry, {}
     for name in registry.names("codec"):
         try:
-            sizes[name] = stored_slot_bytes(registry.policy(policy, codec=name), geometry)
+            changed = registry.policy(policy, codec=name)
+            sizes[name] = not changed.codec.leaves_device and stored_slot_bytes(changed, geometry)
         except ScaleKVError:  # not for this device, or not for heads of this width
             continue
-    now = stored_slot_bytes(policy, geometry)
-    return sorted((name for name in sizes if sizes[name] < now), key=lambda name: -sizes[name])
+    now = not policy.codec.leaves_device and stored_slot_bytes(policy, geometry)
+    return sorted((name for name in sizes if sizes[name] < now), key=lambda name: (bool(sizes[name]), -sizes[name]))
 
 
 def _tried(plan: MemoryPlan, **changes: Any) -> MemoryPlan | None:

@@ -20,6 +20,8 @@ class Host(CacheCodec):
     are then the host's; positions, counts and statistics stay on the device.
     """
 
+    leaves_device = True
+
     def encode(self, x: Tensor, kind: Kind, *, like: Encoded | None = None) -> Encoded:
         pinned = x.device.type == "cuda"
         stored = torch.empty(x.shape, dtype=x.dtype, device="meta" if x.is_meta else "cpu", pin_memory=pinned)

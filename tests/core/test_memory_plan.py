@@ -203,6 +203,30 @@ def test_drafters_are_stated_where_nothing_was_measured() -> None:
     assert [0, 16] == stated.as_dict()["stated_drafters"]
 
 
+class Elsewhere(Int8):
+    """Keeps its codes in the host's memory."""
+
+    leaves_device = True
+
+
+def test_codes_that_leave_the_device_are_not_counted_there() -> None:
+    """Positions stay; and such a codec is tried before one that loses something."""
+    plan = toy_plan(WHOLE - 100, images=6)
+    away = plan.again(policy=evolve(toy.latest(), codec=Elsewhere()))
+    places = max(away.planned.plan.slots().tolist()) * plan.batch.geometry.rows
+
+    class Plugin:
+        __name__ = "elsewhere"
+
+        @hookimpl
+        def scalekv_cache_codecs(self) -> dict[str, Any]:
+            return {"away": Elsewhere}
+
+    assert away.need.cache == 4 * places
+    assert away.planned.footprint.most_planned > away.need.cache
+    assert "--codec away" in cheapest(plan, registry=Registry.of(toy, Codecs(), Plugin())).change
+
+
 def test_a_codec_of_fewer_bytes_makes_the_cache_smaller() -> None:
     """By what the codec says of itself; nothing else changes."""
     dense = plan_memory("toy", "toy-latest", registry=Registry.of(toy))
