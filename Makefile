@@ -20,7 +20,7 @@ demo: .venv/ready  ## draw digits and captions under several policies, side by s
 	$(BIN)/scalekv generate "a red circle left of a blue square" "three yellow triangles" "a green circle above a red triangle" --policy full --policy uniform --policy h2o --policy snapkv --policy scalekv --budget 10% --out demo/captions
 
 test: .venv/ready  ## the whole test suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4
 
 lint: .venv/ready  ## format, lint and types
 	$(BIN)/ruff format --check

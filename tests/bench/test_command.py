@@ -163,7 +163,7 @@ def test_records_of_different_maps_are_plotted(bench, tmp_path):
     code, out, _ = bench("--plot", picture, "--record", files[1], "--record", files[0])
     assert code == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "cost.png" in out
+    assert "cost.png" in out.replace("\n", "")  # a long path is broken anywhere
     code, out, err = bench("--plot", picture, "--record", files[0], "--record", files[2])
     assert (code, out) == (2, "")
     assert "rows 2 / 1" in err

@@ -37,7 +37,7 @@ def questions(per_task: int) -> list[Question]:
     """So many questions of every task, task by task, always the same.
 
     >>> [str(question.caption) for question in questions(1)][:2]
-    ['a triangle', 'a blue square']
+    ['a triangle', 'a yellow circle']
     """
     source = torch.Generator().manual_seed(_SEED)
     return [Question(random_caption(task, source), seed) for task in TASKS for seed in range(per_task)]
