@@ -65,11 +65,21 @@ Images = Annotated[
 
 Aspect = Annotated[
     str | None,
-    typer.Option("--aspect", metavar="W:H", help="Aspect ratio, width to height.", rich_help_panel=DRAW),
+    typer.Option(
+        "--aspect",
+        metavar="W:H",
+        help="Aspect ratio, width to height. [dim]default: the model's[/dim]",
+        rich_help_panel=DRAW,
+    ),
 ]
 Size = Annotated[
     str | None,
-    typer.Option("--size", metavar="NAME", help="How large: 0.06M, 0.25M, 0.60M or 1M pixels.", rich_help_panel=DRAW),
+    typer.Option(
+        "--size",
+        metavar="NAME",
+        help="How large: 0.06M, 0.25M, 0.60M or 1M pixels. [dim]default: the model's[/dim]",
+        rich_help_panel=DRAW,
+    ),
 ]
 
 Policies = Annotated[

@@ -12,20 +12,6 @@ from scalekv_core.cli import defaults
 BatchSize = Annotated[
     int, typer.Option("--batch", min=1, metavar="N", help="Images drawn at once.", rich_help_panel=args.DRAW)
 ]
-Aspect = Annotated[
-    str | None,
-    typer.Option(
-        "--aspect", metavar="W:H", help="Aspect ratio of the images. [dim]default: the model's[/dim]",
-        rich_help_panel=args.DRAW,
-    ),
-]  # fmt: skip
-Size = Annotated[
-    str | None,
-    typer.Option(
-        "--size", metavar="NAME", help="Size of the images, such as 1M. [dim]default: the model's[/dim]",
-        rich_help_panel=args.DRAW,
-    ),
-]  # fmt: skip
 Guidance = Annotated[
     bool,
     typer.Option(
@@ -57,8 +43,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.",
 
 def plan(
     model: args.Model = defaults.MODEL,
-    aspect: Aspect = None,
-    size: Size = None,
+    aspect: args.Aspect = None,
+    size: args.Size = None,
     batch: BatchSize = 1,
     guidance: Guidance = True,
     policy: args.PolicyName = None,
