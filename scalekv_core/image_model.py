@@ -152,6 +152,11 @@ class ImageModel(ABC):
             InputError: a prompt that the model cannot draw, a wrong number of seeds or of forced tokens.
         """
 
+    def check_seeds(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:
+        """Raises InputError unless there is one seed per prompt."""
+        if len(seeds) != len(prompts):
+            raise InputError(f"model {self.name!r} wants one seed per prompt: {len(prompts)}; got {len(seeds)}")
+
 
 @frozen(kw_only=True)
 class ModelCard(ABC):

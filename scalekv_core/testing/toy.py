@@ -164,8 +164,7 @@ class ToyImageModel(ImageModel):
     ) -> Generation:
         if not all(prompt in "0123456789" and len(prompt) == 1 for prompt in prompts):
             raise InputError(f"model 'toy' draws the prompts 0 to 9; got {', '.join(prompts)}")
-        if len(seeds) != len(prompts):
-            raise InputError(f"model 'toy' wants one seed per prompt: {len(prompts)}; got {len(seeds)}")
+        self.check_seeds(prompts, seeds)
         labels = torch.tensor([int(prompt) for prompt in prompts])
         tokens, choices, logits = cast(ToyModel, self.module).draw(labels, forced)
         return Generation(

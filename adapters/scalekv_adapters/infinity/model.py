@@ -97,8 +97,7 @@ class InfinityImageModel(ImageModel):
         forced: Sequence[Tensor] | None = None,
         keep_logits: bool = False,
     ) -> Generation:
-        if len(seeds) != len(prompts):
-            raise InputError(f"model {self.name!r} wants one seed per prompt: {len(prompts)}; got {len(seeds)}")
+        self.check_seeds(prompts, seeds)
         how = sampling or self.sampling
         return self.infinity.generate(
             self.read(prompts),

@@ -67,8 +67,7 @@ class VARImageModel(ImageModel):
         forced: Sequence[Tensor] | None = None,
         keep_logits: bool = False,
     ) -> Generation:
-        if len(seeds) != len(prompts):
-            raise InputError(f"model {self.name!r} wants one seed per prompt: {len(prompts)}; got {len(seeds)}")
+        self.check_seeds(prompts, seeds)
         how = sampling or self.sampling
         if isinstance(how.guidance, tuple):
             raise InputError(f"model {self.name!r} wants one guidance, which grows from scale to scale by itself")
