@@ -7,7 +7,6 @@ which noise, and what is written down on the way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.sampling import choose, filter_logits, image_generators
+from scalekv_adapters.steps import collect
 from scalekv_core.errors import InputError
 from scalekv_core.image_model import Generation, Sampling
 from scalekv_core.interfaces import AttentionCache
@@ -123,20 +123,13 @@ def generate(
     text = check_text_here(text, model)
     forced = check_forced(forced, len(text), canvas, model.config)
     generators = image_generators(seeds, len(text))
-    tokens, choices, logits = [], [], []
-    with closing(model.new_cache(canvas.schedule)) as cache:
-        for step in draw(model, text, canvas, cache, guided, sampling, generators, forced):
-            if on_scale is not None:
-                on_scale(step)
-            tokens.append(step.tokens)
-            choices.append(step.choices)
-            if keep_logits:
-                logits.append(step.logits)
-    return Generation(
-        images=model.vae.pictures(step.total),
-        tokens=tuple(tokens),
-        choices=tuple(choices),
-        logits=tuple(logits) if keep_logits else None,
+    cache = model.new_cache(canvas.schedule)
+    return collect(
+        draw(model, text, canvas, cache, guided, sampling, generators, forced),
+        cache,
+        pictures=lambda last: model.vae.pictures(last.total),
+        on_scale=on_scale,
+        keep_logits=keep_logits,
     )
 
 

@@ -7,7 +7,6 @@ with which noise, and what is written down on the way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import attrs
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scalekv_adapters.sampling import choose, filter_logits, image_generators
+from scalekv_adapters.steps import collect
 from scalekv_adapters.var.config import check_trained
 from scalekv_adapters.var.guidance import guide
 from scalekv_core.errors import InputError
@@ -83,20 +83,13 @@ def generate(
     labels = check_labels(labels, model)
     forced = check_forced(forced, len(labels), model.config)
     generators = image_generators(seeds, len(labels))
-    tokens, choices, logits = [], [], []
-    with closing(model.new_cache(model.config.schedule)) as cache:
-        for step in draw(model, labels, cache, sampling, generators, forced):
-            if on_scale is not None:
-                on_scale(step)
-            tokens.append(step.tokens)
-            choices.append(step.choices)
-            if keep_logits:
-                logits.append(step.logits)
-    return Generation(
-        images=model.vqvae.pictures(step.f_hat),
-        tokens=tuple(tokens),
-        choices=tuple(choices),
-        logits=tuple(logits) if keep_logits else None,
+    cache = model.new_cache(model.config.schedule)
+    return collect(
+        draw(model, labels, cache, sampling, generators, forced),
+        cache,
+        pictures=lambda last: model.vqvae.pictures(last.f_hat),
+        on_scale=on_scale,
+        keep_logits=keep_logits,
     )
 
 

@@ -1,0 +1,60 @@
+"""From the steps of a family's loop to what was drawn: the same for all families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from scalekv_core.image_model import Generation
+from scalekv_core.interfaces import AttentionCache
+
+
+class Step(Protocol):
+    """What happened at one scale, as far as every family has it; tokens and choices may be bits."""
+
+    @property
+    def logits(self) -> Tensor: ...
+    @property
+    def choices(self) -> Tensor: ...
+    @property
+    def tokens(self) -> Tensor: ...
+
+
+AnyStep = TypeVar("AnyStep", bound=Step)
+
+
+def collect(
+    steps: Iterable[AnyStep],
+    cache: AttentionCache,
+    *,
+    pictures: Callable[[AnyStep], Tensor],
+    on_scale: Callable[[AnyStep], None] | None,
+    keep_logits: bool,
+) -> Generation:
+    """Draws to the end and closes the cache, also where that fails; pictures are made when the cache is gone.
+
+    Args:
+        steps: one per scale.
+        cache: of this generation.
+        pictures: images (B, 3, H, W) of the last step.
+        on_scale: called after every scale.
+        keep_logits: also return the logits.
+    """
+    tokens, choices, logits = [], [], []
+    with closing(cache):
+        for step in steps:
+            if on_scale is not None:
+                on_scale(step)
+            tokens.append(step.tokens)
+            choices.append(step.choices)
+            if keep_logits:
+                logits.append(step.logits)
+    return Generation(
+        images=pictures(step),
+        tokens=tuple(tokens),
+        choices=tuple(choices),
+        logits=tuple(logits) if keep_logits else None,
+    )
