@@ -32,7 +32,7 @@ class Fidelity:
         agreement: per scale, the share of tokens that are the same when both draw on their own.
         tokens: per scale, the number of tokens that this is a share of.
         forced_agreement: per scale, the share of choices that are the same when it was given the other's tokens.
-        kl: per scale, mean divergence (nats a token) of its distribution from the unmodified one, tokens forced.
+        kl: per scale, mean divergence (nats a token or bit) of its distribution from the unmodified one, tokens forced.
     """
 
     psnr: float

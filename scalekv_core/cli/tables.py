@@ -14,7 +14,8 @@ SAME, FORCED, KL = "same tokens", "same, forced", "KL, forced"
 LEGEND = """\
 same tokens: both draw on their own. forced: given the tokens that the
 unmodified model drew, what would it choose, and how far are its
-probabilities from the unmodified ones (KL, nats per token)."""
+probabilities from the unmodified ones (KL, nats per token). Where a model
+draws bits, as Infinity does, all three are of bits."""
 
 
 def print_memory(drawn: Drawn) -> None:
