@@ -13,6 +13,7 @@ from scalekv_adapters.infinity.official import OfficialInfinityAdapter
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_core import ScaleKVError, SessionError, calibrate, compress, plan_policy, shared_registry
+from tests.adapters.drawing import draw_until_block, everything_in, same
 
 LENS = (5, 9)
 SCALES = 7
@@ -73,36 +74,15 @@ def make(request):
     return request.getfixturevalue(request.param)
 
 
-def same(first, second):
-    """Whether all tensors are bit-equal."""
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
 def bits_of(drawn):
     """All bits of a drawing, in order, (B, L, d')."""
     return torch.cat(drawn[1 : 1 + SCALES], dim=1)
 
 
-def everything_in(model):
-    """The attributes of every module, to compare by identity."""
-    return [dict(vars(module)) for module in model.modules()]
-
-
 def draw_until(drawer, error):
     """Draws, and is stopped at the third scale, between two layers."""
-    calls = []
-
-    def stop(module, args, kwargs):
-        calls.append(module)
-        if len(calls) == 3:
-            raise error
-
     second = [block for chunk in drawer.model.block_chunks for block in chunk.module][1]
-    handle = second.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        drawer.draw()
-    finally:
-        handle.remove()
+    draw_until_block(drawer, error, second)
 
 
 @pytest.fixture(scope="module")

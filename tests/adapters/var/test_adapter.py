@@ -21,6 +21,7 @@ from scalekv_core import (
     plan_policy,
     shared_registry,
 )
+from tests.adapters.drawing import draw_until_block, everything_in, same
 
 LABELS = (3, 7, 1)
 PLAIN = "saln0_l2n1"
@@ -68,20 +69,10 @@ def make(request):
     return request.getfixturevalue(request.param)
 
 
-def same(first, second):
-    """Whether all tensors are bit-equal."""
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
 def tokens_of(drawn, image=None):
     """All tokens of a drawing, or of one image of it, in order."""
     tokens = torch.cat(drawn[1:7], dim=1)
     return (tokens if image is None else tokens[image]).tolist()
-
-
-def everything_in(model):
-    """The attributes of every module, to compare by identity."""
-    return [dict(vars(module)) for module in model.modules()]
 
 
 def draw_interrupted(drawer, error):
@@ -92,18 +83,7 @@ def draw_interrupted(drawer, error):
 
 def draw_until(drawer, error):
     """Draws, and is stopped at the third scale, between two layers."""
-    calls = []
-
-    def stop(module, args):
-        calls.append(module)
-        if len(calls) == 3:
-            raise error
-
-    handle = drawer.model.blocks[1].register_forward_pre_hook(stop)
-    try:
-        drawer.draw()
-    finally:
-        handle.remove()
+    draw_until_block(drawer, error, drawer.model.blocks[1])
 
 
 @pytest.fixture(scope="module")
