@@ -23,6 +23,7 @@ from torch import Tensor
 from scalekv_adapters.infinity.tiny.captions import TASKS
 from scalekv_adapters.infinity.tiny.measure import Question, held_by_task, questions
 from scalekv_core import ImageModel, compress, load_model, shared_registry
+from scalekv_core.fidelity import psnr
 
 MODEL = "infinity-tiny"
 UNMODIFIED = "unmodified"
@@ -81,7 +82,7 @@ def measure(model: ImageModel, policy: str, budget: str, full: Drawn, asked: Seq
         budget=budget,
         captions=len(asked),
         held=held_by_task(asked, drawn.images),
-        psnr=float(-10 * (drawn.images - full.images).square().mean().log10()),
+        psnr=float(psnr(drawn.images[None], full.images[None])),
         agreement=float((drawn.bits == full.bits).float().mean()),
         bytes=(memory["resident_bytes"], memory["unmodified_bytes"]),
     )

@@ -23,7 +23,7 @@ from rich.table import Table
 from scalekv_adapters.var.tiny import load_judge
 from scalekv_adapters.var.tiny.judge import accuracy
 from scalekv_core import Generation, ImageModel, Policy, compress, load_model, shared_registry
-from scalekv_core.fidelity import compare
+from scalekv_core.fidelity import compare, psnr
 
 MODEL = "var-tiny"
 POLICIES = ("uniform", "h2o", "snapkv", "scalekv", "streaming", "pyramidkv", "ams-kv")
@@ -97,7 +97,7 @@ def measure(
         options=options,
         digits=len(images),
         recognised=judged(images, batches),
-        psnr=float(-10 * (images - whole).square().mean().log10()),
+        psnr=float(psnr(images[None], whole[None])),
         agreement=sum(one.over_scales(one.agreement) for one in figures) / len(figures),
         kl=sum(one.over_scales(cast(Sequence[float], one.kl)) for one in figures) / len(figures),
         resident_bytes=memory["resident_bytes"],
