@@ -205,5 +205,5 @@ def _parts(contender: Contender) -> dict[str, str]:
 
 
 def _bytes(memory: MemoryFigures) -> dict[str, Any]:
-    names = ("planned", "resident", "scratch", "peak", "peak_scale", "peak_layer", "allocator_peak", "over_plan")
+    names = ("planned", "resident", "scratch", "peak", "peak_scale", "peak_layer", "process", "over_plan")
     return {name: getattr(memory, name) for name in names}

@@ -29,6 +29,9 @@ class AttentionAlone(Subject):
         self._inputs = inputs
         self.scales = len(inputs)
 
+    def prepare(self, contender: Contender) -> None:
+        """Nothing: all contenders attend with the same inputs."""
+
     def draw(self, contender: Contender, cache: BenchCache, around: Around) -> None:
         for scale, (q, k, v) in enumerate(self._inputs):
             for place in range(len(contender.layers)):

@@ -19,7 +19,7 @@ from torch import Tensor
 from scalekv_core.bench.contenders import Contender, RunLayer
 from scalekv_core.bench.timing import Call, Subject
 from scalekv_core.clock import NoClock
-from scalekv_core.memory import StorageTracker
+from scalekv_core.memory import ProcessPeak, StorageTracker
 
 
 @frozen(kw_only=True)
@@ -32,8 +32,8 @@ class MemoryFigures:
         scratch: of the buffers that all layers share.
         peak: the most at one moment.
         peak_scale, peak_layer: when that is.
-        allocator_peak: of the device's allocator over what was there before, on CUDA, of the layers that were run, with the
-            attention that goes out.
+        process: the most memory that the whole process had on the device while the layers that were run drew, weights
+            and activations too; None where nobody can be asked.
     """
 
     planned: int | None
@@ -42,7 +42,7 @@ class MemoryFigures:
     peak: int
     peak_scale: int
     peak_layer: int
-    allocator_peak: int | None = None
+    process: int | None = None
 
     @property
     def over_plan(self) -> float | None:
@@ -105,8 +105,9 @@ def measure_memory(contender: Contender, subject: Subject, device: torch.device)
     A layer's attention does not touch what other layers hold. So the peak of the whole model is put together from
     the layers that were run: at every scale and layer, what all layers hold by then, scratch, and what the call takes.
     """
-    base = _allocated(device)
-    weighed = weigh(contender, subject)
+    subject.prepare(contender)
+    with ProcessPeak(device) as process:
+        weighed = weigh(contender, subject)
     peak, scale, layer = whole_peak(weighed, contender.layers)
     return MemoryFigures(
         planned=contender.planned_bytes,
@@ -115,7 +116,7 @@ def measure_memory(contender: Contender, subject: Subject, device: torch.device)
         peak=peak,
         peak_scale=scale,
         peak_layer=layer,
-        allocator_peak=torch.cuda.max_memory_allocated(device) - base if device.type == "cuda" else None,
+        process=process.bytes,
     )
 
 
@@ -169,10 +170,3 @@ def _places(layers: Sequence[RunLayer]) -> NDArray[np.int64]:
     """[L] for every layer of the model the place of the one that stands for it."""
     of_layer = {layer: place for place, run in enumerate(layers) for layer in run.stands_for}
     return np.array([of_layer[layer] for layer in sorted(of_layer)])
-
-
-def _allocated(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 0
-    torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device)

@@ -32,6 +32,10 @@ class Subject(ABC):
     scales: int
 
     @abstractmethod
+    def prepare(self, contender: Contender) -> None:
+        """Makes whatever the contender is going to draw with, where that is not there yet."""
+
+    @abstractmethod
     def draw(self, contender: Contender, cache: BenchCache, around: Around) -> None:
         """One image: every scale in turn, every layer that is run in turn; each call of attention is made by ``around``."""
 

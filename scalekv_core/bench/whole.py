@@ -31,6 +31,9 @@ class WholeTransformer(Subject):
         self._models: dict[int, BareModel] = {}
         self.scales = len(batch.geometry.schedule)
 
+    def prepare(self, contender: Contender) -> None:
+        self._model(len(contender.layers))
+
     def draw(self, contender: Contender, cache: BenchCache, around: Around) -> None:
         self._draw(contender, _Through(cache, around), lambda scale, place, call: call())
 

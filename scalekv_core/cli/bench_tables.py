@@ -101,24 +101,25 @@ def print_stages(clocked: Sequence[ContenderFigures]) -> None:
 
 def print_memory(weighed: Sequence[ContenderFigures]) -> None:
     """Planned, resident, scratch and peak bytes."""
-    console.heading("bytes of the cache, all layers")
-    made = _named_table("planned", "resident", "scratch", "peak", "of plan", "at scale", "layer")
+    console.heading("bytes of the cache, all layers; and of the process, the layers that were run")
+    made = _named_table("planned", "resident", "scratch", "peak", "of plan", "process")
     for one in weighed:
         assert one.memory is not None
         console.row(made, one.contender.name, *memory_cells(one.memory))
     console.out.print(made)
     console.say(
         "peak: all that the cache makes and that lives at one moment, copies and scores of a cut too; not q, k and v that "
-        "come in, nor the attention that goes out. of plan: peak / (planned + scratch)."
+        "come in, nor the attention that goes out. of plan: peak / (planned + scratch). process: the most that the whole "
+        "process had at one moment, weights and all."
     )
 
 
 def memory_cells(memory: MemoryFigures) -> tuple[str, ...]:
     """As they stand in the table."""
     over = "" if memory.over_plan is None else f"{memory.over_plan:.3f}"
-    planned = "" if memory.planned is None else format_bytes(memory.planned)
+    maybe = ["" if figure is None else format_bytes(figure) for figure in (memory.planned, memory.process)]
     figures = (memory.resident, memory.scratch, memory.peak)
-    return (planned, *map(format_bytes, figures), over, str(memory.peak_scale), str(memory.peak_layer))
+    return (maybe[0], *map(format_bytes, figures), over, maybe[1])
 
 
 def print_goals(result: BenchResult) -> None:

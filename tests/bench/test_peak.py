@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from scalekv_core.bench import AttentionAlone, Unmodified, make_inputs, measure_memory
 from scalekv_core.bench.peak import Ledger
 from scalekv_core.clock import NoClock
-from scalekv_core.memory import StorageTracker
+from scalekv_core.memory import ProcessPeak, StorageTracker
 
 CPU = torch.device("cpu")
 POLICIES = [
@@ -80,3 +82,21 @@ def test_a_ledger_leaves_out_one_storage():
     assert ledger.most(without=z) == 40
     assert ledger.most(without=y) == 4040
     assert ledger.most(without=x) == 4040
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is counted by Linux")
+def test_the_process_peak_is_that_of_the_block_alone():
+    size = 2**26
+    torch.ones(4 * size, dtype=torch.uint8)  # before the block: not its business
+    with ProcessPeak(CPU) as outer:
+        x = torch.ones(size, dtype=torch.uint8)
+        del x
+    with ProcessPeak(CPU) as after:
+        pass
+    assert size * 0.9 <= outer.bytes - after.bytes <= size * 1.1
+
+
+def test_a_measurement_says_what_the_whole_process_took(settings, contender):
+    some = contender("uniform", "40%")
+    figures = measure_memory(some, AttentionAlone(make_inputs(settings)), CPU)
+    assert figures.process is None or figures.process > figures.peak
