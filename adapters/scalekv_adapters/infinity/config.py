@@ -150,9 +150,17 @@ class InfinityConfig:
         return round(self.width * self.mlp_ratio / FFN_MULTIPLE) * FFN_MULTIPLE
 
     def geometry(self, canvas: Canvas, dtype: torch.dtype = torch.float32) -> CacheGeometry:
-        """The shape of its cache for images of this canvas, one row, where attention reads this dtype."""
+        """The shape of its cache for images of this canvas, one row, where attention reads this dtype.
+
+        Keys of the unmodified cache are those of the published code, which keeps them in float32 whatever attention reads.
+        """
         return CacheGeometry(
-            schedule=canvas.schedule, layers=self.depth, heads=self.heads, head_dim=self.head_dim, dtype=dtype
+            schedule=canvas.schedule,
+            layers=self.depth,
+            heads=self.heads,
+            head_dim=self.head_dim,
+            dtype=dtype,
+            unmodified_key_dtype=torch.float32,
         )
 
 

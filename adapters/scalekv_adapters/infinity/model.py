@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from attrs import evolve, frozen
+from attrs import frozen
 from torch import Tensor
 
 from scalekv_adapters.infinity.bare import BareInfinity
@@ -254,8 +254,8 @@ class InfinityCard(ModelCard):
 
 
 def published_shape(config: InfinityConfig, canvas: Canvas) -> CacheGeometry:
-    """The cache of the published code, one row: attention in bfloat16, keys kept in float32 all the same."""
-    return evolve(config.geometry(canvas, torch.bfloat16), unmodified_key_dtype=torch.float32)
+    """The cache of the published code, one row: attention in bfloat16."""
+    return config.geometry(canvas, torch.bfloat16)
 
 
 def random_infinity(

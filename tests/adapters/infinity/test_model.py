@@ -63,6 +63,14 @@ def test_cards_tell_the_published_shape(name):
     assert set(ASPECTS) == set(card.aspects)
 
 
+def test_a_loaded_model_is_compared_with_what_the_published_code_holds():
+    """Keys in float32 where attention reads bfloat16, so that the report of an image names the figure of its plan."""
+    model = small_card().random(dtype=torch.bfloat16)
+    loaded = shared_registry().adapter_for(model.module)[1].geometry(model.module)
+    assert loaded.unmodified_key_dtype == shared_registry().make("model", "infinity-8b").geometry.unmodified_key_dtype
+    assert 2 * loaded.unmodified_token_bytes == 3 * loaded.token_bytes
+
+
 @pytest.mark.parametrize("name", ["infinity-2b", "infinity-8b"])
 def test_the_released_tables_are_for_these_models(name):
     """Policy `scalekv-reference` plans for the card as it is, at its own 650 tokens."""
