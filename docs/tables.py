@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ from scalekv_core.testing.kinds import KINDS, promises
 PAGES = Path(__file__).parent
 JUDGED, ENCODED = PAGES / "data" / "judged.json", PAGES / "data" / "codecs.json"
 CAPTIONS = PAGES / "data" / "captions.json"
+UNMODIFIED = "unmodified"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 SCHEDULE = ScaleSchedule.square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
@@ -110,8 +112,8 @@ def promises_of(kind: str) -> str:
 def judged(budgets: Container[str] = ("50%", "20%", "10%", "5%", "2.5%")) -> str:
     """What every policy does to digits of var-tiny: the rows at some budgets, as far as they were measured."""
     rows = [
-        [named(row), row["budget"], f"{row['recognised']:.1%}", *in_figures(row)]
-        for row in judgements()
+        [named(row), row["budget"], f"{row['judged']['recognised']:.1%}", *in_figures(row)]
+        for row in measured(JUDGED)
         if row["budget"] in budgets
     ]
     return table(["policy", "budget", "recognised", "PSNR", "same tokens", "KL, forced", "of unmodified"], rows)
@@ -120,7 +122,7 @@ def judged(budgets: Container[str] = ("50%", "20%", "10%", "5%", "2.5%")) -> str
 def encoded(budgets: tuple[str, ...] = ("20%", "10%", "5%", "2.5%")) -> str:
     """What policies do to digits of var-tiny with and without codecs: a line for each, a column for each budget."""
     lines: dict[str, dict[str, str]] = {}
-    for row in judgements(ENCODED):
+    for row in measured(ENCODED):
         psnr, _, kl, held = in_figures(row)
         lines.setdefault(named(row), {})[row["budget"]] = f"{kl}, {psnr}, {held}"
     rows = [[name, *(cells.get(budget, "") for budget in budgets)] for name, cells in sorted(lines.items())]
@@ -129,23 +131,18 @@ def encoded(budgets: tuple[str, ...] = ("20%", "10%", "5%", "2.5%")) -> str:
 
 def captions() -> str:
     """What every policy does to the captions of infinity-tiny, task by task."""
-    measured = json.loads(CAPTIONS.read_text(encoding="utf-8")).values()
-    tasks = [task for task in next(iter(measured))["held"] if task != "all"]
-    rows = []
-    for row in measured:
-        held = [f"{row['held'][task]:.0%}" for task in (*tasks, "all")]
-        rest = ["", "", "100.0%"]
-        if row["bytes"]:
-            mine, unmodified = row["bytes"]
-            rest = [f"{row['psnr']:.1f} dB", f"{row['agreement']:.1%}", f"{mine / unmodified:.1%}"]
-        rows.append([f"`{row['policy']}`", row["budget"], *held, *rest])
-    return table(["policy", "budget", *tasks, "all", "PSNR", "same bits", "of unmodified"], rows)
+    rows = [
+        [named(row), row["budget"], *(f"{share:.0%}" for share in row["judged"].values()), *in_figures(row)]
+        for row in measured(CAPTIONS, unmodified=True)
+    ]
+    looked_at = next(iter(measured(CAPTIONS)))["judged"]
+    return table(["policy", "budget", *looked_at, "PSNR", "same bits", "KL, forced", "of unmodified"], rows)
 
 
-def judgements(path: Path = JUDGED) -> list[dict[str, Any]]:
-    """The rows that were measured, without the unmodified model's."""
-    known = json.loads(path.read_text(encoding="utf-8"))
-    return [row for name, row in known.items() if name != "unmodified"]
+def measured(path: Path, *, unmodified: bool = False) -> list[dict[str, Any]]:
+    """The rows of a file, on demand with the unmodified model's."""
+    rows = json.loads(path.read_text(encoding="utf-8")).values()
+    return [row for row in rows if unmodified or row["policy"] != UNMODIFIED]
 
 
 def named(row: dict[str, Any]) -> str:
@@ -155,15 +152,23 @@ def named(row: dict[str, Any]) -> str:
 
 def in_figures(row: dict[str, Any]) -> list[str]:
     """PSNR, share of equal tokens, divergence, share of bytes."""
+    if row["policy"] == UNMODIFIED:
+        return ["", "", "", "100.0%"]
+    kl = "" if row["kl"] is None else f"{row['kl']:.3f}{scatter([batch['kl'] for batch in row['batches']])}"
     held = row["resident_bytes"] / row["unmodified_bytes"]
-    return [f"{row['psnr']:.1f} dB", f"{row['agreement']:.1%}", f"{row['kl']:.3f}", f"{held:.1%}"]
+    return [f"{row['psnr']:.1f} dB", f"{row['agreement']:.1%}", kl, f"{held:.1%}"]
+
+
+def scatter(figures: Sequence[float]) -> str:
+    """The standard error of the mean of figures, as far as there are enough to tell."""
+    return f" ± {stdev(figures) / len(figures) ** 0.5:.3f}" if len(figures) > 2 else ""
 
 
 def fidelity(name: str) -> str:
     """A policy's figures at 10 % in words."""
     if name == "full":
         return "identical"
-    for row in judgements():
+    for row in measured(JUDGED):
         if row["policy"] == name and row["budget"] == "10%" and not row["options"]:
             psnr, same, _, _ = in_figures(row)
             return f"{psnr}, {same} the same"
