@@ -353,9 +353,13 @@ class KVCache:
         if self._to_check("merger"):
             _check_targets(who, target, kept)
         counts = view.counts if view.counts is not None else torch.ones_like(view.positions, dtype=torch.float32)
-        keys, folded = ops.fold(view.k, counts, target, keep)
-        values, _ = ops.fold(view.v, counts, target, keep)
-        return keys, values, folded
+        weights = self.policy.merger.weights(view)
+        if weights is None:
+            weights = counts
+        elif not isinstance(weights, Tensor) or weights.shape != wanted or weights.dtype != torch.float32:
+            raise ContractError(f"{who} returned weights {described(weights)}; wanted float32 {tuple(wanted)}")
+        keys, values = (ops.fold(x, weights, target, keep) for x in (view.k, view.v))
+        return keys, values, ops.fold_counts(counts, target, keep)
 
     def _carry(self, store: _GroupStore, view: CacheView, counts: Tensor | None, kept: Tensor | None) -> None:
         """Takes positions and statistics along with the tokens that stay, and their counts, which only folding changes."""

@@ -91,6 +91,7 @@ class CacheView:
         schedule, layer, scale: where we are; ``scale`` is that of the current map.
         heads: which heads of the layer these are.
         softmax_scale: the factor on q.k in the attention.
+        asked: {id: (queries, mass)} what ``attention_mass`` has answered so far; its own business.
     """
 
     q: Tensor
@@ -104,6 +105,7 @@ class CacheView:
     scale: int
     heads: tuple[int, ...]
     softmax_scale: float
+    asked: dict[int, tuple[Tensor | None, Tensor]] = field(factory=dict, init=False, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -131,10 +133,14 @@ class CacheView:
         Args:
             queries: indices into the current map, 1-D.
 
-        Streamed in chunks of at most :data:`scalekv_core.ops.CHUNK_BYTES`; never an n x N matrix at once.
+        Streamed in chunks of at most :data:`scalekv_core.ops.CHUNK_BYTES`; never an n x N matrix at once. Computed once for
+        the same tensor of queries, so that a merger need not pay for what the selector has asked; so it is read-only, too.
         """
-        q = self.q if queries is None else self.q.index_select(2, queries)
-        return ops.attention_mass(q, self.k, softmax_scale=self.softmax_scale, counts=self.counts)
+        if id(queries) not in self.asked:
+            q = self.q if queries is None else self.q.index_select(2, queries)
+            mass = ops.attention_mass(q, self.k, softmax_scale=self.softmax_scale, counts=self.counts)
+            self.asked[id(queries)] = queries, mass  # with the queries themselves, so that nothing else gets their id
+        return self.asked[id(queries)][1]
 
     def slice(self, start: int, stop: int) -> CacheView:
         """The same view, restricted to the tokens ``start:stop``."""
@@ -280,6 +286,14 @@ class TokenMerger(ABC):
             view: the group before the cut.
             kept: (B, H, keep) the indices that stay. A kept token must be assigned to itself.
         """
+
+    def weights(self, view: CacheView) -> Tensor | None:
+        """(B, H, N) float32, greater than zero: how much each token weighs in the mean that becomes of its key and value.
+
+        None, as here: as much as it counts, so that the sums over all tokens are what they were. How many tokens one stands
+        for is counted in either case.
+        """
+        return None
 
 
 class CacheCodec(ABC):

@@ -178,29 +178,42 @@ def chunk_length(k: Tensor) -> int:
     return max(1, default_chunk_bytes(k.device) // (4 * k.shape[0] * k.shape[1] * k.shape[2]))
 
 
-def fold(x: Tensor, counts: Tensor, target: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """((B, H, keep, D), (B, H, keep)) count-weighted means of the tokens folded together, and their counts.
+def fold_counts(counts: Tensor, target: Tensor, keep: int) -> Tensor:
+    """(B, H, keep) float32: how many tokens each of those that stay stands for.
+
+    Args:
+        counts: (B, H, N) float32, whole numbers: their sums are the same in any order.
+        target: (B, H, N) which of the ``keep`` tokens each goes to; -1 drops it.
+
+    >>> fold_counts(torch.tensor([[[1.0, 2.0, 1.0]]]), torch.tensor([[[0, 0, -1]]]), 1)
+    tensor([[[3.]]])
+    """
+    stays = torch.where(target < 0, 0, counts)
+    return counts.new_zeros(*counts.shape[:2], keep).scatter_add_(2, target.clamp_min(0), stays)
+
+
+def fold(x: Tensor, weights: Tensor, target: Tensor, keep: int) -> Tensor:
+    """(B, H, keep, D) weighted means of the tokens folded together.
 
     Args:
         x: (B, H, N, D) keys or values.
-        counts: (B, H, N) float32.
+        weights: (B, H, N) float32, greater than zero.
         target: (B, H, N) which of the ``keep`` tokens each goes to; -1 drops it.
 
     >>> x = torch.tensor([[[[1.0], [3.0], [9.0]]]])
-    >>> means, counts = fold(x, torch.ones(1, 1, 3), torch.tensor([[[0, 0, -1]]]), 1)
-    >>> means.item(), counts.item()
-    (2.0, 2.0)
+    >>> fold(x, torch.tensor([[[3.0, 1.0, 1.0]]]), torch.tensor([[[0, 0, -1]]]), 1)
+    tensor([[[[1.5000]]]])
     """
     rows, heads, tokens, width = x.shape
     at_once = max(1, default_chunk_bytes(x.device) // (4 * tokens * width))
-    means, totals = x.new_empty(rows, heads, keep, width), counts.new_empty(rows, heads, keep)
-    for parts in blocks(at_once, x, counts, target, means, totals):
+    means = x.new_empty(rows, heads, keep, width)
+    for parts in blocks(at_once, x, weights, target, means):
         _fold_block(*parts)
-    return means, totals
+    return means
 
 
-def _fold_block(x: Tensor, counts: Tensor, target: Tensor, means: Tensor, totals: Tensor) -> None:
-    """Writes what ``fold`` returns for some rows and heads; sums are in float32, as counts are.
+def _fold_block(x: Tensor, weights: Tensor, target: Tensor, means: Tensor) -> None:
+    """Writes what ``fold`` returns for some rows and heads; sums are in float32, as weights are.
 
     Tokens are sorted by where they go and summed bag by bag, in the same order every time; adding them where they go
     would depend, on a GPU, on which comes first.
@@ -209,13 +222,13 @@ def _fold_block(x: Tensor, counts: Tensor, target: Tensor, means: Tensor, totals
     bins = keep + 1  # dropped tokens go to one more, which is left out
     first = torch.arange(rows * heads, device=x.device).mul_(bins).view(rows, heads, 1)
     bin_of = (torch.where(target < 0, keep, target) + first).flatten()
-    order, weights = bin_of.argsort(stable=True), counts.flatten()
+    order = bin_of.argsort(stable=True)
     sizes = torch.zeros(rows * heads * bins, dtype=torch.int64, device=x.device)
     sizes.index_add_(0, bin_of, torch.ones_like(bin_of))
-    total = counts.new_zeros(rows * heads * bins).index_add_(0, bin_of, weights)  # whole numbers: in any order the same
-    sums = F.embedding_bag(
-        order, x.float().reshape(-1, width), sizes.cumsum(0) - sizes, mode="sum", per_sample_weights=weights[order]
-    )
-    total, sums = total.view(rows, heads, bins)[:, :, :keep], sums.view(rows, heads, bins, width)[:, :, :keep]
-    totals.copy_(total)
-    means.copy_(sums / total.unsqueeze(-1))
+    starts = sizes.cumsum(0) - sizes
+    totals = F.embedding_bag(order, weights.reshape(-1, 1), starts, mode="sum").flatten()
+    shares = (weights.flatten() / totals[bin_of])[
+        order
+    ]  # 1 for a token that stays alone, which is not changed by a bit
+    sums = F.embedding_bag(order, x.float().reshape(-1, width), starts, mode="sum", per_sample_weights=shares)
+    means.copy_(sums.view(rows, heads, bins, width)[:, :, :keep])

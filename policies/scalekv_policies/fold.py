@@ -16,6 +16,11 @@ from scalekv_core.policy import Policy
 from scalekv_policies.maps import patch_centres
 from scalekv_policies.uniform import EvenBudget
 
+QUERIES = 64
+"""Patches whose centres are asked: the same for choosing and for weighing, so that they are asked once."""
+FAINTEST = 1e-12
+"""Attention below this weighs no less, so that means exist where nobody looks."""
+
 
 @frozen(kw_only=True)
 class ValueMass(ScoringSelector):
@@ -31,15 +36,14 @@ class ValueMass(ScoringSelector):
         queries: patches, at most; all tokens of a smaller map. More cost more and, past 16, bring little.
     """
 
-    queries: int = field(default=64, validator=ge(1))
+    queries: int = field(default=QUERIES, validator=ge(1))
 
     @property
     def claims(self) -> frozenset[str]:
         return super().claims | {"heads_are_alike", "layers_are_alike", "older_maps_are_ignored"}
 
     def score(self, view: CacheView, keep: int) -> Tensor:
-        mass = view.attention_mass(patch_centres(view.map, self.queries, view.q.device))
-        return mass * view.v.float().norm(dim=-1)
+        return mass_of_patches(view, self.queries) * view.v.float().norm(dim=-1)
 
 
 @frozen(kw_only=True)
@@ -50,15 +54,22 @@ class Fold(TokenMerger):
 
         t(j) = argmax over kept i of cos(k_j, k_i)
 
-    The core replaces the keys and values of those that stay by means over all that went into them, weighted by how many
-    tokens each stands for, and adds the logarithm of their number to the logits. So attention over tokens that are
-    alike stays what it was. Queries tell tokens apart by their keys; values were no better guide, nor both together.
+    The core replaces the keys and values of those that stay by means over all that went into them, and adds the logarithm of
+    their number to the logits. So attention over tokens that are alike stays what it was. Queries tell tokens apart by their
+    keys; values were no better guide, nor both together. In the means a token weighs the geometric mean of what it counts
+    and of the attention that it gets::
+
+        w_j = sqrt( c_j  x  sum over i in W of softmax_j( q_i k_j / sqrt(d) + log c_j ) )
+
+    By counts alone, what queries look at is lost among what they do not; by attention alone, what later queries may look at.
 
     Attributes:
         channels: how many channels of the keys are compared, at most, evenly spaced; what folding costs is in proportion.
+        queries: patches whose centres W are asked for the weights, at most; all tokens of a smaller map.
     """
 
     channels: int = field(default=64, validator=ge(1))
+    queries: int = field(default=QUERIES, validator=ge(1))
 
     def assign(self, view: CacheView, kept: Tensor) -> Tensor:
         others = ops.other_tokens(kept, view.tokens)
@@ -66,6 +77,15 @@ class Fold(TokenMerger):
         target = kept.new_empty(view.positions.shape)
         target.scatter_(2, kept, ops.all_tokens(kept, 0, kept.shape[2]))
         return target.scatter_(2, others, into)
+
+    def weights(self, view: CacheView) -> Tensor:
+        mass = mass_of_patches(view, self.queries).clamp_min(FAINTEST)
+        return (mass if view.counts is None else mass * view.counts).sqrt()
+
+
+def mass_of_patches(view: CacheView, patches: int) -> Tensor:
+    """(B, H, N) the attention that each token gets from the centres of the patches that the map is divided into."""
+    return view.attention_mass(patch_centres(view.map, patches, view.q.device))
 
 
 def fold() -> Policy:

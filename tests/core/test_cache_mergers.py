@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -61,6 +62,44 @@ def check_scale(case: Case, seen: Seen, scale: int, layer: int, out: Tensor, tok
             torch.testing.assert_close(view.v[row, place], means[1], **CLOSE)
             expected = plain_attention(q[row, head, start:stop], *means, case.softmax_scale, counts)
             torch.testing.assert_close(out[row, head].double(), expected, **CLOSE)
+
+
+@frozen
+class Weighing(FoldIntoNearest):
+    """Later tokens weigh more."""
+
+    def weights(self, view: CacheView) -> Tensor:
+        return 1.0 + view.positions
+
+
+@given(cases(quotas=False, least=1), st.integers(0, 5))
+def test_a_merger_may_weigh_tokens_its_own_way(case: Case, seed: int) -> None:
+    """After the first cut what stays is the mean by its weights; counts are what they are without."""
+    weighed, counted = Seen(), Seen()
+    for seen, merger in ((weighed, Weighing()), (counted, FoldIntoNearest())):
+        policy = policy_of(HashScores(seed=seed, by_value=False), merger=merger)
+        drive(case, KVCache(case.plan, policy, check=True, observer=seen))
+
+    for (scale, layer), views in weighed.views.items():
+        for (view, _), (other, _) in zip(views, counted.views[scale, layer], strict=True):
+            assert torch.equal(view.positions, other.positions)
+            assert (view.counts is None) == (other.counts is None)
+            if view.counts is not None:
+                assert torch.equal(view.counts, other.counts)
+        for view, kept in views:
+            if view.counts is None and kept is not None and scale + 2 < len(case.schedule):
+                check_means(view, kept, next(v for v, _ in weighed.views[scale + 1, layer] if v.heads == view.heads))
+
+
+def check_means(view: CacheView, kept: Tensor, later: CacheView) -> None:
+    """Keys and values of those that stayed, by hand."""
+    target, weights = FoldIntoNearest().assign(view, kept), 1.0 + view.positions
+    for row, head, place in np.ndindex(*kept.shape):
+        members = target[row, head] == place
+        share = weights[row, head][members] / weights[row, head][members].sum()
+        for name in "kv":
+            mean = (getattr(view, name)[row, head][members] * share[:, None]).sum(dim=0)
+            torch.testing.assert_close(getattr(later, name)[row, head, place], mean, **CLOSE)
 
 
 @given(cases(quotas=False, least=1), st.integers(0, 5))

@@ -254,6 +254,32 @@ def test_a_merger_that_breaks_its_contract_is_named(fault: str) -> None:
     assert "layer 0 at scale 1" in str(refusal.value)
 
 
+@frozen
+class WrongWeights(FoldIntoNearest):
+    """Weighs in a form that it may not."""
+
+    answer: Callable[[Tensor], Any]
+
+    def weights(self, view: CacheView) -> Any:
+        return self.answer(torch.ones(view.positions.shape))
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [
+        (lambda ones: ones[:, :, 1:], r"torch\.float32 of shape \(2, 3, 6\)"),
+        (lambda ones: ones.double(), r"torch\.float64 of shape \(2, 3, 7\)"),
+        (lambda ones: 1.0, "a float"),
+    ],
+    ids=["a token less", "float64", "a number"],
+)
+def test_weights_of_another_form_are_named(answer: Callable[[Tensor], Any], got: str) -> None:
+    """Who, where, got, wanted."""
+    wanted = rf"merger WrongWeights, layer 0 at scale 1, returned weights {got}; wanted float32 \(2, 3, 7\)"
+    with pytest.raises(ContractError, match=wanted):
+        drive(CASE, fresh(merger=WrongWeights(answer)))
+
+
 # -- what a codec does wrong --------------------------------------------------------------------------------------
 
 

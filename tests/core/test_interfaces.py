@@ -53,6 +53,17 @@ def test_mass_is_of_all_queries_or_of_some(counts: bool) -> None:
     torch.testing.assert_close(view.attention_mass().sum(dim=2), torch.full((2, 3), 6.0))
 
 
+def test_the_mass_of_the_same_queries_is_computed_once() -> None:
+    """A merger gets what the selector has asked for; other queries, and another view, are asked anew."""
+    view, some = view_of(), torch.tensor([0, 3])
+    mass = view.attention_mass(some)
+
+    assert view.attention_mass(some) is mass
+    assert view.attention_mass() is view.attention_mass()
+    assert view.attention_mass(some.clone()) is not mass
+    assert view.slice(0, 12).attention_mass(some) is not mass
+
+
 @given(st.integers(0, 11), st.integers(1, 12))
 def test_a_slice_is_the_same_tokens(start: int, length: int) -> None:
     """Keys, values, positions, counts and statistics alike; queries are those of the current map still."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attrs import evolve
+from attrs import evolve, frozen
 
-from scalekv_core import ScaleSchedule, compress, load_model, shared_registry
+from scalekv_core import CacheView, ScaleSchedule, compress, load_model, shared_registry
 from scalekv_core.defaults import Drop
 from scalekv_core.fidelity import compare
 from scalekv_policies.fold import Fold, ValueMass, fold
@@ -63,6 +63,36 @@ def test_some_channels_are_compared(make_view, channels, compared):
     assert torch.equal(Fold(channels=channels).assign(view, kept), Fold(channels=64).assign(alone, kept))
 
 
+def test_what_is_looked_at_weighs_more_in_the_means(make_view):
+    """The equation of its docstring, written out, with tokens that stand for others."""
+    view = make_view(SCHEDULE, 3, held=9)
+    counts = torch.ones(2, 3, 39)
+    counts[:, :, :9] = torch.arange(1.0, 10.0)
+    for seen, c in ((view, torch.ones(2, 3, 39)), (evolve(view, counts=counts), counts)):
+        weights = Fold(queries=4).weights(seen)
+        queries = patch_centres((1, 5, 6), 4, torch.device("cpu"))
+        for row, head in ((0, 0), (1, 2)):
+            logits = view.q[row, head][queries] @ view.k[row, head].T * view.softmax_scale + c[row, head].log()
+            expected = (logits.softmax(dim=1).sum(dim=0) * c[row, head]).sqrt()
+            torch.testing.assert_close(weights[row, head], expected)
+
+
+def test_where_nobody_looks_a_mean_exists_all_the_same(make_view):
+    """Attention that underflows to nothing would make a mean of nothing."""
+    view = make_view(SCHEDULE, 3, held=9)
+    far = evolve(view, k=view.k * 1e4)
+    assert (far.attention_mass() == 0).any()
+    assert (Fold().weights(far) > 0).all()
+
+
+def test_choosing_and_weighing_ask_the_same_queries_once(make_view):
+    """What policy `fold` computes for its selector its merger gets for nothing."""
+    view = make_view(SCHEDULE, 3, held=9)
+    fold().selector.score(view, 5)
+    fold().merger.weights(view)
+    assert len(view.asked) == 1
+
+
 @pytest.fixture(scope="module")
 def digits():
     """var-tiny and ten digits that it draws unmodified."""
@@ -85,8 +115,21 @@ def test_folding_stays_nearer_than_dropping(digits):
     assert 0.85 * divergence(digits, evolve(fold(), merger=Drop())) > divergence(digits, fold())
 
 
-@pytest.mark.parametrize("policy", ["uniform", "snapkv"])
+@pytest.mark.parametrize("policy", ["uniform", "scalekv"])
 def test_folding_helps_whoever_selects(digits, policy):
     """The merger is of use to other policies too, exchanged by name."""
     folding = shared_registry().policy(policy, merger="fold")
     assert 0.9 * divergence(digits, policy) > divergence(digits, folding)
+
+
+def test_weighing_by_attention_stays_nearer_than_by_counts(digits):
+    """On a trained model a good part of what folding loses is lost by means of what is looked at with what is not."""
+    assert 0.85 * divergence(digits, evolve(fold(), merger=FoldByCounts())) > divergence(digits, fold())
+
+
+@frozen(kw_only=True)
+class FoldByCounts(Fold):
+    """The same, but for the means."""
+
+    def weights(self, view: CacheView) -> None:
+        return None

@@ -366,6 +366,15 @@ class NormalisesInPlace(ByValue):
 
 @breaks("leaves_its_input_alone")
 @frozen
+class ScalesTheMass(ByValue):
+    """Scales the attention mass in place, which a merger that asks for it would get."""
+
+    def score(self, view, keep):
+        return view.attention_mass().div_(view.current)
+
+
+@breaks("leaves_its_input_alone")
+@frozen
 class CountsInPlace(ByValue):
     """Adds to its statistic in place."""
 

@@ -85,6 +85,25 @@ class SaysThatItDrops(IntoNearest):
     drops = True
 
 
+@breaks("weights_are_positive")
+@frozen
+class WeighsOnlyTheCurrentMap(IntoNearest):
+    """Gives the tokens of the history no weight, so that a mean of none but those is none."""
+
+    def weights(self, view):
+        return (torch.arange(view.tokens) >= view.history).float().expand(view.positions.shape)
+
+
+@breaks("rows_are_apart")
+@frozen
+class WeighsByTheBatch(IntoNearest):
+    """Divides its weights by the largest of the batch."""
+
+    def weights(self, view):
+        length = view.k.float().norm(dim=3) + 1e-6
+        return length / length.max()
+
+
 @breaks("rows_are_apart")
 @frozen
 class IntoTheBatchMean(IntoNearest):

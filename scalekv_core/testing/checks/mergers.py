@@ -23,19 +23,29 @@ def kept_of(view: CacheView, case: ViewCase) -> Tensor:
 
 
 def targets(merger: TokenMerger, case: ViewCase, view: CacheView) -> list[Tensor]:
-    """Where every token goes; NotApplicable if that is of another form, which one promise is about."""
+    """Where every token goes; NotMade if that is of another form, which one promise is about."""
     target = merger.assign(view, kept_of(view, case))
     if not isinstance(target, Tensor) or target.shape != view.positions.shape or target.dtype != torch.int64:
         raise NotMade("see assigns_every_token")
     return [target]
 
 
+def weights(merger: TokenMerger, view: CacheView) -> list[Tensor]:
+    """What every token weighs, if that is not what it counts; NotMade if that is of another form, as above."""
+    weight = merger.weights(view)
+    if weight is None:
+        return []
+    if not isinstance(weight, Tensor) or weight.shape != view.positions.shape or weight.dtype != torch.float32:
+        raise NotMade("see weights_are_positive")
+    return [weight]
+
+
 def asking(make: Make, case: ViewCase) -> views.Ask:
-    """A new merger each time, and its answer to a view."""
+    """A new merger each time, and its answer to a view: where every token goes, and its weight if it has one."""
 
     def ask() -> views.Answer:
         merger = make()
-        return lambda view: targets(merger, case, view)
+        return lambda view: targets(merger, case, view) + weights(merger, view)
 
     return ask
 
@@ -70,9 +80,22 @@ def check_kept_tokens_stay_themselves(make: Make, case: ViewCase) -> None:
     assert torch.equal(own, ops.all_tokens(kept, 0, case.keep)), "a token that stays is assigned to another one"
 
 
+def check_weights_are_positive(make: Make, case: ViewCase) -> None:
+    """(B, H, N) float32, finite and greater than zero, so that every mean exists; or None."""
+    view = case.view()
+    weight, wanted = make().weights(view), tuple(view.positions.shape)
+    if weight is None:
+        return
+    assert isinstance(weight, Tensor), f"its weights are {refused(weight)}; wanted float32 of shape {wanted}, or None"
+    assert tuple(weight.shape) == wanted, f"its weights are {refused(weight)}; wanted {wanted}"
+    assert weight.dtype == torch.float32, f"its weights are {refused(weight)}; wanted float32"
+    assert bool(weight.isfinite().all()), "a token's weight is nan or inf"
+    assert bool((weight > 0).all()), f"a token weighs {float(weight.min()):g}; wanted more than zero"
+
+
 @only_if(lambda merger: merger.conserves and not merger.drops, "it drops tokens, and says so")
 def check_counts_add_up(make: Make, case: ViewCase) -> None:
-    """Nothing is lost: the counts of those that stay add up to the tokens seen, as do weighted keys and values."""
+    """Nothing is lost: the counts of those that stay add up to the tokens seen."""
     view = case.view()
     target = targets(make(), case, view)[0]
     lost = int((target < 0).sum())
@@ -80,12 +103,8 @@ def check_counts_add_up(make: Make, case: ViewCase) -> None:
     if int(target.max()) >= case.keep:
         raise NotMade("see targets_exist")
     counts = torch.ones_like(view.k[..., 0], dtype=torch.float32) if view.counts is None else view.counts
-    for x in (view.k.float(), view.v.float()):
-        means, folded = ops.fold(x, counts, target, case.keep)
-        assert torch.equal(folded.sum(dim=2), counts.sum(dim=2)), "the counts do not add up to the tokens seen"
-        expected, actual = ((y * c.unsqueeze(-1)).sum(dim=2) for y, c in ((x, counts), (means, folded)))
-        most = (x.abs() * counts.unsqueeze(-1)).sum(dim=2)
-        assert bool(((expected - actual).abs() <= 1e-5 * most + 1e-30).all()), "weighted keys or values do not add up"
+    folded = ops.fold_counts(counts, target, case.keep)
+    assert torch.equal(folded.sum(dim=2), counts.sum(dim=2)), "the counts do not add up to the tokens seen"
 
 
 @only_if(lambda merger: merger.drops, "it folds")

@@ -94,6 +94,10 @@ def leaves_its_input(ask: Ask, case: ViewCase, statistics: tuple[str, ...]) -> N
         assert mine is None or same_bits(mine, theirs), f"it writes to {name} of the view"
     for name in statistics:
         assert same_bits(untouched.statistics[name], view.statistics[name]), f"it writes to statistic {name!r}"
+    for queries, mass in view.asked.values():
+        assert same_bits(untouched.attention_mass(queries), mass), (
+            "it writes to what attention_mass gave, which others get too"
+        )
 
 
 def stays_on_the_device(ask: Ask, view: CacheView) -> None:
