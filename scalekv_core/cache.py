@@ -7,7 +7,9 @@ plan is decided on the host before the first token, so nothing here waits for th
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import cast
 
 import torch
@@ -23,6 +25,7 @@ from scalekv_core.footprint import scratch_slots
 from scalekv_core.interfaces import CacheView, described
 from scalekv_core.plan import CachePlan, HeadGroup
 from scalekv_core.policy import Policy
+from scalekv_core.prefetch import LaneOf, Scratch, Stored, lane_for
 
 Observer = Callable[[CacheView, Tensor | None], None]
 """Called after every scale of every head group with what was seen and which tokens stay (None: all)."""
@@ -33,12 +36,18 @@ class _GroupStore:
     """What one group of heads holds: one dense block."""
 
     group: HeadGroup
+    place: int  # in the order in which groups attend
+    device: torch.device | None = None  # where it attended last
     index: Tensor | None = None  # the group's heads on the device; None where it is all heads of the layer
     keys: Encoded | None = None
     values: Encoded | None = None
     positions: Tensor | None = None  # (B, Hg, N) int32; None as long as they are the latest without a gap
     counts: Tensor | None = None  # (B, Hg, N) float32; None as long as nothing was folded: they are 1
     statistics: dict[str, Tensor] = field(factory=dict)
+
+    @property
+    def stored(self) -> Stored | None:
+        return None if self.keys is None or self.values is None else (self.keys, self.values)
 
     @property
     def length(self) -> int:
@@ -61,29 +70,6 @@ class _LayerStore:
     scale: int = 0  # the scale that the layer's next attend belongs to
 
 
-class _Scratch:
-    """One buffer for keys and one for values per device and dtype, shared by all layers and allocated once."""
-
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._buffers: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
-
-    def view(self, name: str, like: Tensor, tokens: int) -> Tensor:
-        """(B, H, tokens, D) contiguous, at the start of the buffer."""
-        rows, heads, _, width = like.shape
-        key = (name, like.device, like.dtype)
-        if key not in self._buffers:
-            self._buffers[key] = like.new_empty(rows * self._slots * width)
-        return self._buffers[key][: rows * heads * tokens * width].view(rows, heads, tokens, width)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(buffer.nbytes for buffer in self._buffers.values())
-
-    def clear(self) -> None:
-        self._buffers.clear()
-
-
 class KVCache:
     """Keys and values of one image (or batch) under a plan and a policy.
 
@@ -93,6 +79,7 @@ class KVCache:
         check: check every answer of the selector (costs a device sync each); otherwise only the first one.
         clock: measures the stages.
         observer: is shown every view and what stays.
+        lane_of: by which lane histories that the codec keeps elsewhere come to a device ahead of attention.
     """
 
     def __init__(
@@ -103,14 +90,17 @@ class KVCache:
         check: bool = False,
         clock: Clock | None = None,
         observer: Observer | None = None,
+        lane_of: LaneOf | None = None,
     ) -> None:
         self.plan = plan
         self.policy = policy
         self._check_always = check
         self._clock = clock or NoClock()
         self._observer = observer
-        self._scratch = _Scratch(scratch_slots(plan))
-        self._layers = [_LayerStore([_GroupStore(group) for group in groups]) for groups in plan.groups]
+        self._scratch = Scratch(scratch_slots(plan), policy.codec, lane_of or partial(lane_for, policy.codec))
+        places = itertools.count()
+        self._layers = [_LayerStore([_GroupStore(group, next(places)) for group in groups]) for groups in plan.groups]
+        self._in_order = [store for layer in self._layers for store in layer.groups]
         self._begin()
 
     def _begin(self) -> None:
@@ -210,6 +200,8 @@ class KVCache:
         with self._clock.stage(scale, "read"):
             keys, values = self._whole(store, k, v, in_place=in_place)
             counts = None if store.counts is None else F.pad(store.counts, (0, k.shape[2]), value=1.0)
+            store.device = k.device
+            self._fetch_next(store, scale, k)
         with self._clock.stage(scale, "attention"):
             out = ops.attend(q, keys, values, softmax_scale=softmax_scale, counts=counts)
         if keep == 0 and self._observer is None:
@@ -237,17 +229,26 @@ class KVCache:
 
     def _whole(self, store: _GroupStore, k: Tensor, v: Tensor, *, in_place: bool) -> tuple[Tensor, Tensor]:
         """History and current map, (B, H, N, D) each: new memory that will be kept, or the shared scratch."""
-        codec = self.policy.codec
-        history, total = store.length, store.length + k.shape[2]
+        if not in_place:
+            return self._scratch.whole(store.stored, k, v)
+        codec, history = self.policy.codec, store.length
         whole = []
         for name, stored, current in (("key", store.keys, k), ("value", store.values, v)):
-            shape = (*current.shape[:2], total, current.shape[3])
-            buffer = current.new_empty(shape) if in_place else self._scratch.view(name, current, total)
+            buffer = current.new_empty(*current.shape[:2], history + current.shape[2], current.shape[3])
             if stored is not None:
                 codec.decode(stored, name, buffer[:, :, :history])  # type: ignore[arg-type]
             buffer[:, :, history:] = current
             whole.append(buffer)
         return whole[0], whole[1]
+
+    def _fetch_next(self, store: _GroupStore, scale: int, k: Tensor) -> None:
+        """Lets the history of the group that attends next come while this one computes; not if it lies elsewhere."""
+        following = self._in_order[(store.place + 1) % len(self._in_order)]
+        scale += following.place == 0
+        if following is store or following.stored is None or following.device != k.device:
+            return
+        if scale < len(self.plan.schedule):
+            self._scratch.fetch(following.stored, k, len(following.group.heads), self.plan.schedule.tokens[scale])
 
     def _view(
         self,

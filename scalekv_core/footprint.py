@@ -19,7 +19,7 @@ class Footprint:
 
     Attributes:
         planned: [K] bytes held after each scale: keys, values, positions, counts and statistics.
-        scratch: bytes of the buffer that history is read into, shared by all layers.
+        scratch: bytes of the buffers that history is read into, shared by all layers.
         unmodified: what the unmodified model holds at the end, its last map too.
     """
 
@@ -33,13 +33,25 @@ class Footprint:
         return max(self.planned)
 
 
-def footprint(plan: CachePlan, policy: Policy, geometry: CacheGeometry) -> Footprint:
-    """The bytes of this plan under this policy in this model and batch."""
+def footprint(plan: CachePlan, policy: Policy, geometry: CacheGeometry, *, ahead: bool = False) -> Footprint:
+    """The bytes of this plan under this policy in this model and batch.
+
+    Args:
+        plan, policy, geometry: whose.
+        ahead: whether histories come ahead of attention (see :mod:`scalekv_core.prefetch`), into buffers of their own.
+    """
+    buffers = 1 + (ahead and _anything_comes(plan))
     return Footprint(
         planned=tuple(layer_bytes(plan, policy, geometry).sum(axis=1).tolist()),
-        scratch=scratch_slots(plan) * geometry.slot_bytes * geometry.rows,
+        scratch=buffers * scratch_slots(plan) * geometry.slot_bytes * geometry.rows,
         unmodified=geometry.unmodified_bytes,
     )
+
+
+def _anything_comes(plan: CachePlan) -> bool:
+    """Whether one head group attends while another has a history that can come: not if there is but one group."""
+    groups = [group for groups in plan.groups for group in groups]
+    return len(groups) > 1 and any(held for group in groups for held in group.held[:-1])
 
 
 def scratch_slots(plan: CachePlan) -> int:

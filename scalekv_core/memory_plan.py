@@ -119,7 +119,7 @@ class Need:
         text_encoder: bytes of its weights.
         keeps_text_encoder: whether it stays after it has read the prompts.
         cache: the most that is held between two maps, without what a codec keeps in the host's memory.
-        scratch: of the buffer that history is read into.
+        scratch: of the buffers that history is read into.
         activations: the most that the model takes beside them while it draws.
         decoding: the same while the images are decoded; the cache is gone by then.
         drawing: the most at one moment while drawing, weights left out.
@@ -308,7 +308,8 @@ def plan_batch(
     stated = default_drafters(geometry.layers) if policy.needs_profile and profile is None else None
     known = profile if stated is None else stated_profile(geometry, stated)
     name = None if stated is not None else batch.model
-    planned = plan_policy(policy, geometry, budget=budget, profile=known, model=name)
+    ahead = policy.codec.leaves_device  # it is a device's memory that is planned, so there is one beside the host's
+    planned = plan_policy(policy, geometry, budget=budget, profile=known, model=name, ahead=ahead)
     return MemoryPlan(
         batch=batch,
         planned=planned,

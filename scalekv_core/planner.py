@@ -44,6 +44,7 @@ def plan_policy(
     budget: str | Budget | None = None,
     profile: AttentionProfile | None = None,
     model: str | None = None,
+    ahead: bool = False,
 ) -> Planned:
     """The plan of a policy for a model, checked against every promise that can be checked before drawing.
 
@@ -53,6 +54,7 @@ def plan_policy(
         budget: how much may be held; None takes the policy's own.
         profile: what calibration measured; only if the policy needs it.
         model: the model's name, to refuse a profile of another one.
+        ahead: whether histories come ahead of attention, see :func:`scalekv_core.footprint.footprint`.
 
     Raises:
         BudgetError: the budget is zero, too large, or below what the policy needs (the least possible is named).
@@ -63,7 +65,7 @@ def plan_policy(
     roles = classify(policy, geometry, profile, model)
     slots = wanted.slots(geometry, slot_bytes=stored_slot_bytes(policy, geometry))
     try:
-        slots, plan, weighs = _spend(policy, geometry, roles, wanted, slots)
+        slots, plan, weighs = _spend(policy, geometry, roles, wanted, slots, ahead)
     except BudgetError as error:
         least = _least(policy, geometry, roles, slots)
         if least is None:
@@ -114,13 +116,13 @@ def stored_slot_bytes(policy: Policy, geometry: CacheGeometry) -> Fraction:
 
 
 def _spend(
-    policy: Policy, geometry: CacheGeometry, roles: LayerRoles, budget: Budget, slots: int
+    policy: Policy, geometry: CacheGeometry, roles: LayerRoles, budget: Budget, slots: int, ahead: bool
 ) -> tuple[int, CachePlan, Footprint]:
     """Places, plan and bytes. Where a codec stores ranges beside its codes, fewer tokens cost more each, and bytes buy
     fewer places than the division said."""
     while True:
         plan = _allocate(policy, geometry, roles, slots)
-        weighs = footprint(plan, policy, geometry)
+        weighs = footprint(plan, policy, geometry, ahead=ahead)
         if budget.unit != "bytes" or weighs.most_planned <= budget.amount:
             return slots, plan, weighs
         slots = min(slots - 1, int(slots * budget.amount / weighs.most_planned))

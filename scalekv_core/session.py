@@ -20,10 +20,13 @@ from scalekv_core.interfaces import ModelAdapter
 from scalekv_core.memory import PeakMeter
 from scalekv_core.planner import Planned, classify, plan_policy
 from scalekv_core.policy import Policy
+from scalekv_core.prefetch import reads_ahead
 from scalekv_core.profile import AttentionProfile
 from scalekv_core.registry import Registry, shared_registry
 from scalekv_core.report import ImageReport, Report
 from scalekv_core.schedule import ScaleSchedule
+
+_CPU = torch.device("cpu")
 
 _attached: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
@@ -52,7 +55,7 @@ class Session:
         self._name = name
         self._cache_options: dict[str, Any] = {"check": check, "clock": clock, "observer": observer}
         self._measure_peak = measure_peak
-        self._plans: dict[tuple[ScaleSchedule, int, torch.dtype], Planned] = {}
+        self._plans: dict[tuple[ScaleSchedule, int, torch.dtype, bool], Planned] = {}
         self._images: list[ImageReport] = []
         self._open: _ImageCache | None = None
         self._refuse_early()
@@ -64,14 +67,17 @@ class Session:
         else:
             self.planned(self.geometry.schedule)
 
-    def planned(self, schedule: ScaleSchedule, *, rows: int = 1, dtype: torch.dtype | None = None) -> Planned:
-        """The plan for images of this schedule and batch."""
+    def planned(
+        self, schedule: ScaleSchedule, *, rows: int = 1, dtype: torch.dtype | None = None, device: torch.device = _CPU
+    ) -> Planned:
+        """The plan for images of this schedule and batch on this device."""
         dtype = dtype or self.geometry.dtype
-        key = (schedule, rows, dtype)
+        ahead = reads_ahead(self.policy.codec, device)
+        key = (schedule, rows, dtype, ahead)
         if key not in self._plans:
             geometry = evolve(self.geometry, schedule=schedule, rows=rows, dtype=dtype)
             self._plans[key] = plan_policy(
-                self.policy, geometry, budget=self._budget, profile=self._profile, model=self._name
+                self.policy, geometry, budget=self._budget, profile=self._profile, model=self._name, ahead=ahead
             )
         return self._plans[key]
 
@@ -173,7 +179,7 @@ class _ImageCache:
                 f"the adapter said {geometry.heads} heads of width {geometry.head_dim}; "
                 f"attention came with keys of (rows, heads, tokens, width) = {tuple(k.shape)}"
             )
-        self._planned = session.planned(self._schedule, rows=k.shape[0], dtype=k.dtype)
+        self._planned = session.planned(self._schedule, rows=k.shape[0], dtype=k.dtype, device=k.device)
         self._cache = KVCache(self._planned.plan, session.policy, **session._cache_options)
         if session._measure_peak:
             self._peak = PeakMeter(k.device)

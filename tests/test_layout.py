@@ -27,6 +27,7 @@ MAY_IMPORT = {
 }
 TEST_TOOLS = {"hypothesis", "pytest", "_pytest"}
 MODULES = [path for folder in ROOMS.values() for path in sorted(folder.rglob("*.py"))]
+HOT_MODULES = ("ops.py", "cache.py", "prefetch.py")
 WAITS = {"item", "cpu", "tolist", "numpy", "nonzero", "synchronize", "warn"}
 
 
@@ -188,8 +189,8 @@ def test_core_is_light(imported: dict[str, dict]) -> None:
 
 
 def hot_functions() -> Iterator[tuple[Path, ast.FunctionDef]]:
-    """All of ops.py and cache.py, and whatever in an adapter or model hands tensors to the cache."""
-    for path in (ROOMS["scalekv_core"] / "ops.py", ROOMS["scalekv_core"] / "cache.py"):
+    """All of ops.py, cache.py and prefetch.py, and whatever in an adapter or model hands tensors to the cache."""
+    for path in (ROOMS["scalekv_core"] / name for name in HOT_MODULES):
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef):
                 yield path, node
@@ -221,7 +222,7 @@ def test_the_hot_path_waits_for_nobody(path: Path, function: ast.FunctionDef) ->
     assert "warnings" not in set(imports(function))
 
 
-@pytest.mark.parametrize("name", ["ops.py", "cache.py"])
+@pytest.mark.parametrize("name", HOT_MODULES)
 def test_numbers_of_tensors_are_read_in_checks_only(name: str) -> None:
     """int, float and bool of a tensor wait for the device as item does."""
     tree = tree_of(ROOMS["scalekv_core"] / name)
@@ -238,4 +239,4 @@ def test_numbers_of_tensors_are_read_in_checks_only(name: str) -> None:
 
 def test_the_adapters_hot_path_was_found() -> None:
     """The guard above looks at something."""
-    assert {"ops", "cache", "transformer"} <= {path.stem for path, _ in HOT}
+    assert {"ops", "cache", "prefetch", "transformer"} <= {path.stem for path, _ in HOT}

@@ -1,4 +1,4 @@
-"""Keys and values in the host's memory: the device holds one layer's history at a time."""
+"""Keys and values in the host's memory: the device holds the history of one layer, and of the next."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class Host(CacheCodec):
     """Exact, in pinned memory of the host; on a CPU a plain copy.
 
     What stays is gathered on the device from what attention has just read and then sent, so that no index has to come to
-    the host. Copies are queued behind the work of the device, and nothing waits. The bytes that reports call resident
-    are then the host's; positions, counts and statistics stay on the device.
+    the host. Copies are queued behind the work of the device, and nothing waits; on CUDA histories come back ahead of
+    attention, on a stream of their own (:mod:`scalekv_core.prefetch`). The bytes that reports call resident are then the
+    host's; positions, counts and statistics stay on the device.
     """
 
     leaves_device = True

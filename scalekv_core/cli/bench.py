@@ -307,8 +307,18 @@ def contenders_of(
     """
     from scalekv_core.bench import PolicyContender, ReleasedCode, Unmodified
     from scalekv_core.planner import plan_policy
+    from scalekv_core.prefetch import reads_ahead
 
-    planned = [plan_policy(one, settings.geometry, budget=spent, profile=profile) for one, spent in policies]
+    planned = [
+        plan_policy(
+            one,
+            settings.geometry,
+            budget=spent,
+            profile=profile,
+            ahead=reads_ahead(one.codec, settings.device),
+        )
+        for one, spent in policies
+    ]
     every = settings.every_layer
     followed = followed_by_released(planned, released)
     return [

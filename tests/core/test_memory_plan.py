@@ -211,7 +211,8 @@ class Elsewhere(Int8):
 
 def test_codes_that_leave_the_device_are_not_counted_there() -> None:
     """Positions stay; and such a codec is tried before one that loses something."""
-    plan = toy_plan(WHOLE - 100, images=6)
+    card = toy.ToyCard(geometry=evolve(toy.GEOMETRY, layers=12))
+    plan = toy_plan(toy_plan(0, card=card).need.total - 100, card=card)
     away = plan.again(policy=evolve(toy.latest(), codec=Elsewhere()))
     places = max(away.planned.plan.slots().tolist()) * plan.batch.geometry.rows
 
@@ -223,6 +224,7 @@ def test_codes_that_leave_the_device_are_not_counted_there() -> None:
             return {"away": Elsewhere}
 
     assert away.need.cache == 4 * places
+    assert away.need.scratch == 2 * plan.need.scratch > 0
     assert away.planned.footprint.most_planned > away.need.cache
     assert "--codec away" in cheapest(plan, registry=Registry.of(toy, Codecs(), Plugin())).change
 
