@@ -180,7 +180,7 @@ def memory() -> str:
     known, rows = registry(), []
     for name in sorted(known.names("model")):
         card: ModelCard = known.make("model", name)
-        if type(card).bare is ModelCard.bare:  # its family does not say how it runs without weights
+        if not card.can_be_planned:
             continue
         for size in card.sizes[1::2] or (None,):  # every other one: the table is long enough
             for images in BATCHES:

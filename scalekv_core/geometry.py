@@ -72,6 +72,15 @@ class CacheGeometry:
         return self.schedule.last_history * self.token_bytes
 
 
+def plural(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> plural(1, "row"), plural(2, "row")
+    ('1 row', '2 rows')
+    """
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def format_bytes(count: int) -> str:
     """A byte count as people read it.
 

@@ -101,7 +101,7 @@ class ImageModel(ABC):
         name: the name it was loaded by.
         module: what attention happens in; what an adapter attaches to.
         schedule: the maps of its images.
-        sampling: its defaults.
+        sampling: its defaults, as its card says.
         profile: its attention profile, if one ships or was found.
         aspect, size: what `draw_on` was given last; None is the model's own.
     """
@@ -124,10 +124,6 @@ class ImageModel(ABC):
         """
         if aspect not in (None, "1:1") or size is not None:
             raise InputError(f"model {self.name!r} draws square images of one size only; leave out --aspect and --size")
-
-    def rows_of(self, sampling: Sampling) -> int:
-        """Sequences in the batch for each image: with guidance 2."""
-        return 2 if any(sampling.strengths) else 1
 
     @abstractmethod
     def generate(
@@ -166,11 +162,13 @@ class ModelCard(ABC):
         summary: one line for ``scalekv models``.
         weights: where its weights come from, in words.
         geometry: the shape of its cache, for one row.
+        sampling: how it draws unless told otherwise.
     """
 
     summary: str = field(validator=instance_of(str))
     weights: str = field(validator=instance_of(str))
     geometry: CacheGeometry
+    sampling: Sampling = field(factory=Sampling)
 
     needs_weights: ClassVar[bool] = False
     """Whether its weights do not ship."""
@@ -214,10 +212,21 @@ class ModelCard(ABC):
         """A prompt that shows the model."""
         return ""
 
-    @property
-    def profile(self) -> AttentionProfile | None:
-        """The attention profile that ships with it; what is loaded may find another one beside its weights."""
-        return None
+    def profiles(self, weights: Path | None = None) -> Sequence[AttentionProfile]:
+        """The attention profiles that ship with it, or that lie beside these weights; each is of one schedule.
+
+        Raises:
+            CheckpointError, ProfileError: there are no such weights, or a profile is damaged.
+        """
+        return ()
+
+    def profile_of(self, schedule: ScaleSchedule, *, weights: Path | None = None) -> AttentionProfile | None:
+        """That of its attention profiles which is of this schedule; None if there is none."""
+        return next((profile for profile in self.profiles(weights) if profile.schedule == schedule), None)
+
+    def rows_of(self, sampling: Sampling) -> int:
+        """Sequences in the batch for each image: with guidance 2."""
+        return 2 if any(sampling.strengths) else 1
 
     def text_encoder_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of the weights that turn a prompt into features, if it has any."""
@@ -232,6 +241,11 @@ class ModelCard(ABC):
         self._check_drawn("aspect ratio", aspect, self.aspects)
         self._check_drawn("size", size, self.sizes)
         return self.geometry
+
+    @property
+    def can_be_planned(self) -> bool:
+        """Whether it says how its model runs without weights."""
+        return type(self).bare is not ModelCard.bare
 
     def bare(
         self,

@@ -93,6 +93,8 @@ def available_memory(device: torch.device) -> int | None:
     """Bytes that are free there; None where nobody can be asked."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             lines = dict(line.split(":") for line in file)

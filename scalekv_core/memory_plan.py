@@ -40,6 +40,7 @@ class Batch:
         guidance: whether each takes two rows.
         aspect, size: of the images; None is the model's own.
         dtype: in which the model is run; None is its own.
+        random_weights: whether nothing is read, a prompt neither.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Batch:
     aspect: str | None = None
     size: str | None = None
     dtype: torch.dtype | None = None
+    random_weights: bool = False
 
     @property
     def geometry(self) -> CacheGeometry:
@@ -69,8 +71,8 @@ class Batch:
 
     @property
     def text_encoder(self) -> int:
-        """Bytes of its weights."""
-        return self.card.text_encoder_bytes(self.geometry.dtype)
+        """Bytes of its weights; none where weights are random, which no encoder goes with."""
+        return 0 if self.random_weights else self.card.text_encoder_bytes(self.geometry.dtype)
 
     @property
     def rehearsal(self) -> Rehearsal:
@@ -157,6 +159,13 @@ class Need:
         """When that is."""
         return max(self.moments, key=lambda when: self.moments[when])
 
+    @property
+    def breakdown(self) -> str:
+        """Its parts in one line."""
+        parts = [*self.weights.items(), ("text encoder", self.text_encoder), ("cache", self.cache)]
+        parts += [("scratch", self.scratch), ("activations", self.activations), ("decoding", self.decoding)]
+        return ", ".join(f"{name} {format_bytes(count)}" for name, count in parts if count)
+
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
         names = ("text_encoder", "cache", "scratch", "activations", "decoding", "total", "when")
@@ -213,14 +222,6 @@ class MemoryPlan:
             keep_text_encoder=self.keeps_text_encoder if keep_text_encoder is None else keep_text_encoder,
             profile=self.profile,
         )
-
-    @property
-    def breakdown(self) -> str:
-        """The need in one line."""
-        need = self.need
-        parts = [*need.weights.items(), ("text encoder", need.text_encoder), ("cache", need.cache)]
-        parts += [("scratch", need.scratch), ("activations", need.activations), ("decoding", need.decoding)]
-        return ", ".join(f"{name} {format_bytes(count)}" for name, count in parts if count)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -304,7 +305,7 @@ def plan_batch(
 ) -> MemoryPlan:
     """The same, of values instead of names."""
     geometry = batch.geometry
-    profile = profile or (batch.card.profile if policy.needs_profile else None)
+    profile = profile or (batch.card.profile_of(geometry.schedule) if policy.needs_profile else None)
     stated = default_drafters(geometry.layers) if policy.needs_profile and profile is None else None
     known = profile if stated is None else stated_profile(geometry, stated)
     name = None if stated is not None else batch.model
@@ -362,6 +363,13 @@ def unmodified_course(geometry: CacheGeometry) -> Course:
     of_keys = cast * geometry.token_bytes // geometry.layers // 2
     extra = np.maximum(held, held - before + np.asarray(geometry.schedule.seen)[:, None] * of_keys)
     return Course(held=held, extra=extra, scratch=0, most=geometry.unmodified_bytes)
+
+
+def whole_need(batch: Batch) -> Need:
+    """What it takes to draw with the whole cache in scalekv's own code, which keeps keys in the dtype that attention reads,
+    and lets the text encoder go."""
+    course = unmodified_course(evolve(batch.geometry, unmodified_key_dtype=None))
+    return _need(batch, course, keeps_text_encoder=False)
 
 
 def _need(batch: Batch, course: Course, keeps_text_encoder: bool) -> Need:

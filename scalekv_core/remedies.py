@@ -1,4 +1,5 @@
-"""What would make a batch fit, or how much more would: found by planning again, never by a formula.
+"""What would make a batch fit, or how much more would: found by planning again, never by a formula. And the refusal of one
+that does not fit, which says it.
 
 Changes are tried from those that cost nothing in the images to those that cost most: encode the prompts first and let the
 text encoder go; store what is kept in fewer bits; keep less; draw fewer images at once; draw smaller ones.
@@ -14,7 +15,8 @@ from typing import Any
 from attrs import evolve, frozen
 
 from scalekv_core.budget import Budget
-from scalekv_core.errors import BudgetError, ScaleKVError
+from scalekv_core.errors import BudgetError, InputError, ScaleKVError
+from scalekv_core.geometry import format_bytes, plural
 from scalekv_core.memory_plan import MemoryPlan
 from scalekv_core.planner import stored_slot_bytes
 from scalekv_core.registry import Registry, shared_registry
@@ -74,16 +76,55 @@ def most_budget(plan: MemoryPlan) -> Budget | None:
 
 
 def cheapest(plan: MemoryPlan, *, registry: Registry | None = None) -> Remedy | None:
-    """The change that costs the images least and makes the batch fit; None if it fits already, or nothing does.
+    """The change that costs the images least and makes the batch fit; None if it fits already, or nothing helps.
 
     Args:
         plan: what does not fit.
         registry: whose codecs may be taken; the installed plugins by default.
     """
-    if plan.fits:
+    if plan.memory is None or plan.fits or sum(plan.need.weights.values()) > plan.memory:
         return None
     changes = _changes(plan, registry or shared_registry())
     return next((remedy for remedy in changes if remedy.plan.fits), None)
+
+
+def check_fits(plan: MemoryPlan, *, registry: Registry | None = None) -> None:
+    """Refuses a batch that takes more than there is, before anything is allocated.
+
+    Args:
+        plan: of the batch.
+        registry: whose codecs may be taken; the installed plugins by default.
+
+    Raises:
+        InputError: it does not fit; says what takes how much, and what would fit.
+    """
+    if not plan.fits:
+        raise InputError(f"{what_it_takes(plan)}; {what_would_fit(plan, registry=registry)}")
+
+
+def what_it_takes(plan: MemoryPlan) -> str:
+    """The batch, the bytes that it takes at one moment, those that there are, and the parts, in one line."""
+    batch, planned, need = plan.batch, plan.planned, plan.need
+    there = "" if plan.memory is None else f" of {format_bytes(plan.memory)}"
+    return (
+        f"{plural(batch.images, 'image')} of {batch.model!r} under policy {planned.policy.name!r} at {planned.budget} take "
+        f"{format_bytes(need.total)}{there} while {need.when} ({need.breakdown})"
+    )
+
+
+def what_would_fit(plan: MemoryPlan, *, registry: Registry | None = None) -> str:
+    """The largest batch, the largest budget, and for what does not fit the cheapest change, in one line."""
+    images, budget = most_images(plan), most_budget(plan)
+    said = [
+        "not even one image fits" if images is None else f"the largest batch that fits is {plural(images, 'image')}"
+    ]
+    if plan.planned.policy.allocator.spends_all:
+        said.append("no budget fits" if budget is None else f"the largest budget that fits is {str(budget)!r}")
+    if not plan.fits:
+        remedy = cheapest(plan, registry=registry)
+        weights = format_bytes(sum(plan.need.weights.values()))
+        said.append(f"cheapest change: {remedy.change}" if remedy else f"no change helps: weights take {weights}")
+    return "; ".join(said)
 
 
 def _changes(plan: MemoryPlan, registry: Registry) -> Iterator[Remedy]:
@@ -116,7 +157,7 @@ def _budgets(plan: MemoryPlan) -> Change:
 
 def _batches(plan: MemoryPlan) -> Change:
     if (images := most_images(plan)) is not None:
-        yield f"draw fewer at once with --batch {images}", {"batch": evolve(plan.batch, images=images)}
+        yield f"draw {plural(images, 'image')} at once", {"batch": evolve(plan.batch, images=images)}
 
 
 def _sizes(plan: MemoryPlan) -> Change:

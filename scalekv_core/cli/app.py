@@ -104,7 +104,7 @@ def tell(error: Exception, told: Sequence[str] = ()) -> int | None:
         error: what a command raised.
         told: lines that were printed before and need not be printed again.
     """
-    from scalekv_core.cli.room import OutOfMemory, is_out_of_memory
+    from scalekv_core.cli.room import is_out_of_memory
     from scalekv_core.errors import ScaleKVError
 
     if isinstance(error, ScaleKVError):
@@ -112,8 +112,8 @@ def tell(error: Exception, told: Sequence[str] = ()) -> int | None:
         for line in told:
             message = message.replace(f"\n{line}", "")
         console.complain(message)
-        return 1 if isinstance(error, OutOfMemory) else 2
+        return 2
     if is_out_of_memory(error):
         console.complain(f"out of memory: {str(error).splitlines()[0]}")
-        return 1
+        return 2
     return None

@@ -66,13 +66,13 @@ def calibrate(
         raise InputError(f"--out is the profile's file; {out} is a directory")
     writing.check_directory(out.parent)
     given = [*(prompts or ()), *(read_prompts(prompt_file) if prompt_file else ())]
-    loaded = loading.load_model(
-        model or loading.model_for(given), weights=weights, device=device, dtype=dtype, aspect=aspect, size=size
-    )
+    name = model or loading.model_for(given)
     sampling = loading.sampling_of(
-        loaded, guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=greedy
+        name, guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=greedy
     )
-    job = loading.job_of(loaded, prompts=given, seeds=seed, images=images, sampling=sampling)
+    shape: dict[str, Any] = {"aspect": aspect, "size": size, "dtype": loading.read_dtype(dtype)}
+    job = loading.job_of(name, prompts=given, seeds=seed, images=images, sampling=sampling, **shape)
+    loaded = loading.load_model(job.batch, weights=weights, device=device)
     measured = measure(loaded, job, queries=queries, batch=batch)
     print_profile(measured)
     with writing.written_together(out.parent) as stage:
@@ -100,23 +100,18 @@ def read_prompts(path: Path) -> list[str]:
 
 def measure(model: Any, job: Job, *, queries: int, batch: int) -> AttentionProfile:
     """The profile of a model over all images of a job, drawn in batches."""
-    import attrs
-
     from scalekv_core import calibration
-    from scalekv_core.cli.drawing import geometry_of
     from scalekv_core.cli.loading import the_registry
     from scalekv_core.cli.room import naming_the_plan
 
-    starts = range(0, len(job.prompts), batch)
     with (
         calibration.calibrate(
             model, queries=queries, provenance=provenance(model, job), registry=the_registry()
         ) as sums,
         progress(len(job.prompts)) as advance,
     ):
-        for start in starts:
-            part = attrs.evolve(job, prompts=job.prompts[start : start + batch], seeds=job.seeds[start : start + batch])
-            with naming_the_plan(None, part, geometry_of(model)):
+        for part in job.parts(batch):
+            with naming_the_plan(part, None):
                 model.generate(part.prompts, seeds=part.seeds, sampling=part.sampling)
             advance(len(part.prompts))
     measured: AttentionProfile = sums.profile()

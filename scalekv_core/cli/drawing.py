@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+import torch
 from attrs import frozen
 from torch import Tensor
 
@@ -16,10 +17,9 @@ from scalekv_core.cache import Observer
 from scalekv_core.cli import console
 from scalekv_core.cli.config import Choice
 from scalekv_core.cli.loading import Job, the_registry
-from scalekv_core.cli.room import naming_the_plan, what_fits
+from scalekv_core.cli.room import check_room, naming_the_plan, told_by_plan
 from scalekv_core.errors import ScaleKVError
 from scalekv_core.fidelity import Fidelity
-from scalekv_core.geometry import CacheGeometry
 from scalekv_core.image_model import Generation, ImageModel
 from scalekv_core.planner import Planned, plan_policy
 from scalekv_core.policy import Policy
@@ -74,23 +74,33 @@ def policies_of(choice: Choice) -> list[Chosen]:
 
 
 def plan_all(
-    model: ImageModel, job: Job, choice: Choice, chosen: Sequence[Chosen], profile: AttentionProfile | None
+    job: Job,
+    choice: Choice,
+    chosen: Sequence[Chosen],
+    profile: AttentionProfile | None,
+    *,
+    memory: int | None = None,
 ) -> list[Planned]:
-    """The plans of the batch, so that what cannot be done is refused before anything is drawn. Of ``all``, those that
+    """The plans of the batch, so that what cannot be done is refused before anything is loaded. Of ``all``, those that
     can be planned for this model.
+
+    Args:
+        job: what is drawn.
+        choice, chosen: the policies.
+        profile: the model's.
+        memory: bytes that there are; None if nobody can tell.
 
     Raises:
         BudgetError, ProfileError, ContractError: as :func:`~scalekv_core.planner.plan_policy`.
-        SessionError: no adapter knows the model.
+        InputError: it does not fit into memory.
     """
-    geometry = geometry_of(model).for_rows(job.rows)
-    plans = []
+    batch, plans = job.batch, []
     with _leaving_out(choice, [policy.name for policy, _ in chosen]) as attempt:
         for policy, budget in chosen:
             with attempt(policy.name):
-                plans.append(
-                    plan_policy(policy, geometry, budget=budget, profile=profile or model.profile, model=model.name)
-                )
+                planned = plan_policy(policy, batch.geometry, budget=budget, profile=profile, model=batch.model)
+                check_room(job, planned, profile, memory)
+                plans.append(planned)
     return plans
 
 
@@ -114,16 +124,10 @@ def _leaving_out(choice: Choice, names: Sequence[str]) -> Iterator[Callable[[str
         raise failed[0]
 
 
-def geometry_of(model: ImageModel) -> CacheGeometry:
-    """The shape of the model's cache, one row."""
-    _, adapter = the_registry().adapter_for(model.module)
-    return adapter.geometry(model.module)
-
-
 def draw_full(model: ImageModel, job: Job) -> Generation:
     """What the unmodified model draws, outside of any session."""
     remedy = "draw fewer images at once, or leave the comparison out with --no-full"
-    with console.busy("drawing with the whole cache"), naming_the_plan(None, job, geometry_of(model), remedy=remedy):
+    with console.busy("drawing with the whole cache"), naming_the_plan(job, None, remedy=remedy):
         return _draw(model, job, keep_logits=True)
 
 
@@ -185,14 +189,14 @@ def _session(
     model: ImageModel, job: Job, planned: Planned, profile: AttentionProfile | None, **options: Any
 ) -> Iterator[Session]:
     remedy = "draw fewer images at once, or give a smaller budget"
+    told = partial(told_by_plan, job, planned, profile, device_of(model))
     with (
         compress(model, planned.policy, planned.budget, profile=profile, registry=the_registry(), **options) as session,
-        naming_the_plan(
-            session,
-            job,
-            session.geometry,
-            remedy=remedy,
-            fitting=partial(what_fits, model, job, planned, profile),
-        ),
+        naming_the_plan(job, planned, remedy=remedy, told=told),
     ):
         yield session
+
+
+def device_of(model: ImageModel) -> torch.device:
+    """Where the model runs."""
+    return next(model.module.parameters()).device

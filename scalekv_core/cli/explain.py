@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from attrs import frozen
@@ -15,7 +15,6 @@ from scalekv_core.cli import console, defaults
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scalekv_core.cli.config import Choice
     from scalekv_core.cli.loading import Job
     from scalekv_core.explain import KeptTokens
     from scalekv_core.image_model import ImageModel
@@ -116,7 +115,7 @@ def explain(
     Writes plan.png and kept.png; --text prints the same as tables and needs no matplotlib.
     """
     from scalekv_core import explain as explaining
-    from scalekv_core.cli import explain_tables, loading, writing
+    from scalekv_core.cli import drawing, explain_tables, loading, writing
     from scalekv_core.cli.config import choose
     from scalekv_core.errors import InputError
 
@@ -131,12 +130,14 @@ def explain(
     measured = loading.load_profile(profile)
     prompts = [prompt] if prompt else None
     name = model or loading.model_for(prompts)
+    shape: dict[str, Any] = {"aspect": aspect, "size": size, "dtype": loading.read_dtype(dtype)}
+    job = loading.job_of(name, prompts=prompts, seeds=[seed], images=1, sampling=loading.sampling_of(name), **shape)
+    known = measured or loading.profile_of(job.batch, weights)
+    (planned,) = drawing.plan_all(job, choice, drawing.policies_of(choice), known)
+    shown = Shown(planned=planned)
     if draw:
-        loaded = loading.load_model(name, weights=weights, device=device, dtype=dtype, aspect=aspect, size=size)
-        job = loading.job_of(loaded, prompts=prompts, seeds=[seed], images=1, sampling=loaded.sampling)
-        shown = look(loaded, job, choice, measured, layers=layer, head=head, row=row)
-    else:
-        shown = Shown(planned=plan_of_card(name, choice, measured, dtype=dtype, aspect=aspect, size=size))
+        loaded = loading.load_model(job.batch, weights=weights, device=device)
+        shown = look(loaded, job, planned, measured, layers=layer, head=head, row=row)
     if text:
         explain_tables.print_plan(shown.planned)
         explain_tables.print_kept(shown)
@@ -150,7 +151,7 @@ def explain(
 def look(
     model: ImageModel,
     job: Job,
-    choice: Choice,
+    planned: Planned,
     profile: AttentionProfile | None,
     *,
     layers: Sequence[int] | None,
@@ -162,10 +163,9 @@ def look(
     Raises:
         InputError: there is no such layer, head or row.
     """
-    from scalekv_core.cli.drawing import plan_all, policies_of, watch
+    from scalekv_core.cli.drawing import watch
     from scalekv_core.explain import KeptTokens
 
-    (planned,) = plan_all(model, job, choice, policies_of(choice), profile)
     shape = planned.geometry
     layers = list(layers or spread(shape.layers))
     for what, numbers, there in (
@@ -195,27 +195,6 @@ def spread(layers: int) -> list[int]:
     ([0, 8, 15], [0, 1])
     """
     return sorted({0, layers // 2, layers - 1})
-
-
-def plan_of_card(
-    model: str,
-    choice: Choice,
-    profile: AttentionProfile | None,
-    *,
-    dtype: str,
-    aspect: str | None = None,
-    size: str | None = None,
-) -> Planned:
-    """The plan for one row of a model that is not loaded."""
-    import attrs
-
-    from scalekv_core.cli.drawing import policies_of
-    from scalekv_core.cli.loading import model_card, read_dtype
-    from scalekv_core.planner import plan_policy
-
-    geometry = attrs.evolve(model_card(model).shape(aspect=aspect, size=size), dtype=read_dtype(dtype))
-    ((policy, budget),) = policies_of(choice)
-    return plan_policy(policy, geometry, budget=budget, profile=profile, model=model)
 
 
 def save_plots(stage: Path, shown: Shown) -> None:

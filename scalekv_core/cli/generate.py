@@ -70,28 +70,31 @@ def generate(
 
     Writes full.png, compressed.png, side_by_side.png and record.json; for several policies one sheet, policies.png.
     """
-    from scalekv_core.cli import drawing, loading, record, writing
+    from scalekv_core.cli import drawing, loading, record, room, writing
     from scalekv_core.cli.config import choose
 
     parts = {"classifier": classifier, "allocator": allocator, "selector": selector, "merger": merger, "codec": codec}
     choice = choose(config=config, policies=policy, budget=budget, parts=parts, options=option)
     writing.check_directory(out)
     policies = drawing.policies_of(choice)
-    measured = loading.load_profile(profile)
-    loaded = loading.load_model(
-        model or loading.model_for(prompts),
-        weights=weights,
-        device=device,
-        dtype=dtype,
-        random_weights=random_weights,
-        aspect=aspect,
-        size=size,
-    )
+    name = model or loading.model_for(prompts)
     sampling = loading.sampling_of(
-        loaded, guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=greedy
+        name, guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=greedy
     )
-    job = loading.job_of(loaded, prompts=prompts, seeds=seed, images=images, sampling=sampling, paired=paired)
-    plans = drawing.plan_all(loaded, job, choice, policies, measured)
+    shape: dict[str, Any] = {
+        "aspect": aspect,
+        "size": size,
+        "dtype": loading.read_dtype(dtype),
+        "random_weights": random_weights,
+    }
+    job = loading.job_of(name, prompts=prompts, seeds=seed, images=images, sampling=sampling, paired=paired, **shape)
+    memory = room.memory_of(loading.read_device(device))
+    measured = loading.load_profile(profile)
+    known = measured or loading.profile_of(job.batch, weights)
+    plans = drawing.plan_all(job, choice, policies, known, memory=memory)
+    if full:
+        room.check_room_of_whole(job, memory)
+    loaded = loading.load_model(job.batch, weights=weights, device=device)
     reference = drawing.draw_full(loaded, job) if full else None
     drawn = [drawing.draw_compressed(loaded, job, one, profile=measured, full=reference, check=check) for one in plans]
     print_figures(drawn)

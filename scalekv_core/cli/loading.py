@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from scalekv_core import registry as registries
 from scalekv_core.cli import defaults
 from scalekv_core.errors import CheckpointError, InputError, unknown_name
 from scalekv_core.image_model import ImageModel, ModelCard, Sampling
+from scalekv_core.memory_plan import Batch
 from scalekv_core.profile import AttentionProfile
 from scalekv_core.registry import Registry
 
@@ -30,18 +31,24 @@ class Job:
     Attributes:
         prompts, seeds: one per image.
         sampling: how tokens are drawn.
-        rows_each: sequences in the batch for each image: with guidance 2.
+        batch: the same to a planner: which model draws how many, how large, with guidance or without.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     sampling: Sampling
-    rows_each: int
+    batch: Batch
 
     @property
     def rows(self) -> int:
         """Sequences in the batch."""
-        return len(self.prompts) * self.rows_each
+        return self.batch.geometry.rows
+
+    def parts(self, images: int) -> Iterator[Job]:
+        """The same in parts of at most so many images."""
+        for start in range(0, len(self.prompts), images):
+            prompts, seeds = self.prompts[start : start + images], self.seeds[start : start + images]
+            yield attrs.evolve(self, prompts=prompts, seeds=seeds, batch=attrs.evolve(self.batch, images=len(prompts)))
 
     @property
     def labels(self) -> list[str]:
@@ -82,38 +89,32 @@ def model_for(prompts: Sequence[str] | None) -> str:
     return fitting[0]
 
 
-def load_model(
-    name: str,
-    *,
-    weights: Path | None,
-    device: str,
-    dtype: str,
-    random_weights: bool = False,
-    aspect: str | None = None,
-    size: str | None = None,
-) -> ImageModel:
-    """A model, ready to draw images of this aspect ratio and size.
+def load_model(batch: Batch, *, weights: Path | None, device: str) -> ImageModel:
+    """The model of a batch, ready to draw images of its aspect ratio and size.
 
     Raises:
-        UnknownName, InputError, CheckpointError: no such model, device, dtype, aspect ratio or size; the weights cannot be
-            used.
+        InputError, CheckpointError: no such device; the weights cannot be used.
     """
-    card = model_card(name)
-    if random_weights and weights is not None:
-        raise InputError(f"--random-weights takes the place of --weights; leave one of them out (got {weights})")
-    if card.needs_weights and not card.fetches and weights is None and not random_weights:
-        raise CheckpointError(
-            f"model {name!r} does not ship with weights; give --weights PATH ({card.weights}), or --random-weights to "
-            "measure memory and time"
-        )
-    card.shape(aspect=aspect, size=size)  # refuses what it does not draw before anything is read
-    place, number = str(read_device(device)), read_dtype(dtype)
-    if random_weights:
-        loaded = card.random(device=place, dtype=number)
+    check_weights(batch, weights)
+    place, dtype = str(read_device(device)), batch.geometry.dtype
+    if batch.random_weights:
+        loaded = batch.card.random(device=place, dtype=dtype)
     else:
-        loaded = registries.load_model(name, weights=weights, device=place, dtype=number, registry=the_registry())
-    loaded.draw_on(aspect=aspect, size=size)
+        loaded = registries.load_model(batch.model, weights=weights, device=place, dtype=dtype, registry=the_registry())
+    loaded.draw_on(aspect=batch.aspect, size=batch.size)
     return loaded
+
+
+def check_weights(batch: Batch, weights: Path | None) -> None:
+    """Raises InputError or CheckpointError unless weights are given where they are needed, and nowhere else."""
+    card = batch.card
+    if batch.random_weights and weights is not None:
+        raise InputError(f"--random-weights takes the place of --weights; leave one of them out (got {weights})")
+    if card.needs_weights and not card.fetches and weights is None and not batch.random_weights:
+        raise CheckpointError(
+            f"model {batch.model!r} does not ship with weights; give --weights PATH ({card.weights}), or --random-weights "
+            "to measure memory and time"
+        )
 
 
 def read_device(text: str) -> torch.device:
@@ -149,11 +150,23 @@ def load_profile(path: Path | None) -> AttentionProfile | None:
     return None if path is None else AttentionProfile.load(path)
 
 
-def sampling_of(model: ImageModel, *, guidance: str | None = None, **changes: Any) -> Sampling:
+def profile_of(batch: Batch, weights: Path | None) -> AttentionProfile | None:
+    """The profile that the model ships with, or that lies beside its weights, for images of this shape; none is of random
+    weights.
+
+    Raises:
+        CheckpointError, ProfileError: the weights are not there, or the profile is damaged.
+    """
+    if batch.random_weights:
+        return None
+    return batch.card.profile_of(batch.geometry.schedule, weights=weights)
+
+
+def sampling_of(model: str, *, guidance: str | None = None, **changes: Any) -> Sampling:
     """The model's sampling, with what was given changed; None and False leave it.
 
     Args:
-        model: what draws.
+        model: the name of what draws.
         guidance: a number, or one per scale, with commas.
         changes: fields of a sampling.
 
@@ -162,7 +175,9 @@ def sampling_of(model: ImageModel, *, guidance: str | None = None, **changes: An
     """
     if guidance is not None:
         changes["guidance"] = read_strengths(guidance)
-    return attrs.evolve(model.sampling, **{k: v for k, v in changes.items() if v is not None and v is not False})
+    return attrs.evolve(
+        model_card(model).sampling, **{k: v for k, v in changes.items() if v is not None and v is not False}
+    )
 
 
 def read_strengths(text: str) -> float | tuple[float, ...]:
@@ -179,41 +194,43 @@ def read_strengths(text: str) -> float | tuple[float, ...]:
 
 
 def job_of(
-    model: ImageModel,
+    model: str,
     *,
     prompts: Sequence[str] | None,
     seeds: Sequence[int] | None,
     images: int | None,
     sampling: Sampling,
     paired: bool = False,
+    **how: Any,
 ) -> Job:
     """Every prompt with every seed, or the first prompt with the first seed and so on.
 
     Args:
-        model: what draws.
+        model: the name of what draws.
         prompts: what to draw; the model's own example if there is none.
         seeds: the first one, or as many as images.
         images: images of each prompt.
         sampling: how tokens are drawn.
         paired: one seed for each prompt, in order.
+        **how: aspect, size, dtype and random_weights of a :class:`~scalekv_core.memory_plan.Batch`.
 
     Raises:
-        InputError: there is nothing to draw, or the numbers of seeds and images do not agree.
+        InputError: there is nothing to draw, the numbers of seeds and images do not agree, or the model draws no such images.
     """
-    prompts = list(prompts or [model_card(model.name).example])
+    card = model_card(model)
+    prompts = list(prompts or [card.example])
     if not any(prompts):
-        raise InputError(f"model {model.name!r} has no example; say what to draw: scalekv generate PROMPT ...")
+        raise InputError(f"model {model!r} has no example; say what to draw: scalekv generate PROMPT ...")
     each = seeds_of(seeds, images)
     if paired and (images is not None or len(each) != len(prompts)):
         raise InputError(
             f"--paired wants one --seed for each of {len(prompts)} prompts, and no --images; got {len(each)}"
         )
-    return Job(
-        prompts=tuple(prompts if paired else (prompt for prompt in prompts for _ in each)),
-        seeds=tuple(each if paired else each * len(prompts)),
-        sampling=sampling,
-        rows_each=model.rows_of(sampling),
-    )
+    drawn = tuple(prompts if paired else (prompt for prompt in prompts for _ in each))
+    guided = card.rows_of(sampling) > 1
+    batch = Batch(model=model, card=card, images=len(drawn), guidance=guided, **how)
+    batch.geometry  # noqa: B018 (refuses what the model does not draw)
+    return Job(prompts=drawn, seeds=tuple(each if paired else each * len(prompts)), sampling=sampling, batch=batch)
 
 
 def seeds_of(seeds: Sequence[int] | None, images: int | None) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from scalekv_core.cli import console
 from scalekv_core.cli.loading import the_registry
-from scalekv_core.geometry import format_bytes
+from scalekv_core.geometry import format_bytes, plural
 from scalekv_core.memory_plan import MemoryPlan, Need
 from scalekv_core.remedies import cheapest, most_budget, most_images
 
@@ -87,15 +87,6 @@ def print_verdict(plan: MemoryPlan) -> None:
 def in_words(count: int | None, what: str, plan: MemoryPlan) -> str:
     """A number that may not be there."""
     return f"not even one {what} fits" if count is None else f"{plural(count, what)} at this budget"
-
-
-def plural(count: int, what: str) -> str:
-    """A number of things.
-
-    >>> plural(1, "row"), plural(2, "row")
-    ('1 row', '2 rows')
-    """
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def print_json(plan: MemoryPlan) -> None:

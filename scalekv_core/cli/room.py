@@ -1,4 +1,5 @@
-"""When memory runs out: one line that says what the cache was going to take, and what to do."""
+"""Whether a batch has room, found out before anything is loaded; and when memory runs out all the same: one line that says
+what was going to be taken, and what to do."""
 
 from __future__ import annotations
 
@@ -7,14 +8,14 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from scalekv_core.cli.loading import Job, model_card
-from scalekv_core.errors import ScaleKVError
-from scalekv_core.geometry import CacheGeometry, format_bytes
-from scalekv_core.image_model import ImageModel
+from scalekv_core.cli.loading import Job, the_registry
+from scalekv_core.errors import InputError, ScaleKVError
+from scalekv_core.geometry import format_bytes, plural
 from scalekv_core.memory import available_memory, resident_memory
+from scalekv_core.memory_plan import MemoryPlan, plan_batch, whole_need
 from scalekv_core.planner import Planned
 from scalekv_core.profile import AttentionProfile
-from scalekv_core.session import Session
+from scalekv_core.remedies import check_fits, what_it_takes, what_would_fit
 
 
 class OutOfMemory(ScaleKVError):
@@ -29,20 +30,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def naming_the_plan(
-    session: Session | None,
-    job: Job,
-    geometry: CacheGeometry,
-    *,
-    remedy: str = "draw fewer images at once",
-    fitting: Callable[[], str | None] = lambda: None,
+    job: Job, planned: Planned | None, *, remedy: str = "draw fewer images at once", told: Callable[[], str] = str
 ) -> Iterator[None]:
     """Says what the cache was going to take, and what to do, when memory runs out.
 
     Args:
-        session: of the policy that draws; None if the unmodified model does.
-        job, geometry: what is drawn.
+        job: what is drawn.
+        planned: under which plan; None if the unmodified model draws.
         remedy: what to do.
-        fitting: says what would fit, if that can be told; see `what_fits`.
+        told: asked for what else is known then.
     """
     try:
         yield
@@ -50,59 +46,65 @@ def naming_the_plan(
         if not is_out_of_memory(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else "the machine has none left"
-        needed = _needed(session, geometry.for_rows(job.rows))
-        says = f"; {told}" if (told := fitting()) else ""
-        raise OutOfMemory(f"out of memory {needed}{says}; {remedy} ({reason})") from error
+        said = [f"out of memory {_drawing(job, planned)}", told(), f"{remedy} ({reason})"]
+        raise OutOfMemory("; ".join(filter(None, said))) from error
 
 
-def _needed(session: Session | None, geometry: CacheGeometry) -> str:
-    if session is None:
-        held = format_bytes(geometry.unmodified_bytes)
-        return f"while the unmodified model drew {geometry.rows} rows, whose cache takes {held}"
-    weighs = session.planned(geometry.schedule, rows=geometry.rows).footprint
+def _drawing(job: Job, planned: Planned | None) -> str:
+    if planned is None:
+        held = format_bytes(job.batch.geometry.unmodified_bytes)
+        return f"while the unmodified model drew {plural(job.rows, 'row')}, whose cache takes {held}"
+    weighs = planned.footprint
     return (
-        f"under policy {session.policy.name!r}, whose cache of {geometry.rows} rows is planned at "
+        f"under policy {planned.policy.name!r}, whose cache of {plural(job.rows, 'row')} is planned at "
         f"{format_bytes(weighs.most_planned)} and {format_bytes(weighs.scratch)} of scratch"
     )
 
 
-def what_fits(model: ImageModel, job: Job, planned: Planned, profile: AttentionProfile | None) -> str | None:
-    """What a batch takes part by part, and the largest budget that would fit where the model runs.
+def told_by_plan(job: Job, planned: Planned, profile: AttentionProfile | None, device: torch.device) -> str:
+    """What the whole batch takes part by part, and what would fit; nothing where nobody can tell."""
+    plan = plan_here(job, planned, profile, memory_of(device))
+    return "" if plan is None else f"{what_it_takes(plan)}; {what_would_fit(plan, registry=the_registry())}"
 
-    None if the model's family does not say what it takes without its weights, or nobody can be asked what there is.
+
+def check_room(job: Job, planned: Planned, profile: AttentionProfile | None, memory: int | None) -> None:
+    """Refuses a batch that is larger than the memory there is; not where nobody can tell.
+
+    Raises:
+        InputError: says what takes how much, and what would fit.
     """
-    from scalekv_core.memory_plan import Batch, plan_batch
-    from scalekv_core.remedies import most_budget
+    if (plan := plan_here(job, planned, profile, memory)) is not None:
+        check_fits(plan, registry=the_registry())
 
-    room = memory_of(next(model.module.parameters()).device)
-    if room is None:
-        return None
-    batch = Batch(
-        model=model.name,
-        card=model_card(model.name),
-        images=len(job.prompts),
-        guidance=job.rows_each > 1,
-        aspect=model.aspect,
-        size=model.size,
-        dtype=planned.geometry.dtype,
-    )
-    try:
-        plan = plan_batch(
-            batch,
-            planned.policy,
-            planned.budget,
-            memory=room,
-            keep_text_encoder=False,
-            profile=profile or model.profile,
+
+def check_room_of_whole(job: Job, memory: int | None) -> None:
+    """The same for the unmodified model, which draws beside what is compressed.
+
+    Raises:
+        InputError: says what takes how much; what is compressed fits.
+    """
+    batch = job.batch
+    if memory is None or not batch.card.can_be_planned:
+        return
+    need = whole_need(batch)
+    if need.total > memory:
+        raise InputError(
+            f"to draw {plural(batch.images, 'image')} with the whole cache too, for comparison, takes "
+            f"{format_bytes(need.total)} of {format_bytes(memory)} while {need.when} ({need.breakdown}); what is compressed "
+            "fits: leave the comparison out with --no-full"
         )
-    except ScaleKVError:
+
+
+def plan_here(job: Job, planned: Planned, profile: AttentionProfile | None, memory: int | None) -> MemoryPlan | None:
+    """The plan of the whole model; None if its card does not say how it runs, or nobody says what memory there is.
+
+    An encoder of text that is large enough to matter leaves before the first map is drawn.
+    """
+    if memory is None or not job.batch.card.can_be_planned:
         return None
-    takes = f"in all it takes {format_bytes(plan.need.total)} of {format_bytes(room)} ({plan.breakdown})"
-    if not planned.policy.allocator.spends_all:
-        return takes
-    budget = most_budget(plan)
-    fits = "no budget fits" if budget is None else f"the largest budget that fits is {str(budget)!r}"
-    return f"{takes}; {fits}"
+    return plan_batch(
+        job.batch, planned.policy, planned.budget, memory=memory, keep_text_encoder=False, profile=profile
+    )
 
 
 def memory_of(device: torch.device) -> int | None:

@@ -37,6 +37,7 @@ from scalekv_core.schedule import ScaleSchedule
 CODES = 16
 SCHEDULE = ScaleSchedule([(1, 1), (2, 1), (2, 3), (4, 5)])
 GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=3, heads=4, head_dim=8)
+SAMPLING = Sampling(greedy=True)
 
 
 class WholeCache:
@@ -149,7 +150,7 @@ class ToyImageModel(ImageModel):
         self.name = "toy"
         self.module = module
         self.schedule = module.schedule
-        self.sampling = Sampling(greedy=True)
+        self.sampling = SAMPLING
         self.profile = None
 
     @torch.inference_mode()
@@ -210,6 +211,7 @@ class ToyCard(ModelCard):
     summary: str = "random codes, for tests"
     weights: str = "made from a fixed seed"
     geometry: CacheGeometry = GEOMETRY
+    sampling: Sampling = SAMPLING
 
     def load(
         self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32

@@ -11,9 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from scalekv_core.cli import main
+from scalekv_core.memory_plan import Batch, plan_batch, whole_need
 from scalekv_core.testing import toy
+from tests.cli.conftest import windowed
 
 TOY = ("generate", "3", "5", "--model", "toy")
+WEIGHTS = sum(Batch(model="toy", card=toy.ToyCard()).weights.values())
 
 
 def record(directory: str = "scalekv-out") -> dict:
@@ -264,6 +267,92 @@ def test_a_misspelt_command_line_is_a_mistake_too(run, arguments: list[str]) -> 
     assert "Traceback" not in ran.err
 
 
+class TestNoRoom:
+    """What is larger than the memory there is is refused before the model is loaded."""
+
+    @pytest.fixture
+    def memory(self, monkeypatch):
+        """Says how much there is; nothing may be loaded."""
+
+        def there_are(count: int | None) -> None:
+            monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: count)
+            monkeypatch.setattr(toy.ToyCard, "load", lambda card, **how: pytest.fail("a model was loaded"))
+
+        return there_are
+
+    def test_says_what_takes_how_much_and_what_would_fit(self, run, memory) -> None:
+        """Part by part; the largest batch and budget, and the cheapest change."""
+        memory(230 * 1024)
+        ran = run(*TOY, "--policy", "windowed", "--images", "4")
+
+        assert (2, "") == (ran.code, ran.out)
+        assert "8 images of 'toy' under policy 'windowed' at 50% of history take" in ran.complaint
+        assert "of 230.0 KiB while drawing scale 3 (transformer 46.1 KiB, cache " in ran.complaint
+        assert "; the largest batch that fits is " in ran.complaint
+        assert "; the largest budget that fits is " in ran.complaint
+        assert "; cheapest change: " in ran.complaint
+        assert not Path("scalekv-out").exists()
+
+    def test_weights_that_do_not_fit_are_beyond_help(self, run, memory) -> None:
+        """Not even one image fits."""
+        memory(WEIGHTS - 1)
+
+        assert "not even one image fits; no budget fits; no change helps: weights take 46.1 KiB" in (
+            run(*TOY, "--policy", "windowed").complaint
+        )
+
+    def test_the_unmodified_model_can_be_left_out(self, run, memory, monkeypatch) -> None:
+        """Where only the comparison does not fit."""
+        card = toy.ToyCard()
+        batch = Batch(model="toy", card=card, images=2, guidance=False)
+        need = plan_batch(batch, windowed(), keep_text_encoder=False).need.total
+        assert need < whole_need(batch).total
+
+        memory(need)
+        refused = run(*TOY, "--policy", "windowed")
+        monkeypatch.undo()
+        monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: need)
+
+        assert (2, "") == (refused.code, refused.out)
+        assert "to draw 2 images with the whole cache too, for comparison, takes " in refused.complaint
+        assert refused.complaint.endswith("what is compressed fits: leave the comparison out with --no-full")
+
+    def test_what_fits_is_drawn(self, run, monkeypatch) -> None:
+        """To the byte that was planned, without the comparison."""
+        batch = Batch(model="toy", card=toy.ToyCard(), images=2, guidance=False)
+        need = plan_batch(batch, windowed(), keep_text_encoder=False).need.total
+        monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: need)
+
+        assert 0 == run(*TOY, "--policy", "windowed", "--no-full").code
+
+    def test_of_all_policies_those_that_fit_are_drawn(self, run, monkeypatch) -> None:
+        """The others are left out, and it is said why."""
+        batch = Batch(model="toy", card=toy.ToyCard(), images=2, guidance=False)
+        need = plan_batch(batch, windowed(), "40%", keep_text_encoder=False).need.total
+        monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: need)
+        ran = run(*TOY, "-p", "all", "-b", "40%", "--no-full", "-o", "selector.window=2")
+
+        assert 0 == ran.code, ran.err
+        assert ["windowed"] == [one["name"] for one in record()["policies"]]
+
+    @pytest.mark.parametrize("how", ["nobody can tell how much there is", "the card does not say what it takes"])
+    def test_what_cannot_be_told_is_not_refused(self, run, monkeypatch, how: str) -> None:
+        """It is drawn."""
+        monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: None if how.startswith("nobody") else 1)
+        if how.startswith("the card"):
+            monkeypatch.setattr(toy.ToyCard, "bare", toy.ModelCard.bare)
+
+        assert 0 == run(*TOY, "--policy", "windowed").code
+
+    def test_a_missing_profile_is_told_before_the_model_is_loaded(self, run, memory) -> None:
+        """With what makes one."""
+        memory(None)
+        ran = run(*TOY, "--policy", "profiled")
+
+        assert (2, "") == (ran.code, ran.out)
+        assert "make one with: scalekv calibrate --model toy" in ran.complaint
+
+
 class TestTrouble:
     TROUBLED = ("generate", "3", "--model", "toy-trouble", "--policy", "windowed")
 
@@ -279,16 +368,16 @@ class TestTrouble:
     @pytest.mark.parametrize(
         ("after", "said"),
         [
-            (6, "under policy 'windowed', whose cache of 1 rows is planned at"),
-            (1, "while the unmodified model drew 1 rows"),
+            (6, "under policy 'windowed', whose cache of 1 row is planned at"),
+            (1, "while the unmodified model drew 1 row,"),
         ],
     )
     def test_no_memory_is_one_line_with_the_plan(self, run, trouble, after: int, said: str) -> None:
-        """Exit code 1, what the cache was going to take, and what to do."""
+        """Exit code 2, what the cache was going to take, and what to do."""
         trouble(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), after=after)
         ran = run(*self.TROUBLED)
 
-        assert 1 == ran.code
+        assert 2 == ran.code
         assert said in ran.complaint
         assert "Tried to allocate 2 GiB" in ran.complaint
 
@@ -298,12 +387,13 @@ class TestTrouble:
     def test_no_memory_says_what_would_fit(self, run, trouble, monkeypatch, room: int, said: str) -> None:
         """The whole batch part by part, and the largest budget for the memory that there is."""
         trouble(torch.cuda.OutOfMemoryError("CUDA out of memory"), after=6)
-        monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: room)
+        asked = iter([None, room])  # before anything is loaded nobody can tell, when memory has run out somebody can
+        monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: next(asked))
         ran = run(*self.TROUBLED)
 
         assert said in ran.complaint
-        assert "in all it takes" in ran.complaint
-        assert "cache " in ran.complaint.split("in all it takes")[1]
+        assert "1 image of 'toy-trouble' under policy 'windowed' at 50% of history take" in ran.complaint
+        assert "transformer 46.1 KiB, cache " in ran.complaint
 
     def test_no_memory_without_a_way_to_tell(self, run, trouble, monkeypatch) -> None:
         """Where nobody knows how much there is, the plan is named all the same."""
@@ -311,9 +401,9 @@ class TestTrouble:
         monkeypatch.setattr("scalekv_core.cli.room.available_memory", lambda device: None)
         ran = run(*self.TROUBLED)
 
-        assert 1 == ran.code
+        assert 2 == ran.code
         assert "is planned at" in ran.complaint
-        assert "in all it takes" not in ran.complaint
+        assert "transformer" not in ran.complaint
 
     def test_a_bug_is_not_hidden(self, run, trouble) -> None:
         """What scalekv did not foresee is shown with its traceback."""

@@ -16,9 +16,9 @@ from torch import nn
 from scalekv_core import BudgetError, InputError, Registry, UnknownName, compress, hookimpl, load_model, shared_registry
 from scalekv_core.bare_model import BareModel
 from scalekv_core.memory import StorageTracker
-from scalekv_core.memory_plan import Batch, MemoryPlan, plan_batch, plan_memory
+from scalekv_core.memory_plan import Batch, MemoryPlan, plan_batch, plan_memory, whole_need
 from scalekv_core.rehearsal import LAYERS, decoding_bytes, module_bytes, rehearse
-from scalekv_core.remedies import MOST_IMAGES, cheapest, most_budget, most_images
+from scalekv_core.remedies import MOST_IMAGES, cheapest, check_fits, most_budget, most_images
 from scalekv_core.testing import toy
 from tests.core.plain import Int8
 
@@ -364,7 +364,7 @@ def test_the_cheapest_change_comes_first() -> None:
     assert said[0].plan.need.text_encoder == reading.need.text_encoder
     assert "--codec byte" in said[1].change
     assert all(remedy is None or remedy.plan.fits for remedy in said)
-    assert "--batch" in said[3].change
+    assert "at once" in said[3].change
 
 
 def test_a_text_encoder_that_is_let_go_is_there_for_a_moment() -> None:
@@ -388,10 +388,49 @@ def test_changes_are_put_together_where_one_is_not_enough() -> None:
     assert "--codec byte" in remedy.change
 
 
+def test_what_does_not_fit_is_refused_with_what_would() -> None:
+    """In one line; what fits passes, and so does what nobody said the memory of."""
+    check_fits(toy_plan(WHOLE), registry=REGISTRY)
+    check_fits(evolve(toy_plan(0), memory=None), registry=REGISTRY)
+    with pytest.raises(
+        InputError, match=r"6 images of 'toy' under policy 'toy-latest' at 50% of history take"
+    ) as refused:
+        check_fits(toy_plan(WHOLE - 2000), registry=REGISTRY)
+
+    assert 1 == len(str(refused.value).splitlines())
+    assert f"the largest budget that fits is {str(most_budget(toy_plan(WHOLE - 2000)))!r}" in str(refused.value)
+    assert "cheapest change: store what is kept with --codec byte" in str(refused.value)
+
+
+def test_random_weights_come_without_a_text_encoder() -> None:
+    """Nothing reads prompts for them."""
+    read, random = (Batch(model="toy", card=Reading(), random_weights=random) for random in (False, True))
+
+    assert (100_000, 0) == (read.text_encoder, random.text_encoder)
+    assert read.weights == random.weights
+
+
+def test_the_whole_cache_is_that_of_scalekvs_own_code() -> None:
+    """Keys in the dtype that attention reads, whatever the published code stores."""
+    batch = Batch(model="infinity-tiny", card=shipped().make("model", "infinity-tiny"), dtype=torch.bfloat16)
+    published = Batch(model="infinity-125m", card=shipped().make("model", "infinity-125m"))
+
+    assert whole_need(batch).cache == batch.geometry.unmodified_bytes
+    assert 3 * whole_need(published).cache == 2 * plan_batch(published, toy.latest()).unmodified.cache
+
+
+def test_a_profile_is_that_of_the_shape() -> None:
+    """Of several that ship, the one that was measured on images of this aspect ratio."""
+    for aspect in ("1:1", "3:4"):
+        plan = plan_memory("infinity-tiny", "scalekv", aspect=aspect)
+        assert plan.stated is None
+        assert plan.batch.geometry.schedule == plan.planned.plan.schedule
+
+
 def test_a_plan_says_all_in_one_line() -> None:
     """For a refusal."""
     plan = toy_plan(WHOLE, card=Reading())
 
-    assert "transformer 46.1 KiB, text encoder 97.7 KiB, cache 38.2 KiB, scratch 72.0 KiB" in plan.breakdown
-    assert 1 == len(plan.breakdown.splitlines())
+    assert "transformer 46.1 KiB, text encoder 97.7 KiB, cache 38.2 KiB, scratch 72.0 KiB" in plan.need.breakdown
+    assert 1 == len(plan.need.breakdown.splitlines())
     assert {"planned", "unmodified", "fits", "memory"} < set(json.loads(json.dumps(plan.as_dict())))

@@ -7,7 +7,7 @@ from itertools import count
 import torch
 from attrs import define, evolve, field, frozen
 
-from scalekv_core.image_model import ModelCard
+from scalekv_core.image_model import ModelCard, Sampling
 from scalekv_core.testing import toy
 from tests.wrong_strategies.catalogue import breaks
 
@@ -55,6 +55,14 @@ class OtherMaps(Card):
     """Says another schedule than its model has."""
 
     geometry: object = field(factory=lambda: evolve(toy.GEOMETRY, schedule=[(1, 1), (2, 2)]))
+
+
+@breaks("loads_what_it_says")
+@frozen(kw_only=True)
+class OtherSampling(Card):
+    """Says another guidance than its model draws with."""
+
+    sampling: Sampling = field(factory=lambda: Sampling(guidance=3.0))
 
 
 @breaks("draws_pictures")

@@ -17,7 +17,7 @@ from torch import Tensor
 from scalekv_adapters.infinity.bare import BareInfinity
 from scalekv_adapters.infinity.checkpoint import FORMATS
 from scalekv_adapters.infinity.config import CANVASES, InfinityConfig
-from scalekv_adapters.infinity.files import in_words, load_parts, parts_of
+from scalekv_adapters.infinity.files import in_words, load_parts, parts_in, parts_of
 from scalekv_adapters.infinity.prompts import PackedText, TextEncoder
 from scalekv_adapters.infinity.templates import ASPECTS, PIXELS, Canvas
 from scalekv_adapters.infinity.transformer import Infinity
@@ -84,9 +84,6 @@ class InfinityImageModel(ImageModel):
         self.schedule = self.infinity.canvas.schedule
         fitting = [profile for profile in self.profiles if profile.schedule == self.schedule]
         self.profile = fitting[0] if fitting else None
-
-    def rows_of(self, sampling: Sampling) -> int:
-        return 2 if any(strength not in (0, 1) for strength in sampling.strengths) else 1
 
     def generate(
         self,
@@ -159,14 +156,12 @@ class InfinityCard(ModelCard):
         name: that it is loaded by.
         config, vae: sizes of the transformer and of its VAE.
         canvas: what it draws on unless told otherwise.
-        sampling: how it draws unless told otherwise.
     """
 
     name: str
     config: InfinityConfig
     vae: BSQVAEConfig
     canvas: Canvas
-    sampling: Sampling
 
     needs_weights = True
     fetches = True
@@ -229,8 +224,8 @@ class InfinityCard(ModelCard):
 
         Args:
             weights: a folder with the official files, or with what ``scalekv convert`` made of them; or the transformer's
-                file or folder of shards, beside which the others are. None fetches them from the hub. Every
-                ``profile*.safetensors`` there is an attention profile, of the canvas that it was made on.
+                file or folder of shards, beside which the others are. Every ``profile*.safetensors`` there is an attention
+                profile, of the canvas that it was made on. None fetches the files from the hub, where no profile is.
             device, dtype: where and how it runs.
 
         Raises:
@@ -239,9 +234,15 @@ class InfinityCard(ModelCard):
             ProfileError: a profile is damaged.
         """
         parts = parts_of(self.name, weights)
-        profiles = profiles_beside(parts.transformer)
+        profiles = self.profiles(weights)
         infinity, encoder = load_parts(self.name, parts, device=device, dtype=dtype)
         return InfinityImageModel(self.name, infinity, encoder, sampling=self.sampling, profiles=profiles)
+
+    def profiles(self, weights: Path | None = None) -> list[AttentionProfile]:
+        return [] if weights is None else profiles_beside(parts_in(self.name, Path(weights)).transformer)
+
+    def rows_of(self, sampling: Sampling) -> int:
+        return rows_of(sampling)
 
     def random(self, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32) -> InfinityImageModel:
         infinity = random_infinity(self.config, self.vae, canvas=self.canvas, seed=seed, device=device, dtype=dtype)
@@ -251,6 +252,15 @@ class InfinityCard(ModelCard):
     @property
     def example(self) -> str:
         return "a red circle left of a blue square"
+
+
+def rows_of(sampling: Sampling) -> int:
+    """Sequences in the batch for each image: guidance of 1 draws without, like 0.
+
+    >>> rows_of(Sampling(guidance=1.0)), rows_of(Sampling(guidance=(1.0, 3.0)))
+    (1, 2)
+    """
+    return 2 if any(strength not in (0, 1) for strength in sampling.strengths) else 1
 
 
 def published_shape(config: InfinityConfig, canvas: Canvas) -> CacheGeometry:

@@ -13,6 +13,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from scalekv_adapters.hub import fetched
+from scalekv_adapters.var import tiny
 from scalekv_adapters.var.bare import BareVAR
 from scalekv_adapters.var.checkpoint import FORMATS, load_var, load_vqvae
 from scalekv_adapters.var.config import VARConfig
@@ -42,10 +43,10 @@ OFFICIAL = Sampling(guidance=4.0, top_k=900, top_p=0.95)
 PROFILE = "profile.safetensors"
 
 
-def profile_beside(file: Path) -> AttentionProfile | None:
+def profiles_beside(file: Path) -> list[AttentionProfile]:
     """The attention profile in the folder of this file, if there is one; ProfileError if it is damaged."""
     path = file.with_name(PROFILE)
-    return AttentionProfile.load(path) if path.is_file() else None
+    return [AttentionProfile.load(path)] if path.is_file() else []
 
 
 class VARImageModel(ImageModel):
@@ -109,6 +110,7 @@ class VARCard(ModelCard):
             summary=f"ImageNet classes, {side} x {side} pixels",
             weights=f"a folder with {FILES[name]} and {VQVAE_FILE}, from https://huggingface.co/{REPOSITORY}",
             geometry=config.geometry(),
+            sampling=OFFICIAL,
         )
 
     def load(
@@ -119,7 +121,7 @@ class VARCard(ModelCard):
         Args:
             weights: a folder with both official files, or with what ``scalekv convert`` made of them; or the transformer's
                 file, beside which the other one is. A ``profile.safetensors`` there is the model's attention profile.
-                None fetches the files from the hub.
+                None fetches the files from the hub, where no profile is.
             device, dtype: where and how it runs.
 
         Raises:
@@ -136,7 +138,11 @@ class VARCard(ModelCard):
             device=device,
             dtype=dtype,
         )
-        return VARImageModel(self.name, loaded, sampling=OFFICIAL, profile=profile_beside(transformer))
+        profile = self.profile_of(config.schedule, weights=weights)
+        return VARImageModel(self.name, loaded, sampling=self.sampling, profile=profile)
+
+    def profiles(self, weights: Path | None = None) -> list[AttentionProfile]:
+        return [] if weights is None else profiles_beside(self.files(weights)[0])
 
     def files(self, weights: Path | None) -> tuple[Path, Path]:
         """The transformer's and the VQVAE's file.
@@ -178,7 +184,7 @@ class VARCard(ModelCard):
         return BareVAR.of(
             config,
             VQVAEConfig(patch_sides=config.patch_sides),
-            OFFICIAL,
+            self.sampling,
             layers=layers,
             device=device,
             dtype=dtype or self.geometry.dtype,
@@ -192,6 +198,7 @@ class TinyVARCard(ModelCard):
     summary: str = "handwritten digits, 32 x 32 pixels; draws in seconds on a CPU"
     weights: str = "ship with scalekv"
     geometry: CacheGeometry = field(factory=TINY_SIZES.geometry)
+    sampling: Sampling = field(factory=lambda: Sampling(**tiny.SAMPLING))
 
     def load(
         self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
@@ -201,12 +208,10 @@ class TinyVARCard(ModelCard):
         Raises:
             InputError: weights are given.
         """
-        from scalekv_adapters.var import tiny
-
         if weights is not None:
             raise InputError(f"model {TINY!r} ships with its weights; leave out --weights (got {weights})")
         var, _ = tiny.load(device, dtype)
-        return VARImageModel(TINY, var, sampling=Sampling(**tiny.SAMPLING), profile=self.profile)
+        return VARImageModel(TINY, var, sampling=self.sampling, profile=self.profile_of(self.geometry.schedule))
 
     def draws(self, prompt: str) -> bool:
         return prompt.strip().isdecimal()
@@ -215,11 +220,8 @@ class TinyVARCard(ModelCard):
     def example(self) -> str:
         return "3"
 
-    @property
-    def profile(self) -> AttentionProfile | None:
-        from scalekv_adapters.var import tiny
-
-        return profile_beside(Path(tiny.__file__))
+    def profiles(self, weights: Path | None = None) -> list[AttentionProfile]:
+        return profiles_beside(Path(tiny.__file__))
 
     def bare(
         self,
@@ -230,13 +232,11 @@ class TinyVARCard(ModelCard):
         device: str | torch.device = "meta",
         dtype: torch.dtype | None = None,
     ) -> BareVAR:
-        from scalekv_adapters.var import tiny
-
         self.shape(aspect=aspect, size=size)
         return BareVAR.of(
             TINY_SIZES,
             TINY_VQVAE,
-            Sampling(**tiny.SAMPLING),
+            self.sampling,
             layers=layers,
             device=device,
             dtype=dtype or self.geometry.dtype,

@@ -42,13 +42,14 @@ def check_is_a_value(make: Make) -> None:
 
 @with_weights
 def check_loads_what_it_says(make: Make) -> None:
-    """The model has the schedule of its card, and a name."""
+    """The model has the schedule and the sampling of its card."""
     card = make()
     model = card.load()
     assert isinstance(model, ImageModel), f"it loaded a {type(model).__name__}; wanted an ImageModel"
     assert card.geometry.schedule == model.schedule, (
         f"its card says maps {card.geometry.schedule}; it has {model.schedule}"
     )
+    assert card.sampling == model.sampling, f"its card says {card.sampling}; it has {model.sampling}"
     assert not any(part.training for part in model.module.modules()), "it is in training mode"
 
 

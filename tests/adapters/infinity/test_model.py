@@ -116,7 +116,11 @@ def test_rows_are_those_that_attention_sees(model, guidance, rows):
     sampling = Sampling(guidance=guidance)
     with compress(model, "full") as session:
         model.generate(PROMPTS[:1], seeds=[0], sampling=sampling)
-    assert rows == model.rows_of(sampling) == session.report().images[0].planned.geometry.rows
+    assert (
+        rows
+        == InfinityCard.published("infinity-2b").rows_of(sampling)
+        == session.report().images[0].planned.geometry.rows
+    )
 
 
 def test_a_canvas_is_chosen(model):
@@ -286,9 +290,10 @@ def test_generate_refuses_an_empty_prompt(scalekv):
     assert "prompt 2 of 2 says nothing" in err
 
 
-def test_without_weights_and_network_there_are_two_ways(scalekv):
-    """The published files in a folder, or random weights."""
-    code, _, err = scalekv("generate", "a", "--model", "infinity-2b")
+def test_without_weights_and_network_there_are_two_ways(scalekv, monkeypatch):
+    """The published files in a folder, or random weights; whatever memory this machine has."""
+    monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: None)
+    code, _, err = scalekv("generate", "a", "--model", "infinity-2b", "--policy", "uniform")
     assert 2 == code
     assert "FoundationVision/Infinity cannot be fetched from the hub" in err
     assert "or give --weights PATH (a folder with infinity_2b_reg.pth, infinity_vae_d32reg.pth" in err

@@ -13,6 +13,7 @@ from scalekv_adapters.infinity.config import InfinityConfig
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.text import T5Encoder
+from scalekv_adapters.infinity.vae import BSQVAEConfig
 from scalekv_core import calibrate, compress, load_model
 from scalekv_core.cli import main
 from scalekv_core.errors import CheckpointError
@@ -38,6 +39,8 @@ def folder(make_infinity, make_vae, infinity_config, tmp_path: Path, monkeypatch
     save_t5(folder / "flan-t5-xl", width=256)
     config = infinity_config("like2b")
     monkeypatch.setattr(InfinityConfig, "published", classmethod(lambda cls, name: config))
+    vae = make_vae("like2b").config
+    monkeypatch.setattr(BSQVAEConfig, "published", classmethod(lambda cls, name: vae))
     return folder
 
 

@@ -8,7 +8,7 @@ import torch
 from attrs import field, frozen
 
 from scalekv_adapters.infinity.bare import BareInfinity
-from scalekv_adapters.infinity.model import InfinityImageModel
+from scalekv_adapters.infinity.model import InfinityImageModel, rows_of
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.tiny import SAMPLING, load
 from scalekv_adapters.infinity.tiny.network import ASPECTS, PIXELS, SIZES, SQUARE, TEXT_DEPTH, VAE_SIZES
@@ -29,6 +29,7 @@ class TinyInfinityCard(ModelCard):
     summary: str = "coloured shapes from captions, 64 x 64 pixels, 3:4 and 4:3 too; draws in seconds on a CPU"
     weights: str = "ship with scalekv"
     geometry: CacheGeometry = field(factory=lambda: SIZES.geometry(SQUARE))
+    sampling: Sampling = field(factory=lambda: Sampling(**SAMPLING))
 
     aspects = tuple(ASPECTS)
 
@@ -54,7 +55,7 @@ class TinyInfinityCard(ModelCard):
             SIZES,
             VAE_SIZES,
             Canvas(aspect or SQUARE.aspect, PIXELS),
-            Sampling(**SAMPLING),
+            self.sampling,
             layers=layers,
             device=device,
             dtype=torch.float32,
@@ -73,13 +74,14 @@ class TinyInfinityCard(ModelCard):
         if weights is not None:
             raise InputError(f"model {TINY!r} ships with its weights; leave out --weights (got {weights})")
         loaded = load(device, dtype)
-        sampling = Sampling(**SAMPLING)
-        profiles = [profile_of(aspect) for aspect in ASPECTS]
-        return InfinityImageModel(TINY, loaded.transformer, loaded.text, sampling=sampling, profiles=profiles)
+        profiles = self.profiles()
+        return InfinityImageModel(TINY, loaded.transformer, loaded.text, sampling=self.sampling, profiles=profiles)
 
-    @property
-    def profile(self) -> AttentionProfile:
-        return profile_of(SQUARE.aspect)
+    def profiles(self, weights: Path | None = None) -> list[AttentionProfile]:
+        return [shipped_profile(aspect) for aspect in ASPECTS]
+
+    def rows_of(self, sampling: Sampling) -> int:
+        return rows_of(sampling)
 
     def draws(self, prompt: str) -> bool:
         return any(letter.isalpha() for letter in prompt)
@@ -89,6 +91,6 @@ class TinyInfinityCard(ModelCard):
         return "a red circle left of a blue square"
 
 
-def profile_of(aspect: str) -> AttentionProfile:
+def shipped_profile(aspect: str) -> AttentionProfile:
     """The shipped attention profile for pictures of this aspect ratio, one of those that it learnt."""
     return AttentionProfile.load(Path(__file__).with_name(f"profile-{aspect.replace(':', 'x')}.safetensors"))
