@@ -48,14 +48,11 @@ class Encoded:
 
         What a codec hands back unchanged would otherwise keep the model's tensors alive, or be overwritten.
         """
-        theirs = {x.untyped_storage().data_ptr() for x in foreign}
+        theirs = {id(x.untyped_storage()) for x in foreign}
 
         def own(x: Tensor) -> Tensor:
-            return (
-                x.clone(memory_format=torch.contiguous_format)
-                if x.untyped_storage().data_ptr() in theirs
-                else ops.tight(x)
-            )
+            foreign_to_us = id(x.untyped_storage()) in theirs
+            return x.clone(memory_format=torch.contiguous_format) if foreign_to_us else ops.tight(x)
 
         return Encoded(
             {name: own(x) for name, x in self.tokens.items()}, {name: own(x) for name, x in self.ranges.items()}

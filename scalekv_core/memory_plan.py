@@ -16,6 +16,7 @@ from attrs import evolve, field, frozen
 from attrs.validators import ge, instance_of
 from numpy.typing import NDArray
 
+from scalekv_core.attention_rehearsal import attending_bytes
 from scalekv_core.bare_model import BareModel
 from scalekv_core.budget import Budget, read_bytes
 from scalekv_core.footprint import layer_bytes
@@ -122,6 +123,8 @@ class Need:
         keeps_text_encoder: whether it stays after it has read the prompts.
         cache: the most that is held between two maps, without what a codec keeps in the host's memory.
         scratch: of the buffers that history is read into.
+        attending: the most that one layer takes while it attends, above what it held before: its history and the new map side
+            by side, what the policy chooses by, copies.
         activations: the most that the model takes beside them while it draws.
         decoding: the same while the images are decoded; the cache is gone by then.
         drawing: the most at one moment while drawing, weights left out.
@@ -133,6 +136,7 @@ class Need:
     keeps_text_encoder: bool
     cache: int
     scratch: int
+    attending: int
     activations: int
     decoding: int
     drawing: int
@@ -163,12 +167,13 @@ class Need:
     def breakdown(self) -> str:
         """Its parts in one line."""
         parts = [*self.weights.items(), ("text encoder", self.text_encoder), ("cache", self.cache)]
-        parts += [("scratch", self.scratch), ("activations", self.activations), ("decoding", self.decoding)]
+        parts += [("scratch", self.scratch), ("a layer attending", self.attending)]
+        parts += [("activations", self.activations), ("decoding", self.decoding)]
         return ", ".join(f"{name} {format_bytes(count)}" for name, count in parts if count)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
-        names = ("text_encoder", "cache", "scratch", "activations", "decoding", "total", "when")
+        names = ("text_encoder", "cache", "scratch", "attending", "activations", "decoding", "total", "when")
         return {"weights": dict(self.weights), **{name: getattr(self, name) for name in names}}
 
 
@@ -341,16 +346,18 @@ class Course:
 
 
 def planned_course(planned: Planned) -> Course:
-    """That of a plan: where a layer keeps everything in the dtype that attention reads, its old storage is alive until the
-    new one is filled; in all other cases the new one is filled from scratch, after the old one is gone."""
+    """That of a plan.
+
+    Raises:
+        ContractError: a part of the policy does not run on tensors without values.
+    """
     held = layer_bytes(planned.plan, planned.policy, planned.geometry, on_device=True)
-    before = np.vstack([np.zeros_like(held[:1]), held[:-1]])
-    tokens = np.asarray(planned.plan.schedule.tokens)[:, None, None]
-    earlier = np.vstack([np.zeros_like(planned.plan.held[:1]), planned.plan.held[:-1]])
-    whole = (planned.plan.held == earlier + tokens).all(axis=2) & planned.policy.codec.dense
-    extra = np.where(whole, held, np.maximum(held - before, 0))
-    weighs = planned.footprint
-    return Course(held=held, extra=extra, scratch=weighs.scratch, most=int(held.sum(axis=1).max()))
+    return Course(
+        held=held,
+        extra=attending_bytes(planned),
+        scratch=planned.footprint.scratch,
+        most=int(held.sum(axis=1).max()),
+    )
 
 
 def unmodified_course(geometry: CacheGeometry) -> Course:
@@ -381,6 +388,7 @@ def _need(batch: Batch, course: Course, keeps_text_encoder: bool) -> Need:
         keeps_text_encoder=keeps_text_encoder,
         cache=course.most,
         scratch=course.scratch,
+        attending=int(course.extra.max()),
         activations=beside.drawing,
         decoding=batch.decoding,
         drawing=int(moments.max()),

@@ -111,10 +111,15 @@ def attention_mass(
 
 
 def blocks(at_once: int, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of the parts (B, H, ...), ``at_once`` of their B x H places each: several rows, or some heads of one."""
+    """Views of the parts (B, H, ...), ``at_once`` of their B x H places each: several rows, or some heads of one.
+
+    On the meta device those of the first rows alone: no others take more.
+    """
     heads = parts[0].shape[1]
     for rows in zip(*(part.split(max(1, at_once // heads)) for part in parts), strict=True):
         yield from zip(*(part.split(min(heads, at_once), dim=1) for part in rows), strict=True)
+        if parts[0].is_meta:
+            return
 
 
 def most_alike(x: Tensor, of: Tensor, among: Tensor, *, every: int = 1, chunk_bytes: int | None = None) -> Tensor:
@@ -170,7 +175,7 @@ def _wide(x: Tensor) -> Tensor:
 
 def default_chunk_bytes(device: torch.device) -> int:
     """The most that one chunk may take on this device."""
-    return CHUNK_BYTES_CPU if device.type == "cpu" else CHUNK_BYTES
+    return CHUNK_BYTES if device.type == "cuda" else CHUNK_BYTES_CPU
 
 
 def chunk_length(k: Tensor) -> int:

@@ -7,7 +7,7 @@ workspace) is not seen, and neither is what an allocator rounds up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,7 +79,7 @@ def rehearse(model: BareModel, images: int, *, guidance: bool = True) -> Rehears
     tracker = MetaTracker()
     nothing = _Nothing(tracker)
     scales = []
-    with _on_meta(tracker):
+    with on_meta(tracker):
         for _ in model.draw(images, nothing, guidance=guidance):
             scales.append(nothing.scale())
     opening, attending, between, closing = zip(*scales, strict=True)
@@ -88,14 +88,26 @@ def rehearse(model: BareModel, images: int, *, guidance: bool = True) -> Rehears
 
 def decoding_bytes(model: BareModel, images: int) -> int:
     """The most at one moment while a batch is decoded on the meta device."""
-    with _on_meta(MetaTracker()) as tracker:
+    with on_meta(MetaTracker()) as tracker:
         model.decode(images)
     return tracker.peak
 
 
+def _new_output(query: Tensor, value: Tensor) -> Tensor:
+    return query.new_empty(*query.shape[:-1], value.shape[-1])
+
+
 @contextmanager
-def _on_meta(tracker: MetaTracker) -> Iterator[MetaTracker]:
-    with torch.inference_mode(), torch.device(META), _AsOnADevice(), tracker:
+def on_meta(
+    tracker: MetaTracker, *, attended: Callable[[Tensor, Tensor], Tensor] = _new_output
+) -> Iterator[MetaTracker]:
+    """A block in which everything happens on the meta device, and is counted.
+
+    Args:
+        tracker: what counts.
+        attended: (query, value) -> what attention returns.
+    """
+    with torch.inference_mode(), torch.device(META), _AsOnADevice(attended), tracker:
         yield tracker
 
 
@@ -116,12 +128,15 @@ def module_bytes(module: nn.Module) -> int:
 
 class _AsOnADevice(TorchFunctionMode):
     """What the meta device does otherwise than a real one: attention keeps a matrix of weights, where fused kernels keep
-    none (attention to a prompt or in a decoder: a cache has no part in it); and no generator is known there."""
+    none; and no generator is known there."""
+
+    def __init__(self, attended: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self._attended = attended
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
-            query, value = args[0], args[2]
-            return query.new_empty(*query.shape[:-1], value.shape[-1])
+            return self._attended(args[0], args[2])
         return func(*args, **{name: value for name, value in (kwargs or {}).items() if name != "generator"})
 
 

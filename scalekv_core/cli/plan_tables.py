@@ -48,8 +48,8 @@ def print_need(plan: MemoryPlan) -> None:
     console.row(made, "peak", format_bytes(plan.need.total), format_bytes(plan.unmodified.total))
     console.out.print(made)
     console.say(
-        f"peak: while {plan.need.when}; unmodified while {plan.unmodified.when}. Cache and scratch are exact; activations "
-        "and decoding count the tensors of the model's own code, not the workspace of kernels."
+        f"peak: while {plan.need.when}; unmodified while {plan.unmodified.when}. Cache and scratch are exact; the others "
+        "count the tensors that the code makes, not the workspace of kernels."
     )
 
 
@@ -59,6 +59,7 @@ def lines(need: Need) -> Iterator[tuple[str, int]]:
     yield "text encoder" + " (let go)" * (not need.keeps_text_encoder), need.text_encoder
     yield "cache", need.cache
     yield "scratch", need.scratch
+    yield "a layer attending", need.attending
     yield "activations", need.activations
     yield "decoding the images", need.decoding
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from scalekv_core.cli.loading import Job, the_registry
-from scalekv_core.errors import InputError, ScaleKVError
+from scalekv_core.errors import ContractError, InputError, ScaleKVError
 from scalekv_core.geometry import format_bytes, plural
 from scalekv_core.memory import available_memory, resident_memory
 from scalekv_core.memory_plan import MemoryPlan, plan_batch, whole_need
@@ -96,15 +96,18 @@ def check_room_of_whole(job: Job, memory: int | None) -> None:
 
 
 def plan_here(job: Job, planned: Planned, profile: AttentionProfile | None, memory: int | None) -> MemoryPlan | None:
-    """The plan of the whole model; None if its card does not say how it runs, or nobody says what memory there is.
+    """The plan of the whole model; None if its card does not say how it runs, the policy does not run without values, or nobody
+    says what memory there is.
 
     An encoder of text that is large enough to matter leaves before the first map is drawn.
     """
     if memory is None or not job.batch.card.can_be_planned:
         return None
-    return plan_batch(
-        job.batch, planned.policy, planned.budget, memory=memory, keep_text_encoder=False, profile=profile
-    )
+    with contextlib.suppress(ContractError):
+        return plan_batch(
+            job.batch, planned.policy, planned.budget, memory=memory, keep_text_encoder=False, profile=profile
+        )
+    return None
 
 
 def memory_of(device: torch.device) -> int | None:

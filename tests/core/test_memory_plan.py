@@ -13,19 +13,37 @@ import torch
 from attrs import evolve
 from torch import nn
 
-from scalekv_core import BudgetError, InputError, Registry, UnknownName, compress, hookimpl, load_model, shared_registry
+from scalekv_core import (
+    BudgetError,
+    CacheGeometry,
+    ContractError,
+    InputError,
+    Registry,
+    ScaleSchedule,
+    UnknownName,
+    compress,
+    hookimpl,
+    load_model,
+    plan_policy,
+    shared_registry,
+)
+from scalekv_core.attention_rehearsal import attending_bytes
 from scalekv_core.bare_model import BareModel
+from scalekv_core.cache import KVCache
 from scalekv_core.memory import StorageTracker
 from scalekv_core.memory_plan import Batch, MemoryPlan, plan_batch, plan_memory, whole_need
 from scalekv_core.rehearsal import LAYERS, decoding_bytes, module_bytes, rehearse
 from scalekv_core.remedies import MOST_IMAGES, cheapest, check_fits, most_budget, most_images
+from scalekv_core.stated import stated_profile
 from scalekv_core.testing import toy
 from tests.core.plain import Int8
 
 MANIFESTS = Path(__file__).parents[1] / "data" / "manifests"
 PUBLISHED = {"var-d16": "var_d16", "var-d20": "var_d20", "var-d24": "var_d24", "var-d30": "var_d30"}
 PUBLISHED |= {"var-d36-512": "var_d36_512"}
-POLICIES = ["full", "uniform", "snapkv", "streaming", "pyramidkv", "ams-kv", "scalekv"]
+POLICIES = ["full", "uniform", "snapkv", "streaming", "pyramidkv", "ams-kv", "scalekv", "h2o", "fold"]
+PARTS = [{}, {"codec": "int8"}, {"codec": "int4"}, {"codec": "fp8"}, {"merger": "fold"}]
+GEOMETRY = CacheGeometry(schedule=ScaleSchedule.square(1, 2, 4, 8, 12, 16), layers=1, heads=4, head_dim=64)
 NEAR = 0.1
 """How far from a measurement a figure may be that is not the cache's."""
 
@@ -52,12 +70,16 @@ def digits() -> Any:
     return load_model("var-tiny")
 
 
-@pytest.mark.parametrize("images", [1, 5])
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_plan_is_what_a_session_measures(digits: Any, policy: str, images: int) -> None:
-    """The cache to the byte, and the whole within a tenth."""
-    plan, peak = plan_memory("var-tiny", policy, "30%" if policy != "full" else None, images=images), []
-    with compress(digits, policy, plan.planned.budget) as session, measured(peak):
+@pytest.mark.parametrize(
+    ("policy", "images", "parts"),
+    [(policy, images, {}) for policy in POLICIES for images in (1, 5)]
+    + [(policy, 2, parts) for policy in ("uniform", "scalekv") for parts in PARTS[1:]],
+)
+def test_a_plan_is_what_a_session_measures(digits: Any, policy: str, images: int, parts: dict[str, str]) -> None:
+    """The cache to the byte, and the whole within a tenth, with what the policy chooses by."""
+    budget = "30%" if policy != "full" else None
+    plan, peak = plan_memory("var-tiny", policy, budget, images=images, **parts), []
+    with compress(digits, policy, plan.planned.budget, **parts) as session, measured(peak):
         digits.generate(["3"] * images, seeds=range(images))
     image = session.report().images[-1]
 
@@ -129,6 +151,49 @@ def test_every_image_takes_as_much_as_the_next(model: str) -> None:
     one, two, seven = (rehearse(bare, images) for images in (1, 2, 7))
 
     assert seven == one.and_so_on(two, 7)
+
+
+def test_every_policy_is_there() -> None:
+    """The one that no small model can run plans for the model that it was released for."""
+    assert {*POLICIES, "scalekv-reference"} == set(shipped().names("policy"))
+    assert 0 < plan_memory("infinity-2b", "scalekv-reference").need.attending
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "full"])
+def test_a_layer_takes_what_its_cache_takes(policy: str) -> None:
+    """While it attends, above what it held before, scale by scale, within a tenth."""
+    geometry = evolve(GEOMETRY, head_dim=64, rows=2)
+    profile = stated_profile(geometry, [0])
+    planned = plan_policy(shipped().policy(policy), geometry, budget="30%", profile=profile)
+    real = []
+    cache, tracker = KVCache(planned.plan, planned.policy), StorageTracker()
+    for tokens in geometry.schedule.tokens:
+        x = torch.randn(geometry.rows, geometry.heads, tokens, geometry.head_dim)
+        held, scratch, tracker.peak = tracker.live, cache.scratch_bytes, tracker.live
+        with tracker:
+            out = cache.attend(0, x, x, x, softmax_scale=0.1)
+        real.append(tracker.peak - held - (cache.scratch_bytes - scratch) - out.nbytes)
+        del out
+
+    sums = [
+        4 * geometry.rows * geometry.heads * tokens for tokens in geometry.schedule.tokens
+    ]  # that fused attention keeps
+    for measured_bytes, planned_bytes, own in zip(real, attending_bytes(planned)[:, 0].tolist(), sums, strict=True):
+        assert pytest.approx(planned_bytes, rel=NEAR, abs=own) == measured_bytes
+
+
+class Asking(toy.Latest):
+    """Asks what a tensor holds."""
+
+    def select(self, view: Any, keep: int) -> torch.Tensor:
+        assert float(view.k.sum()) < 1e9
+        return super().select(view, keep)
+
+
+def test_a_policy_that_asks_for_values_is_named() -> None:
+    """It makes the device wait, and nobody can tell what it takes."""
+    with pytest.raises(ContractError, match=r"'asking' cannot be planned: a part of it does not run .* without values"):
+        plan_batch(Batch(model="toy", card=toy.ToyCard()), evolve(toy.latest(), name="asking", selector=Asking()))
 
 
 def test_three_layers_stand_for_all() -> None:
@@ -412,10 +477,8 @@ def test_random_weights_come_without_a_text_encoder() -> None:
 
 def test_the_whole_cache_is_that_of_scalekvs_own_code() -> None:
     """Keys in the dtype that attention reads, whatever the published code stores."""
-    batch = Batch(model="infinity-tiny", card=shipped().make("model", "infinity-tiny"), dtype=torch.bfloat16)
     published = Batch(model="infinity-125m", card=shipped().make("model", "infinity-125m"))
 
-    assert whole_need(batch).cache == batch.geometry.unmodified_bytes
     assert 3 * whole_need(published).cache == 2 * plan_batch(published, toy.latest()).unmodified.cache
 
 

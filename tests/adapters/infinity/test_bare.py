@@ -148,13 +148,15 @@ def test_what_does_not_fit_is_made_to() -> None:
     assert plan.need.text_encoder == 2 * 1_223_527_424
 
 
-@pytest.mark.parametrize("aspect", ["1:1", "3:4"])
-def test_the_plan_of_infinity_tiny_is_what_a_session_measures(aspect: str) -> None:
+@pytest.mark.parametrize(
+    ("aspect", "policy"), [("1:1", "uniform"), ("3:4", "scalekv"), ("1:1", "h2o"), ("1:1", "fold")]
+)
+def test_the_plan_of_infinity_tiny_is_what_a_session_measures(aspect: str, policy: str) -> None:
     """The cache to the byte, weights too, and the whole within a tenth."""
     model, prompts = load_model("infinity-tiny"), ["a red circle", "a blue square"]
     model.draw_on(aspect=aspect)
-    plan = plan_memory("infinity-tiny", "uniform", "30%", images=2, aspect=aspect)
-    with compress(model, "uniform", "30%") as session, StorageTracker() as tracker:
+    plan = plan_memory("infinity-tiny", policy, "30%", images=2, aspect=aspect)
+    with compress(model, policy, "30%") as session, StorageTracker() as tracker:
         model.generate(prompts, seeds=[0, 1])
     beside_weights = plan.need.total - sum(plan.need.weights.values()) - plan.need.text_encoder
 
