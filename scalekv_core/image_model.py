@@ -20,6 +20,9 @@ from scalekv_core.profile import AttentionProfile
 from scalekv_core.schedule import ScaleSchedule
 from scalekv_core.weights.format import WeightsFormat
 
+ON_LOGITS = 0
+"""The place where every family applies guidance."""
+
 
 def _wants(text: str, fits: Callable[[Any], bool]) -> Callable[[Any, Attribute[Any], Any], None]:
     """An attrs validator that refuses in one line what does not fit."""
@@ -54,6 +57,8 @@ class Sampling:
         top_p: how much probability they may hold; 0 lets all.
         temperature: divides the logits.
         greedy: take the likeliest value; seeds play no part.
+        guidance_at: where guidance is applied, in models that know several places: 0 is on the logits, others are the
+            family's own.
 
     Raises:
         InputError: a value is out of its range.
@@ -70,6 +75,7 @@ class Sampling:
     top_p: float = field(default=0.0, validator=_wants("from 0 to 1 (0 lets all compete)", lambda p: 0 <= p <= 1))
     temperature: float = field(default=1.0, validator=_wants("above 0 (see greedy)", lambda t: 0 < t < inf))
     greedy: bool = False
+    guidance_at: tuple[int, ...] = field(default=(ON_LOGITS,), converter=tuple)
 
     @property
     def strengths(self) -> tuple[float, ...]:
@@ -228,6 +234,17 @@ class ModelCard(ABC):
         """Sequences in the batch for each image: with guidance 2."""
         return 2 if any(sampling.strengths) else 1
 
+    def check_sampling(self, sampling: Sampling, shape: CacheGeometry) -> None:
+        """Refuses, before anything is loaded, what its model cannot draw images of this shape with.
+
+        Raises:
+            InputError: here, guidance at another place than the logits.
+        """
+        if sampling.guidance_at != (ON_LOGITS,):
+            raise InputError(
+                f"the model applies guidance on the logits (0) and nowhere else; got {in_words(sampling.guidance_at)}"
+            )
+
     def text_encoder_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of the weights that turn a prompt into features, if it has any."""
         return 0
@@ -273,5 +290,15 @@ class ModelCard(ABC):
         if wanted is None or wanted in known:
             return
         if not known:
-            raise InputError(f"the model draws one {what} only; leave it out (got {wanted!r})")
-        raise InputError(f"the model draws no {what} {wanted!r}; there are {', '.join(known)}")
+            raise InputError(f"there is one {what} only; leave it out (got {wanted!r})")
+        listed = f"there are {', '.join(known)}" if len(known) > 1 else f"there is {known[0]} only"
+        raise InputError(f"there is no {what} {wanted!r}; {listed}")
+
+
+def in_words(places: Sequence[int]) -> str:
+    """Numbers as a person writes them.
+
+    >>> in_words((0, -5))
+    '0,-5'
+    """
+    return ",".join(map(str, places))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scalekv_core.attention_rehearsal import attending_bytes
 from scalekv_core.bare_model import BareModel
 from scalekv_core.budget import Budget, read_bytes
+from scalekv_core.errors import InputError
 from scalekv_core.footprint import layer_bytes
 from scalekv_core.geometry import CacheGeometry, format_bytes
 from scalekv_core.image_model import ModelCard
@@ -60,7 +61,11 @@ class Batch:
         Raises:
             InputError: the model draws no such images.
         """
-        shape = self.card.shape(aspect=self.aspect, size=self.size).for_rows(self.images * (1 + self.guidance))
+        try:
+            one_row = self.card.shape(aspect=self.aspect, size=self.size)
+        except InputError as error:
+            raise InputError(f"model {self.model!r} draws no such images: {error}") from error
+        shape = one_row.for_rows(self.images * (1 + self.guidance))
         return shape if self.dtype is None else evolve(shape, dtype=self.dtype)
 
     @property

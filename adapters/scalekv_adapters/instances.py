@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
+DROPOUTS = ("attn_drop", "drop_prob")
+"""Attributes in which the official modules keep the rates of what they drop out themselves."""
+
 
 def replace_attributes(instance: object, **attributes: Any) -> Callable[[], None]:
     """Sets attributes of this instance; what comes back restores its ``__dict__`` exactly.
@@ -34,3 +39,20 @@ def replace_attributes(instance: object, **attributes: Any) -> Callable[[], None
                 own.pop(name, None)
 
     return restore
+
+
+def drops_out(model: nn.Module) -> bool:
+    """Whether it would draw with something left out at random: parts of it are in training mode and have a rate of dropout.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
+    >>> drops_out(model), drops_out(model.eval())
+    (True, False)
+    """
+    return any(part.training and _rate(part) > 0 for part in model.modules())
+
+
+def _rate(part: nn.Module) -> float:
+    rates = [vars(part).get(name) for name in DROPOUTS]
+    if isinstance(part, nn.modules.dropout._DropoutNd):
+        rates.append(part.p)
+    return max((rate for rate in rates if isinstance(rate, (int, float))), default=0.0)

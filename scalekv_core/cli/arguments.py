@@ -165,6 +165,16 @@ Guidance = Annotated[
         rich_help_panel=SAMPLE,
     ),
 ]
+GuidanceAt = Annotated[
+    str | None,
+    typer.Option(
+        "--guidance-at",
+        metavar="N,...",
+        help="Where it is applied, in models that know several places: 0 on the logits, -5 after the fifth block before the "
+        "end, or both. [dim]default: 0[/dim]",
+        rich_help_panel=SAMPLE,
+    ),
+]
 TopK = Annotated[
     int | None,
     typer.Option(

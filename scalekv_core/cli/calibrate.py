@@ -44,6 +44,7 @@ def calibrate(
     seed: args.Seeds = None,
     images: args.Images = None,
     guidance: args.Guidance = None,
+    guidance_at: args.GuidanceAt = None,
     top_k: args.TopK = None,
     top_p: args.TopP = None,
     temperature: args.Temperature = None,
@@ -68,7 +69,13 @@ def calibrate(
     given = [*(prompts or ()), *(read_prompts(prompt_file) if prompt_file else ())]
     name = model or loading.model_for(given)
     sampling = loading.sampling_of(
-        name, guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=greedy
+        name,
+        guidance=guidance,
+        guidance_at=guidance_at,
+        top_k=top_k,
+        top_p=top_p,
+        temperature=temperature,
+        greedy=greedy,
     )
     shape: dict[str, Any] = {"aspect": aspect, "size": size, "dtype": loading.read_dtype(dtype)}
     job = loading.job_of(name, prompts=given, seeds=seed, images=images, sampling=sampling, **shape)

@@ -54,6 +54,7 @@ def generate(
     config: args.Config = None,
     profile: args.Profile = None,
     guidance: args.Guidance = None,
+    guidance_at: args.GuidanceAt = None,
     top_k: args.TopK = None,
     top_p: args.TopP = None,
     temperature: args.Temperature = None,
@@ -79,7 +80,13 @@ def generate(
     policies = drawing.policies_of(choice)
     name = model or loading.model_for(prompts)
     sampling = loading.sampling_of(
-        name, guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=greedy
+        name,
+        guidance=guidance,
+        guidance_at=guidance_at,
+        top_k=top_k,
+        top_p=top_p,
+        temperature=temperature,
+        greedy=greedy,
     )
     shape: dict[str, Any] = {
         "aspect": aspect,

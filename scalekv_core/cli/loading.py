@@ -162,12 +162,13 @@ def profile_of(batch: Batch, weights: Path | None) -> AttentionProfile | None:
     return batch.card.profile_of(batch.geometry.schedule, weights=weights)
 
 
-def sampling_of(model: str, *, guidance: str | None = None, **changes: Any) -> Sampling:
+def sampling_of(model: str, *, guidance: str | None = None, guidance_at: str | None = None, **changes: Any) -> Sampling:
     """The model's sampling, with what was given changed; None and False leave it.
 
     Args:
         model: the name of what draws.
         guidance: a number, or one per scale, with commas.
+        guidance_at: places, with commas.
         changes: fields of a sampling.
 
     Raises:
@@ -175,6 +176,8 @@ def sampling_of(model: str, *, guidance: str | None = None, **changes: Any) -> S
     """
     if guidance is not None:
         changes["guidance"] = read_strengths(guidance)
+    if guidance_at is not None:
+        changes["guidance_at"] = read_places(guidance_at)
     return attrs.evolve(
         model_card(model).sampling, **{k: v for k, v in changes.items() if v is not None and v is not False}
     )
@@ -191,6 +194,20 @@ def read_strengths(text: str) -> float | tuple[float, ...]:
     except ValueError:
         raise InputError(f"--guidance wants a number, or one per scale with commas between; got {text!r}") from None
     return strengths[0] if len(strengths) == 1 else strengths
+
+
+def read_places(text: str) -> tuple[int, ...]:
+    """The places where guidance is applied.
+
+    >>> read_places("0, -5")
+    (0, -5)
+    """
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--guidance-at wants whole numbers with commas between, 0 for the logits; got {text!r}"
+        ) from None
 
 
 def job_of(
@@ -215,7 +232,8 @@ def job_of(
         **how: aspect, size, dtype and random_weights of a :class:`~scalekv_core.memory_plan.Batch`.
 
     Raises:
-        InputError: there is nothing to draw, the numbers of seeds and images do not agree, or the model draws no such images.
+        InputError: there is nothing to draw, the numbers of seeds and images do not agree, the model draws no such images, or
+            not with this sampling.
     """
     card = model_card(model)
     prompts = list(prompts or [card.example])
@@ -229,7 +247,7 @@ def job_of(
     drawn = tuple(prompts if paired else (prompt for prompt in prompts for _ in each))
     guided = card.rows_of(sampling) > 1
     batch = Batch(model=model, card=card, images=len(drawn), guidance=guided, **how)
-    batch.geometry  # noqa: B018 (refuses what the model does not draw)
+    card.check_sampling(sampling, batch.geometry)
     return Job(prompts=drawn, seeds=tuple(each if paired else each * len(prompts)), sampling=sampling, batch=batch)
 
 

@@ -142,7 +142,7 @@ def test_a_whole_transformer_is_measured(bench, tmp_path):
         ((*WHOLE, "--maps", "1,2"), "leave out --maps"),
         ((*WHOLE, "--rows", "3"), "leave out --rows"),
         (("--size", "1M"), "name it with --model"),
-        ((*WHOLE, "--size", "1M"), "draws one size only"),
+        ((*WHOLE, "--size", "1M"), "there is one size only"),
         ((*WHOLE, "--batch", "1000000"), "activations"),
         (("--rows", "100000"), "queries, keys and values"),
         (("--record", "a.json"), "give both"),

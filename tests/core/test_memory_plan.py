@@ -307,7 +307,11 @@ def test_a_codec_of_fewer_bytes_makes_the_cache_smaller() -> None:
     ("asked", "kind", "said"),
     [
         ({"model": "var-d31"}, UnknownName, "did you mean"),
-        ({"aspect": "3:4"}, InputError, "draws no aspect ratio '3:4'; there are 1:1"),
+        (
+            {"aspect": "3:4"},
+            InputError,
+            "model 'var-d16' draws no such images: there is no aspect ratio '3:4'; there is 1:1",
+        ),
         ({"size": "1M"}, InputError, "one size only"),
         ({"memory": "much"}, InputError, "memory is written as 24GiB"),
         ({"memory": "50%"}, InputError, "memory is written as 24GiB"),

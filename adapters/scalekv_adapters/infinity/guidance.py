@@ -13,8 +13,7 @@ from attrs import frozen
 from torch import Tensor
 
 from scalekv_core.errors import InputError
-
-ON_LOGITS = 0
+from scalekv_core.image_model import ON_LOGITS
 
 
 @frozen

@@ -18,6 +18,7 @@ from scalekv_adapters.infinity.bare import BareInfinity
 from scalekv_adapters.infinity.checkpoint import FORMATS
 from scalekv_adapters.infinity.config import CANVASES, InfinityConfig
 from scalekv_adapters.infinity.files import in_words, load_parts, parts_in, parts_of
+from scalekv_adapters.infinity.guidance import Guidance
 from scalekv_adapters.infinity.prompts import PackedText, TextEncoder
 from scalekv_adapters.infinity.templates import ASPECTS, PIXELS, Canvas
 from scalekv_adapters.infinity.transformer import Infinity
@@ -79,7 +80,10 @@ class InfinityImageModel(ImageModel):
 
     def draw_on(self, *, aspect: str | None = None, size: str | None = None) -> None:
         canvas = self.infinity.canvas
-        self.infinity.canvas = Canvas(aspect or canvas.aspect, size or canvas.pixels)
+        try:
+            self.infinity.canvas = Canvas(aspect or canvas.aspect, size or canvas.pixels)
+        except InputError as error:
+            raise InputError(f"model {self.name!r} draws no such images: {error}") from error
         self.aspect, self.size = self.infinity.canvas.aspect, self.infinity.canvas.pixels
         self.schedule = self.infinity.canvas.schedule
         fitting = [profile for profile in self.profiles if profile.schedule == self.schedule]
@@ -100,6 +104,7 @@ class InfinityImageModel(ImageModel):
             self.read(prompts),
             seeds=None if how.greedy else seeds,
             guidance=how.guidance,
+            guidance_at=how.guidance_at,
             top_k=how.top_k,
             top_p=how.top_p,
             temperature=how.temperature,
@@ -244,6 +249,9 @@ class InfinityCard(ModelCard):
     def rows_of(self, sampling: Sampling) -> int:
         return rows_of(sampling)
 
+    def check_sampling(self, sampling: Sampling, shape: CacheGeometry) -> None:
+        check_sampling(sampling, shape)
+
     def random(self, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32) -> InfinityImageModel:
         infinity = random_infinity(self.config, self.vae, canvas=self.canvas, seed=seed, device=device, dtype=dtype)
         encoder = RandomText(self.config.text_channels, self.config.text_maxlen)
@@ -261,6 +269,11 @@ def rows_of(sampling: Sampling) -> int:
     (1, 2)
     """
     return 2 if any(strength not in (0, 1) for strength in sampling.strengths) else 1
+
+
+def check_sampling(sampling: Sampling, shape: CacheGeometry) -> None:
+    """Raises InputError where guidance is out of range, not one per scale, or at a place that does not exist."""
+    Guidance.of(sampling.guidance, sampling.guidance_at, scales=len(shape.schedule), depth=shape.layers)
 
 
 def published_shape(config: InfinityConfig, canvas: Canvas) -> CacheGeometry:

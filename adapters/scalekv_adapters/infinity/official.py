@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import PIXELS, Canvas
-from scalekv_adapters.instances import replace_attributes
+from scalekv_adapters.instances import drops_out, replace_attributes
 from scalekv_core.errors import SessionError
 from scalekv_core.geometry import CacheGeometry
 from scalekv_core.interfaces import AttentionCache, CacheSource, ModelAdapter
@@ -72,7 +72,7 @@ class OfficialInfinityAdapter(ModelAdapter):
         )
 
     def attach(self, model: nn.Module, source: CacheSource) -> Callable[[], None]:
-        drawing = _Drawing(attentions(model), source)
+        drawing = _Drawing(model, source)
         restores = [
             replace_attributes(
                 attention, forward=partial(drawing.forward, layer), kv_caching=partial(drawing.kv_caching, layer)
@@ -91,8 +91,9 @@ class OfficialInfinityAdapter(ModelAdapter):
 class _Drawing:
     """What the replaced methods of all layers share: the cache of the image being drawn, if one is."""
 
-    def __init__(self, found: Sequence[Any], source: CacheSource) -> None:
-        self.attentions, self.source = list(found), source
+    def __init__(self, model: nn.Module, source: CacheSource) -> None:
+        self.model, self.source = model, source
+        self.attentions = attentions(model)
         self.originals = [attention.forward for attention in self.attentions]
         self.caching = False
         self.cache: AttentionCache | None = None
@@ -102,6 +103,8 @@ class _Drawing:
         """An image begins where the first layer is told to cache, and ends where the last one is told not to."""
         if enable and layer == 0:
             self.close()
+            if drops_out(self.model):
+                raise SessionError("this official Infinity is in training mode with dropout; call eval() on it to draw")
             self.caching = True
         elif not enable and layer == len(self.attentions) - 1:
             self.close()

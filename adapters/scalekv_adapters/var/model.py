@@ -21,7 +21,7 @@ from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAEConfig
 from scalekv_core.errors import CheckpointError, InputError
 from scalekv_core.geometry import CacheGeometry
-from scalekv_core.image_model import Generation, ImageModel, ModelCard, Sampling
+from scalekv_core.image_model import ON_LOGITS, Generation, ImageModel, ModelCard, Sampling, in_words
 from scalekv_core.profile import AttentionProfile
 from scalekv_core.weights import WeightsFormat, beside
 
@@ -49,6 +49,16 @@ def profiles_beside(file: Path) -> list[AttentionProfile]:
     return [AttentionProfile.load(path)] if path.is_file() else []
 
 
+def check_sampling(name: str, sampling: Sampling) -> None:
+    """Raises InputError where guidance is told by scale, or at another place than the logits."""
+    if isinstance(sampling.guidance, tuple):
+        raise InputError(f"model {name!r} wants one guidance, which grows from scale to scale by itself")
+    if sampling.guidance_at != (ON_LOGITS,):
+        raise InputError(
+            f"model {name!r} applies guidance on the logits (0) and nowhere else; got {in_words(sampling.guidance_at)}"
+        )
+
+
 class VARImageModel(ImageModel):
     """A VAR whose prompts are class labels, written as numbers."""
 
@@ -70,12 +80,11 @@ class VARImageModel(ImageModel):
     ) -> Generation:
         self.check_seeds(prompts, seeds)
         how = sampling or self.sampling
-        if isinstance(how.guidance, tuple):
-            raise InputError(f"model {self.name!r} wants one guidance, which grows from scale to scale by itself")
+        check_sampling(self.name, how)
         return self.var.generate(
             [self.label(prompt) for prompt in prompts],
             seeds=None if how.greedy else seeds,
-            guidance=how.guidance,
+            guidance=how.strengths[0],
             top_k=how.top_k,
             top_p=how.top_p,
             temperature=how.temperature,
@@ -143,6 +152,9 @@ class VARCard(ModelCard):
 
     def profiles(self, weights: Path | None = None) -> list[AttentionProfile]:
         return [] if weights is None else profiles_beside(self.files(weights)[0])
+
+    def check_sampling(self, sampling: Sampling, shape: CacheGeometry) -> None:
+        check_sampling(self.name, sampling)
 
     def files(self, weights: Path | None) -> tuple[Path, Path]:
         """The transformer's and the VQVAE's file.
@@ -222,6 +234,9 @@ class TinyVARCard(ModelCard):
 
     def profiles(self, weights: Path | None = None) -> list[AttentionProfile]:
         return profiles_beside(Path(tiny.__file__))
+
+    def check_sampling(self, sampling: Sampling, shape: CacheGeometry) -> None:
+        check_sampling(TINY, sampling)
 
     def bare(
         self,

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalekv_adapters.instances import replace_attributes
+from scalekv_adapters.instances import drops_out, replace_attributes
 from scalekv_adapters.var.config import check_trained
 from scalekv_core.errors import SessionError
 from scalekv_core.geometry import CacheGeometry
@@ -87,7 +87,8 @@ class _Drawing:
     def kv_caching(self, layer: int, enable: bool) -> None:
         """An image begins where the first layer is told to cache, and ends where the last one is told not to."""
         if enable and layer == 0:
-            self._check_dropout()
+            if drops_out(self.model):
+                raise SessionError("this official VAR is in training mode with dropout; call eval() on it to draw")
             self.cache = self.source.new_cache(schedule_of(self.model))
         elif not enable and layer == len(self.attentions) - 1 and self.cache is not None:
             cache, self.cache = self.cache, None
@@ -101,12 +102,6 @@ class _Drawing:
         q, k, v = queries_keys_values(attention, x)
         out = self.cache.attend(layer, q, k, v, softmax_scale=float(attention.scale))
         return attention.proj_drop(attention.proj(out.transpose(1, 2).flatten(2)))
-
-    def _check_dropout(self) -> None:
-        if any(attention.training and getattr(attention, "attn_drop", 0.0) for attention in self.attentions):
-            raise SessionError(
-                "this official VAR is in training mode with attention dropout; call eval() on it to draw"
-            )
 
 
 def attentions(model: nn.Module) -> list[Any]:

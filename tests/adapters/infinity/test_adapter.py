@@ -185,6 +185,20 @@ def test_every_policy_draws_the_same_with_both(ours, official, profile, policy_a
         torch.testing.assert_close(a, b, rtol=0, atol=5e-4)
 
 
+def test_dropout_is_refused(official):
+    """In training mode the official object drops out at random, and draws another image every time; that is named."""
+    drawer = official()
+    drawer.model.block_chunks[0].module[0].sa.proj_drop = torch.nn.Dropout(0.1)
+    drawer.model.train()
+    with compress(drawer.model, "full"):
+        with pytest.raises(
+            SessionError, match=r"this official Infinity is in training mode with dropout; call eval\(\)"
+        ):
+            drawer.draw()
+        drawer.model.eval()
+        drawer.draw()
+
+
 def test_a_smaller_cache_changes_the_image(make):
     """Compression takes effect: at 20 % other logits come out, from the first scale that finds tokens missing."""
     drawer = make()

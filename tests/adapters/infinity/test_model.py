@@ -110,6 +110,15 @@ def test_the_sampling_is_the_models_own_unless_another_is_given(model):
     assert torch.equal(first.images, second.images)
 
 
+def test_places_of_guidance_are_the_samplings(model):
+    """Mixed after a block other logits come out than mixed on the logits; a place that is not there is refused."""
+    here, there = (evolve(model.sampling, guidance_at=places) for places in ((0,), (-1,)))
+    logits = [model.generate(PROMPTS, seeds=[0, 1], sampling=how, keep_logits=True).logits[0] for how in (here, there)]
+    assert not torch.equal(*logits)
+    with pytest.raises(InputError, match=r"after a block \(-1 to -\d+\); got -99"):
+        model.generate(PROMPTS, seeds=[0, 1], sampling=evolve(here, guidance_at=(-99,)))
+
+
 @pytest.mark.parametrize(("guidance", "rows"), [(0, 1), (1, 1), (3, 2), ((1,) * 7, 1), ((1,) * 6 + (2,), 2)])
 def test_rows_are_those_that_attention_sees(model, guidance, rows):
     """Guidance of 1 draws without, like 0."""
@@ -264,11 +273,24 @@ def test_generate_takes_guidance_by_scale(scalekv):
     assert [1, 1, 1, 1, 3, 3, 3] == record["sampling"]["guidance"]
 
 
+def test_generate_takes_places_of_guidance(scalekv):
+    """On the logits and after a block, and the record says it."""
+    code, _, _ = scalekv("generate", *PROMPTS, *DRAW, "--guidance-at", "0,-1", "--no-full")
+    assert 0 == code
+    assert [0, -1] == json.loads(Path("scalekv-out/record.json").read_text())["sampling"]["guidance_at"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--aspect", "9:16"), "there is no aspect ratio '9:16' (width:height); the nearest are 4:7, 1:2"),
-        (("--size", "8M"), "there is no image size of '8M' pixels; there are 0.06M, 0.25M, 0.60M, 1M"),
+        (
+            ("--aspect", "9:16"),
+            "model 'infinity-small' draws no such images: there is no aspect ratio '9:16' (width:height); the nearest are 4:7, 1:2",
+        ),
+        (
+            ("--size", "8M"),
+            "model 'infinity-small' draws no such images: there is no image size of '8M' pixels; there are 0.06M, 0.25M, 0.60M, 1M",
+        ),
         (("--guidance", "1,3"), "Infinity wants one guidance for all 7 scales or one per scale; got 2"),
         (("--guidance", "much"), "--guidance wants a number, or one per scale with commas between; got 'much'"),
         (("--guidance", "0.5"), "Infinity wants guidance of 1 or more (or 0 to draw without); got 0.5"),

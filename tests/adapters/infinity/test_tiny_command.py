@@ -66,9 +66,18 @@ def test_several_captions_at_once_in_another_shape(run: Run) -> None:
     [
         ((PROMPT, "3"), "no model that ships with weights draws all of 'a red circle left of a blue square', '3'"),
         (("a purple cow",), "unknown word 'purple'; the words are a, two, three, red"),
-        (("3", "--aspect", "3:4"), "the model draws no aspect ratio '3:4'; there are 1:1"),
-        ((PROMPT, "--aspect", "7:5"), "the model draws no aspect ratio '7:5'; there are 1:1, 3:4, 4:3"),
+        (
+            ("3", "--aspect", "3:4"),
+            "model 'var-tiny' draws no such images: there is no aspect ratio '3:4'; there is 1:1 only",
+        ),
+        (
+            (PROMPT, "--aspect", "7:5"),
+            "model 'infinity-tiny' draws no such images: there is no aspect ratio '7:5'; there are 1:1, 3:4",
+        ),
         ((PROMPT, "--guidance", "0.5"), "guidance of 1 or more"),
+        ((PROMPT, "--guidance-at", "-99"), "on the logits (0) or after a block (-1 to -5); got -99"),
+        (("3", "--guidance-at", "-1"), "model 'var-tiny' applies guidance on the logits (0) and nowhere else; got -1"),
+        ((PROMPT, "--guidance-at", "last"), "--guidance-at wants whole numbers with commas between, 0 for the logits"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(run: Run, arguments: tuple[str, ...], why: str) -> None:

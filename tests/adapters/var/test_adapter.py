@@ -326,7 +326,7 @@ def test_attention_dropout_is_refused(official):
     drawer.model.train()
     drawer.model.blocks[1].attn.attn_drop = 0.1
     with compress(drawer.model, "full"):
-        with pytest.raises(SessionError, match=r"in training mode with attention dropout; call eval\(\)"):
+        with pytest.raises(SessionError, match=r"in training mode with dropout; call eval\(\)"):
             drawer.draw()
         drawer.model.eval()
         drawer.draw()

@@ -8,7 +8,7 @@ import torch
 from attrs import field, frozen
 
 from scalekv_adapters.infinity.bare import BareInfinity
-from scalekv_adapters.infinity.model import InfinityImageModel, rows_of
+from scalekv_adapters.infinity.model import InfinityImageModel, check_sampling, rows_of
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.tiny import SAMPLING, load
 from scalekv_adapters.infinity.tiny.network import ASPECTS, PIXELS, SIZES, SQUARE, TEXT_DEPTH, VAE_SIZES
@@ -82,6 +82,9 @@ class TinyInfinityCard(ModelCard):
 
     def rows_of(self, sampling: Sampling) -> int:
         return rows_of(sampling)
+
+    def check_sampling(self, sampling: Sampling, shape: CacheGeometry) -> None:
+        check_sampling(sampling, shape)
 
     def draws(self, prompt: str) -> bool:
         return any(letter.isalpha() for letter in prompt)
