@@ -1,12 +1,14 @@
-"""How the cost grows with tokens: records of one kind of measurement with different maps, on one plot."""
+"""How the cost grows with tokens or with the batch: records of one kind of measurement that differ in one of them, on one
+plot."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from attrs import frozen
 
 from scalekv_core.bench.compare import refuse_different
 from scalekv_core.bench.settings import parse_maps
@@ -18,36 +20,79 @@ def tokens_of(record: Mapping[str, Any]) -> int:
     return parse_maps(record["settings"]["maps"].replace(" ", ",")).total
 
 
-def growth(records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, dict[str, float], dict[str, float]]]]:
-    """{contender: (tokens, seconds, ratio to the unmodified cache) of each record that timed it}, fewest tokens first.
+def rows_of(record: Mapping[str, Any]) -> int:
+    """Sequences in the batch that was measured."""
+    return int(record["settings"]["rows"])
+
+
+@frozen(kw_only=True)
+class Axis:
+    """What the cost grows with.
+
+    Attributes:
+        setting: in which records differ.
+        label: of the axis.
+        drawn: what takes the seconds.
+        of: the number in a record.
+    """
+
+    setting: str
+    label: str
+    drawn: str
+    of: Callable[[Mapping[str, Any]], int]
+
+
+AXES = (
+    Axis(setting="maps", label="tokens of an image", drawn="an image", of=tokens_of),
+    Axis(setting="rows", label="rows of the batch", drawn="a batch", of=rows_of),
+)
+
+
+def axis_of(records: Sequence[Mapping[str, Any]]) -> Axis:
+    """The one thing that the records differ in.
 
     Raises:
-        InputError: there are fewer than two records, they were made under settings that differ in more than the maps, or
-            two are of the same maps.
+        InputError: there are fewer than two records, they differ in both or in neither, or two are of the same.
     """
     if len(records) < 2:
         raise InputError(f"how cost grows is seen in two records or more; got {len(records)}")
-    ordered = sorted(records, key=tokens_of)
+    found = [axis for axis in AXES if len({record["settings"][axis.setting] for record in records}) > 1]
+    if len(found) > 1:
+        raise InputError("these records differ in maps and in rows; a plot shows how cost grows with one of them")
+    axis = found[0] if found else AXES[0]
+    values = [record["settings"][axis.setting] for record in records]
+    if twice := [value for value in values if values.count(value) > 1]:
+        raise InputError(f"two records are of the same {axis.setting}: {twice[0]}")
+    return axis
+
+
+def growth(records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, dict[str, float], dict[str, float]]]]:
+    """{contender: (tokens or rows, seconds, ratio to the unmodified cache) of each record that timed it}, fewest first.
+
+    Raises:
+        InputError: as :func:`axis_of`, or the records were made under settings that differ in more.
+    """
+    axis = axis_of(records)
+    ordered = sorted(records, key=axis.of)
     for one, other in itertools.pairwise(ordered):
-        refuse_different(one, other, but=("maps",))
-        if one["settings"]["maps"] == other["settings"]["maps"]:
-            raise InputError(f"two records are of the same maps: {one['settings']['maps']}")
+        refuse_different(one, other, but=(axis.setting,))
     lines: dict[str, list[tuple[int, dict[str, float], dict[str, float]]]] = {}
     for record in ordered:
         for name, figures in record["contenders"].items():
             if figures["seconds"] and figures["ratio"]:
-                lines.setdefault(name, []).append((tokens_of(record), figures["seconds"], figures["ratio"]))
+                lines.setdefault(name, []).append((axis.of(record), figures["seconds"], figures["ratio"]))
     return lines
 
 
 def figure_of_growth(records: Sequence[Mapping[str, Any]]) -> Any:
-    """A matplotlib figure: seconds of an image, and how much faster than the unmodified cache, against its tokens.
+    """A matplotlib figure: seconds, and how much faster than the unmodified cache, against the tokens of an image or the rows
+    of the batch, whichever the records differ in.
 
     Raises:
         InputError: as :func:`growth`.
         MissingExtra: matplotlib is not installed.
     """
-    lines = growth(records)
+    lines, axis = growth(records), axis_of(records)
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -55,25 +100,30 @@ def figure_of_growth(records: Sequence[Mapping[str, Any]]) -> Any:
     figure = Figure(figsize=(9, 4), layout="constrained")
     seconds, faster = figure.subplots(1, 2)
     for number, (name, points) in enumerate(lines.items()):
-        tokens, style = [n for n, _, _ in points], {"label": name, "color": f"C{number}"}
-        _line(seconds, tokens, [spread for _, spread, _ in points], style)
-        _line(faster, tokens, [_inverse(spread) for _, _, spread in points], style)
+        sizes, style = [n for n, _, _ in points], {"label": name, "color": f"C{number}"}
+        _line(seconds, sizes, [spread for _, spread, _ in points], style)
+        _line(faster, sizes, [_inverse(spread) for _, _, spread in points], style)
     for axes in (seconds, faster):
-        axes.set(xscale="log", xlabel="tokens of an image")
-        axes.set_xticks(measured := sorted(map(tokens_of, records)), [f"{n:,}" for n in measured], minor=False)
+        axes.set(xscale="log", xlabel=axis.label)
+        axes.set_xticks(measured := sorted(map(axis.of, records)), [f"{n:,}" for n in measured], minor=False)
         axes.xaxis.minorticks_off()
-    seconds.set(yscale="log", ylabel="seconds of an image")
+    seconds.set(yscale="log", ylabel=f"seconds of {axis.drawn}")
     faster.set(ylabel="times as fast as unmodified")
     seconds.legend()
-    settings = records[0]["settings"]
-    figure.suptitle(f"{settings['measured']}, {settings['rows']} rows, {settings['dtype']}, {settings['device']}")
+    figure.suptitle(_title(records[0]["settings"], axis))
     return figure
 
 
-def _line(axes: Any, tokens: Sequence[int], spreads: Sequence[Mapping[str, float]], style: Mapping[str, str]) -> None:
+def _title(settings: Mapping[str, Any], axis: Axis) -> str:
+    """What was measured, and what all records have in common."""
+    same = {"maps": f"{settings['rows']} rows", "rows": f"last map {settings['maps'].split()[-1]}"}[axis.setting]
+    return f"{settings['measured']}, {same}, {settings['dtype']}, {settings['device']}"
+
+
+def _line(axes: Any, sizes: Sequence[int], spreads: Sequence[Mapping[str, float]], style: Mapping[str, str]) -> None:
     """Medians, with the least and the most as bars."""
     median, least, most = (np.array([spread[key] for spread in spreads]) for key in ("median", "least", "most"))
-    axes.errorbar(tokens, median, yerr=(median - least, most - median), marker="o", markersize=3, capsize=2, **style)
+    axes.errorbar(sizes, median, yerr=(median - least, most - median), marker="o", markersize=3, capsize=2, **style)
 
 
 def _inverse(ratio: Mapping[str, float]) -> dict[str, float]:

@@ -132,8 +132,8 @@ Compare = Annotated[
 Plot = Annotated[
     Path | None,
     typer.Option(
-        "--plot", metavar="FILE.png", help="Measures nothing: plots how the cost grows with tokens, from the records that "
-        "--record names.", rich_help_panel=args.RUN,
+        "--plot", metavar="FILE.png", help="Measures nothing: plots how the cost grows with tokens or with rows, whichever "
+        "the records that --record names differ in.", rich_help_panel=args.RUN,
     ),
 ]  # fmt: skip
 Records = Annotated[
@@ -184,6 +184,7 @@ def bench(
     from scalekv_core.bench import Bench, BenchSettings, check_room
     from scalekv_core.cli import bench_tables, drawing, loading, writing
     from scalekv_core.cli.config import choose
+    from scalekv_core.errors import InputError
 
     if compare is not None:
         print_comparison(*compare)
@@ -195,7 +196,9 @@ def bench(
         writing.check_directory(json.parent)
     given = {"layers": layers, "heads": heads, "head_dim": head_dim, "rows": rows, "maps": maps}
     drawn = batch_of(model, loading.read_dtype(dtype), batch, aspect, size)
-    geometry = geometry_of(drawn, loading.read_dtype(dtype), given)
+    if batch is not None and rows is not None:
+        raise InputError(f"--rows takes the place of --batch; leave one of them out (got {rows} and {batch})")
+    geometry = geometry_of(drawn, loading.read_dtype(dtype), given, images=batch or 1)
     if whole:
         check_whole(drawn, given)
     settings = BenchSettings(
@@ -250,8 +253,8 @@ def check_whole(drawn: Batch | None, given: Mapping[str, Any]) -> None:
         raise InputError(f"--whole takes {option} from the model; leave out --{option}, or measure attention alone")
 
 
-def geometry_of(drawn: Batch | None, dtype: Any, given: Mapping[str, Any]) -> CacheGeometry:
-    """That of the model, or of Infinity-2B, with what was given in its place."""
+def geometry_of(drawn: Batch | None, dtype: Any, given: Mapping[str, Any], *, images: int) -> CacheGeometry:
+    """That of the model, or of Infinity-2B with so many images, with what was given in its place."""
     import attrs
     import torch
 
@@ -263,7 +266,7 @@ def geometry_of(drawn: Batch | None, dtype: Any, given: Mapping[str, Any]) -> Ca
     else:
         base = CacheGeometry(
             schedule=parse_maps(MAPS), layers=LAYERS, heads=HEADS, head_dim=HEAD_DIM, unmodified_key_dtype=torch.float32,
-            rows=2,
+            rows=2 * images,
         )  # fmt: skip
     changes = {name: value for name, value in given.items() if value is not None}
     if "maps" in changes:
@@ -402,10 +405,10 @@ def print_comparison(before: Path, after: Path) -> None:
 
 
 def save_plot(path: Path | None, records: Sequence[Path]) -> None:
-    """Plots records of different maps.
+    """Plots records of different maps, or of different rows.
 
     Raises:
-        InputError: the file or the records are not named, cannot be read, or differ in more than the maps.
+        InputError: the file or the records are not named, cannot be read, or differ in more than one of the two.
         MissingExtra: matplotlib is not installed.
     """
     from scalekv_core.bench import figure_of_growth, read_record

@@ -128,7 +128,7 @@ def read_device(text: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch raises differs by device
         here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise InputError(f"device {text!r} cannot be used ({reason}); there is {', '.join(here)}") from error
     return device
 
@@ -236,10 +236,9 @@ def job_of(
             not with this sampling.
     """
     card = model_card(model)
-    prompts = list(prompts or [card.example])
-    if not any(prompts):
+    if not prompts and not card.example:
         raise InputError(f"model {model!r} has no example; say what to draw: scalekv generate PROMPT ...")
-    each = seeds_of(seeds, images)
+    prompts, each = list(prompts or [card.example]), seeds_of(seeds, images)
     if paired and (images is not None or len(each) != len(prompts)):
         raise InputError(
             f"--paired wants one --seed for each of {len(prompts)} prompts, and no --images; got {len(each)}"

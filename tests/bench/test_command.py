@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from scalekv_core.bench import Bench, growth, read_record
+from scalekv_core.bench import Bench, figure_of_growth, growth, read_record
 from scalekv_core.cli import main
 
 TINY = ("--layers", "3", "--heads", "2", "--head-dim", "4", "--maps", "1,2,4,6", "--threads", "1")
@@ -141,6 +141,7 @@ def test_a_whole_transformer_is_measured(bench, tmp_path):
         ((*WHOLE, "--heads", "2"), "leave out --heads"),
         ((*WHOLE, "--maps", "1,2"), "leave out --maps"),
         ((*WHOLE, "--rows", "3"), "leave out --rows"),
+        (("--rows", "2", "--batch", "3"), "--rows takes the place of --batch; leave one of them out (got 2 and 3)"),
         (("--size", "1M"), "name it with --model"),
         ((*WHOLE, "--size", "1M"), "there is one size only"),
         ((*WHOLE, "--batch", "1000000"), "activations"),
@@ -166,10 +167,23 @@ def test_records_of_different_maps_are_plotted(bench, tmp_path):
     assert "cost.png" in out.replace("\n", "")  # a long path is broken anywhere
     code, out, err = bench("--plot", picture, "--record", files[0], "--record", files[2])
     assert (code, out) == (2, "")
-    assert "rows 2 / 1" in err
-    assert "maps" not in err
+    assert "these records differ in maps and in rows; a plot shows how cost grows with one of them" in err
     assert "same maps" in bench("--plot", picture, "--record", files[0], "--record", files[0])[2]
     assert "two records or more" in bench("--plot", picture, "--record", files[0])[2]
+
+
+def test_records_of_different_batches_are_plotted(bench, tmp_path):
+    """What grows is told by the records; another setting that differs is named."""
+    files = [tmp_path / f"{name}.json" for name in "abc"]
+    for path, how in zip(files, (("--batch", 4), ("--rows", 2), ("--rows", 1, "--seed", 3)), strict=True):
+        assert bench(*TINY, *ONCE, *how, "-p", "uniform", "--json", path)[0] == 0
+    records = [read_record(path) for path in files]
+    assert [rows for rows, _, _ in growth(records[:2])["uniform"]] == [2, 8]
+    figure = figure_of_growth(records[:2])
+    assert ["rows of the batch"] * 2 == [axes.get_xlabel() for axes in figure.axes]
+    assert "last map 6x6" in figure.get_suptitle()
+    code, _, err = bench("--plot", tmp_path / "x.png", "--record", files[1], "--record", files[2])
+    assert (code, "seed 0 / 3" in err or "seed 3 / 0" in err) == (2, True)
 
 
 def test_growth_is_in_order_of_tokens(bench, tmp_path):
