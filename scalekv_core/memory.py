@@ -103,6 +103,14 @@ def available_memory(device: torch.device) -> int | None:
     return int(lines["MemAvailable"].split()[0]) * 1024
 
 
+def free_memory(device: torch.device) -> int | None:
+    """The same with what torch's allocator has taken there and nobody uses."""
+    available = available_memory(device)
+    if available is None or device.type != "cuda":
+        return available
+    return available + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def resident_memory() -> int:
     """Bytes of main memory that this process holds; 0 where that is not told."""
     try:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from scalekv_core.budget import Budget
 from scalekv_core.cache import KVCache, Observer
 from scalekv_core.clock import Clock
-from scalekv_core.errors import SessionError
+from scalekv_core.errors import InputError, SessionError
+from scalekv_core.footprint import layer_bytes
+from scalekv_core.geometry import format_bytes, plural
 from scalekv_core.interfaces import ModelAdapter
-from scalekv_core.memory import PeakMeter
+from scalekv_core.memory import PeakMeter, free_memory
 from scalekv_core.planner import Planned, classify, plan_policy
 from scalekv_core.policy import Policy
 from scalekv_core.prefetch import reads_ahead
@@ -180,9 +182,23 @@ class _ImageCache:
                 f"attention came with keys of (rows, heads, tokens, width) = {tuple(k.shape)}"
             )
         self._planned = session.planned(self._schedule, rows=k.shape[0], dtype=k.dtype, device=k.device)
+        _check_room(self._planned, k.device)
         self._cache = KVCache(self._planned.plan, session.policy, **session._cache_options)
         if session._measure_peak:
             self._peak = PeakMeter(k.device)
+
+
+def _check_room(planned: Planned, device: torch.device) -> None:
+    """Raises InputError where the cache is larger than what is free, before the first map is kept; not where nobody can tell."""
+    free = free_memory(device)
+    held = layer_bytes(planned.plan, planned.policy, planned.geometry, on_device=device.type != "cpu")
+    cache, scratch = int(held.sum(axis=1).max()), planned.footprint.scratch
+    if free is not None and cache + scratch > free:
+        raise InputError(
+            f"policy {planned.policy.name!r} at {planned.budget} takes {format_bytes(cache)} of cache and "
+            f"{format_bytes(scratch)} of scratch for {plural(planned.geometry.rows, 'row')}, and {device} has "
+            f"{format_bytes(free)} free; draw fewer images at once, or give a smaller budget (see scalekv plan)"
+        )
 
 
 @contextlib.contextmanager
@@ -223,6 +239,7 @@ def compress(
 
     Raises:
         SessionError: no adapter knows the model, it is attached already, or the policy did not take effect.
+        InputError: at the first map of an image, its cache is larger than what is free.
         UnknownName, InputError, BudgetError, ProfileError: what was asked cannot be done.
     """
     module, name, own_profile = _unwrap(model)

@@ -658,3 +658,21 @@ def test_a_policy_that_breaks_its_contract_stops_the_image(model: ToyImageModel)
         draw(model)
     with compress(model, "toy-latest", registry=TOY):
         draw(model)
+
+
+@pytest.mark.parametrize("short", [1, 0])
+def test_a_cache_larger_than_what_is_free_is_refused_at_the_first_map(
+    model: ToyImageModel, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the image was kept, and the next one may be drawn; to the byte, what is free is enough."""
+    with compress(model, "toy-latest", registry=TOY) as session:
+        weighs = session.planned(session.geometry.schedule, rows=1).footprint
+        free = weighs.most_planned + weighs.scratch - short
+        monkeypatch.setattr("scalekv_core.session.free_memory", lambda device: free)
+        if short:
+            with pytest.raises(
+                InputError, match=r"'toy-latest' at 50% of history takes .* for 1 row, and cpu has .* free"
+            ):
+                draw(model)
+        monkeypatch.setattr("scalekv_core.session.free_memory", lambda device: None if short else free)
+        draw(model)
