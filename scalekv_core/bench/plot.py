@@ -95,6 +95,7 @@ def figure_of_growth(records: Sequence[Mapping[str, Any]]) -> Any:
     lines, axis = growth(records), axis_of(records)
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogFormatter
     except ImportError:
         raise missing_extra("matplotlib", "plot", "scalekv bench --plot") from None
     figure = Figure(figsize=(9, 4), layout="constrained")
@@ -108,6 +109,8 @@ def figure_of_growth(records: Sequence[Mapping[str, Any]]) -> Any:
         axes.set_xticks(measured := sorted(map(axis.of, records)), [f"{n:,}" for n in measured], minor=False)
         axes.xaxis.minorticks_off()
     seconds.set(yscale="log", ylabel=f"seconds of {axis.drawn}")
+    for ticks in (seconds.yaxis.set_major_formatter, seconds.yaxis.set_minor_formatter):
+        ticks(LogFormatter(minor_thresholds=(1.5, 0.5)))  # numbers, not powers of ten
     faster.set(ylabel="times as fast as unmodified")
     seconds.legend()
     figure.suptitle(_title(records[0]["settings"], axis))
