@@ -65,11 +65,11 @@ class Fold(TokenMerger):
 
     Attributes:
         channels: how many channels of the keys are compared, at most, evenly spaced; what folding costs is in proportion.
-        queries: patches whose centres W are asked for the weights, at most; all tokens of a smaller map.
+        patches: how many there are whose centres W are asked for the weights, at most; all tokens of a smaller map.
     """
 
     channels: int = field(default=64, validator=ge(1))
-    queries: int = field(default=QUERIES, validator=ge(1))
+    patches: int = field(default=QUERIES, validator=ge(1))
 
     def assign(self, view: CacheView, kept: Tensor) -> Tensor:
         others = ops.other_tokens(kept, view.tokens)
@@ -79,7 +79,7 @@ class Fold(TokenMerger):
         return target.scatter_(2, others, into)
 
     def weights(self, view: CacheView) -> Tensor:
-        mass = mass_of_patches(view, self.queries).clamp_min(FAINTEST)
+        mass = mass_of_patches(view, self.patches).clamp_min(FAINTEST)
         return (mass if view.counts is None else mass * view.counts).sqrt()
 
 

@@ -69,7 +69,7 @@ def test_what_is_looked_at_weighs_more_in_the_means(make_view):
     counts = torch.ones(2, 3, 39)
     counts[:, :, :9] = torch.arange(1.0, 10.0)
     for seen, c in ((view, torch.ones(2, 3, 39)), (evolve(view, counts=counts), counts)):
-        weights = Fold(queries=4).weights(seen)
+        weights = Fold(patches=4).weights(seen)
         queries = patch_centres((1, 5, 6), 4, torch.device("cpu"))
         for row, head in ((0, 0), (1, 2)):
             logits = view.q[row, head][queries] @ view.k[row, head].T * view.softmax_scale + c[row, head].log()
