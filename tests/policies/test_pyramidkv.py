@@ -18,6 +18,13 @@ def test_layers_step_down_evenly_where_nothing_is_full():
     assert [195, 147, 100, 52, 5] == plan.capacity[4, :, 0].tolist()
 
 
+def test_two_layers_are_a_pyramid_too():
+    """The whole difference between one and the next."""
+    two = CacheGeometry(schedule=SCHEDULE, layers=2, heads=2, head_dim=4)
+    plan = PyramidBudget(beta=20).allocate(two, LayerRoles.alike("any", two), 100 * 4)
+    assert [195, 5] == plan.capacity[4, :, 0].tolist()
+
+
 @pytest.mark.parametrize("slots", [10, 95, 333, 1000, 2000])
 def test_the_budget_is_spent_and_not_overspent(slots):
     """Up to one token per head and less than one per layer is left; what a layer can't hold goes to others."""

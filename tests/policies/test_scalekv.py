@@ -45,10 +45,11 @@ def test_a_layer_that_looks_at_its_map_only_is_a_refiner_unless_the_print_is_tak
     assert printed.is_role("drafter")[1:, 0].all()
 
 
-def test_the_index_follows_the_equations(make_profile):
+@pytest.mark.parametrize("share", [0.3, 0.2])
+def test_the_index_follows_the_equations(make_profile, share):
     """Against the equations in loops, with the pairs of lowest Z over all scales, rounded up."""
     profile = make_profile(SMALL, seed=7)
-    roles = ScaleKVClassifier(drafters=0.3, top=0.2).classify(profile, SMALL)
+    roles = ScaleKVClassifier(drafters=share, top=0.2).classify(profile, SMALL)
     z = {}
     for k in range(1, 4):
         index = [
@@ -56,7 +57,7 @@ def test_the_index_follows_the_equations(make_profile):
             for layer in range(4)
         ]
         z |= {(k, layer): (index[layer] - np.mean(index)) / (np.std(index) + 1e-6) for layer in range(4)}
-    expected = sorted(z, key=z.__getitem__)[: math.ceil(0.3 * 12)]
+    expected = sorted(z, key=z.__getitem__)[: math.ceil(share * 12)]
     assert set(expected) == {(int(k), int(layer)) for k, layer, _ in np.argwhere(roles.is_role("drafter"))}
 
 
