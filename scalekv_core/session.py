@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,6 +26,7 @@ from scalekv_core.profile import AttentionProfile
 from scalekv_core.registry import Registry, shared_registry
 from scalekv_core.report import ImageReport, Report
 from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.tracing import untraced
 
 _CPU = torch.device("cpu")
 
@@ -137,8 +137,7 @@ class _ImageCache:
         self._planned: Planned | None = None
         self._peak: PeakMeter | None = None
         self._over = False
-        if "torch._dynamo" in sys.modules:  # somebody compiles: the model, not the host's planning inside of attention
-            self.attend = torch.compiler.disable(self.attend)  # type: ignore[method-assign]
+        self.attend = untraced(self.attend)  # type: ignore[method-assign]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
         if self._over:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scalekv_core import CacheGeometry, CachePlan, CacheView, KVCache, ScaleSchedule, ScoringSelector, compress
 from scalekv_policies import Fold, Int4
-from tests.conformance.specimens import draw_ours, small_var
+from tests.conformance.specimens import SPECIMENS
 from tests.core.plain import Case, Seen, drive, policy_of
 
 SCHEDULE = ScaleSchedule.square(1, 2, 3, 4)
@@ -51,19 +51,28 @@ def test_autocast_changes_attention_and_nothing_else(second: list[int], parts: d
             torch.testing.assert_close(y.float(), x, rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("policy", ["full", "scalekv", "fold"])
-def test_a_compiled_model_draws_the_same(policy: str) -> None:
+COMPILED = [
+    ("var", "full", {}),
+    ("var-official", "scalekv", {}),
+    ("infinity", "fold", {}),
+    ("infinity-official", "fold", {"codec": "int8"}),
+]
+
+
+@pytest.mark.parametrize(("model", "policy", "parts"), COMPILED, ids=[model for model, *_ in COMPILED])
+def test_a_compiled_model_draws_the_same(model: str, policy: str, parts: dict[str, str]) -> None:
     """torch.compile of the layers breaks its graph at the cache, whose planning it can't trace; images are bit-identical."""
     budget = "100%" if policy == "full" else "50%"
-    parts = {"classifier": "one-role"} if policy == "scalekv" else {}
-    drawn = []
+    parts = {"classifier": "one-role"} if policy == "scalekv" else parts
+    specimen, drawn = SPECIMENS[f"adapter.{model}"], []
     for compiled in (False, True):
-        model = small_var()
-        if compiled:
-            for block in model.blocks:
-                block.compile(backend="eager")
-        with compress(model, policy, budget, **parts):
-            drawn.append(draw_ours(model, 2, 0))
+        module = specimen.load()
+        blocks = [layer for layer in module.modules() if hasattr(layer, "attn") or hasattr(layer, "sa")]
+        assert len(blocks) == 2
+        for block in blocks * compiled:
+            block.compile(backend="eager")
+        with compress(module, policy, budget, **parts):
+            drawn.append(specimen.draw(module, 1, 0))
 
     assert all(torch.equal(x, y) for x, y in zip(*drawn, strict=True))
 

@@ -27,6 +27,7 @@ from scalekv_core.errors import SessionError
 from scalekv_core.geometry import CacheGeometry
 from scalekv_core.interfaces import AttentionCache, CacheSource, ModelAdapter
 from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.tracing import untraced
 
 WEIGHTS = {"mat_qkv.weight", "q_bias", "zero_k_bias", "v_bias", "proj.weight", "proj.bias"}
 HEAD_SCALE = "scale_mul_1H11"  # there only with cosine attention
@@ -98,6 +99,7 @@ class _Drawing:
         self.caching = False
         self.cache: AttentionCache | None = None
         self.rotations: list[Rotation] = []
+        self.begin = self._begin
 
     def kv_caching(self, layer: int, enable: bool) -> None:
         """An image begins where the first layer is told to cache, and ends where the last one is told not to."""
@@ -106,6 +108,7 @@ class _Drawing:
             if drops_out(self.model):
                 raise SessionError("this official Infinity is in training mode with dropout; call eval() on it to draw")
             self.caching = True
+            self.begin = untraced(self._begin)
         elif not enable and layer == len(self.attentions) - 1:
             self.close()
 
@@ -132,7 +135,7 @@ class _Drawing:
                 x, attn_bias_or_two_vector, attn_fn, scale_schedule, rope2d_freqs_grid, scale_ind
             )
         if self.cache is None:
-            self._begin(attention, scale_schedule, rope2d_freqs_grid, x.device)
+            self.begin(attention, scale_schedule, rope2d_freqs_grid, x.device)
         assert self.cache is not None
         q, k, v = queries_keys_values(attention, x, self.rotations[scale_ind] if self.rotations else None)
         out = self.cache.attend(layer, q, k, v, softmax_scale=float(attention.scale))

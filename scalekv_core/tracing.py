@@ -1,0 +1,22 @@
+"""What torch.compile leaves alone: planning on the host is no work of the device, and cannot be traced."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def untraced(function: Function) -> Function:
+    """The same function, at which a graph is broken; the function itself as long as nobody compiles.
+
+    Asking for it imports PyTorch's compiler, which takes seconds, so it is asked only where it is imported already.
+    """
+    if "torch._dynamo" not in sys.modules:
+        return function
+    disabled: Function = torch.compiler.disable(function)
+    return disabled
