@@ -1,8 +1,8 @@
 """The tables of the documentation that come from the registry: ``make tables`` writes them into the pages.
 
 A table stands between two comments, ``<!-- table: NAME -->`` and ``<!-- end of table -->``; a test compares the pages with
-what this would write. Figures of fidelity are read from ``data/judged.json`` and ``data/captions.json``, which the modules
-``compare`` of var-tiny and infinity-tiny write.
+what this would write. Figures of fidelity are read from ``data/*.json``, which the modules ``compare`` of var-tiny and
+infinity-tiny write.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,15 @@ GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=32, heads=16, head_dim=128)
 """Infinity-2B at 1024 x 1024."""
 SCALE, HELD, HEADS, WIDTH = 11, 642, 2, 16
 """What a selector is looked at with: the last map that is cut, a tenth of the history before it, two narrow heads."""
+
+COMPARED = (
+    ("fold", "scalekv"),
+    ("fold", "uniform"),
+    ("scalekv", "uniform"),
+    ("fold codec=int4", "fold"),
+    ("fold codec=int4", "scalekv"),
+)
+"""Policies whose difference is shown with what it scatters over seeds."""
 
 BATCHES = (1, 8)
 PLANNED = ("full", "scalekv")
@@ -119,14 +128,32 @@ def judged(budgets: Container[str] = ("50%", "20%", "10%", "5%", "2.5%")) -> str
     return table(["policy", "budget", "recognised", "PSNR", "same tokens", "KL, forced", "of unmodified"], rows)
 
 
-def encoded(budgets: tuple[str, ...] = ("20%", "10%", "5%", "2.5%")) -> str:
-    """What policies do to digits of var-tiny with and without codecs: a line for each, a column for each budget."""
+def encoded(path: Path, budgets: tuple[str, ...] = ("20%", "10%", "5%", "2.5%")) -> str:
+    """What policies do with and without codecs: a line for each, a column for each budget."""
     lines: dict[str, dict[str, str]] = {}
-    for row in measured(ENCODED):
+    for row in measured(path):
         psnr, _, kl, held = in_figures(row)
         lines.setdefault(named(row), {})[row["budget"]] = f"{kl}, {psnr}, {held}"
-    rows = [[name, *(cells.get(budget, "") for budget in budgets)] for name, cells in sorted(lines.items())]
+    rows = [[name, *(cells.get(budget, "") for budget in budgets)] for name, cells in lines.items()]
     return table(["KL, PSNR, of unmodified", *budgets], rows)
+
+
+def differences(budgets: tuple[str, ...] = ("20%", "10%", "5%")) -> str:
+    """How much further one policy is than another: means over batches of the same pictures, with their standard errors."""
+    found = {(row["policy"], row["budget"]): row for row in measured(ENCODED)}
+    rows = []
+    for one, other in COMPARED:
+        pairs = [(found[one, budget], found[other, budget]) for budget in budgets]
+        cells = [f"{further(*pair, 'kl', 3)}, {further(*pair, 'psnr', 1)} dB" for pair in pairs]
+        rows.append([f"`{one}` against `{other}`", *cells])
+    return table(["KL, PSNR", *budgets], rows)
+
+
+def further(one: dict[str, Any], other: dict[str, Any], figure: str, digits: int) -> str:
+    """The mean difference of a figure, batch by batch, and its standard error."""
+    pairs = zip(one["batches"], other["batches"], strict=True)
+    differences = [mine[figure] - theirs[figure] for mine, theirs in pairs]
+    return f"{fmean(differences):+.{digits}f} ± {error_of_mean(differences):.{digits}f}"
 
 
 def captions() -> str:
@@ -161,7 +188,12 @@ def in_figures(row: dict[str, Any]) -> list[str]:
 
 def scatter(figures: Sequence[float]) -> str:
     """The standard error of the mean of figures, as far as there are enough to tell."""
-    return f" ± {stdev(figures) / len(figures) ** 0.5:.3f}" if len(figures) > 2 else ""
+    return f" ± {error_of_mean(figures):.3f}" if len(figures) > 2 else ""
+
+
+def error_of_mean(figures: Sequence[float]) -> float:
+    """The standard error of the mean."""
+    return float(stdev(figures) / len(figures) ** 0.5)
 
 
 def fidelity(name: str) -> str:
@@ -278,7 +310,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "properties": properties,
     "parts": parts,
     "judged": judged,
-    "codecs": encoded,
+    "codecs": partial(encoded, ENCODED),
+    "differences": differences,
     "judged-10": partial(judged, ["10%"]),
     "captions": captions,
     "memory": memory,
