@@ -42,7 +42,7 @@ from scalekv_core.testing.kinds import KINDS, promises
 
 PAGES = Path(__file__).parent
 JUDGED, ENCODED = PAGES / "data" / "judged.json", PAGES / "data" / "codecs.json"
-CAPTIONS = PAGES / "data" / "captions.json"
+CAPTIONS, ENCODED_CAPTIONS = PAGES / "data" / "captions.json", PAGES / "data" / "captions-codecs.json"
 UNMODIFIED = "unmodified"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -311,6 +311,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "parts": parts,
     "judged": judged,
     "codecs": partial(encoded, ENCODED),
+    "captions-codecs": partial(encoded, ENCODED_CAPTIONS, ("10%", "5%")),
     "differences": differences,
     "judged-10": partial(judged, ["10%"]),
     "captions": captions,
