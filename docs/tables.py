@@ -311,7 +311,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "parts": parts,
     "judged": judged,
     "codecs": partial(encoded, ENCODED),
-    "captions-codecs": partial(encoded, ENCODED_CAPTIONS, ("10%", "5%")),
+    "captions-codecs": partial(encoded, ENCODED_CAPTIONS),
     "differences": differences,
     "judged-10": partial(judged, ["10%"]),
     "captions": captions,
