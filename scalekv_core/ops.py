@@ -232,8 +232,7 @@ def _fold_block(x: Tensor, weights: Tensor, target: Tensor, means: Tensor) -> No
     sizes.index_add_(0, bin_of, torch.ones_like(bin_of))
     starts = sizes.cumsum(0) - sizes
     totals = F.embedding_bag(order, weights.reshape(-1, 1), starts, mode="sum").flatten()
-    shares = (weights.flatten() / totals[bin_of])[
-        order
-    ]  # 1 for a token that stays alone, which is not changed by a bit
+    # A token that stays alone has a share of 1, and is not changed by a bit.
+    shares = (weights.flatten() / totals[bin_of])[order]
     sums = F.embedding_bag(order, x.float().reshape(-1, width), starts, mode="sum", per_sample_weights=shares)
     means.copy_(sums.view(rows, heads, bins, width)[:, :, :keep])
