@@ -31,13 +31,13 @@ from scalekv_core import (
     plan_memory,
     plan_policy,
 )
-from scalekv_core.geometry import format_bytes
-from scalekv_core.image_model import ModelCard
-from scalekv_core.memory_plan import Need
-from scalekv_core.options import options_of
-from scalekv_core.policy import PARTS
-from scalekv_core.profile import FRACTIONS
-from scalekv_core.registry import summary_of
+from scalekv_core.contracts.options import options_of
+from scalekv_core.contracts.policy import PARTS
+from scalekv_core.contracts.profile import FRACTIONS
+from scalekv_core.memory.estimate import Need
+from scalekv_core.models.image_model import ModelCard
+from scalekv_core.plugins.registry import summary_of
+from scalekv_core.shapes.geometry import format_bytes
 from scalekv_core.testing.kinds import KINDS, promises
 
 PAGES = Path(__file__).parent

@@ -1,28 +1,9 @@
 """scalekv: swap KV-cache compression policies, by name, in visual autoregressive image models."""
 
-from scalekv_core.bare_model import BareModel
-from scalekv_core.budget import Budget
-from scalekv_core.cache import KVCache
-from scalekv_core.calibration import Calibration, calibrate
-from scalekv_core.clock import Clock
-from scalekv_core.encoded import Encoded
-from scalekv_core.errors import (
-    BudgetError,
-    CheckpointError,
-    ContractError,
-    InputError,
-    MissingExtra,
-    PluginError,
-    ProfileError,
-    ScaleKVError,
-    SessionError,
-    UnknownName,
-)
-from scalekv_core.footprint import Footprint, footprint
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.hookspecs import hookimpl
-from scalekv_core.image_model import Generation, ImageModel, ModelCard, Sampling
-from scalekv_core.interfaces import (
+from scalekv_core.cache.clock import Clock
+from scalekv_core.cache.kv_cache import KVCache
+from scalekv_core.contracts.encoded import Encoded
+from scalekv_core.contracts.interfaces import (
     AttentionCache,
     BudgetAllocator,
     CacheCodec,
@@ -35,15 +16,34 @@ from scalekv_core.interfaces import (
     TokenMerger,
     TokenSelector,
 )
-from scalekv_core.memory_plan import MemoryPlan, plan_memory
-from scalekv_core.plan import CachePlan
-from scalekv_core.planner import Planned, plan_policy
-from scalekv_core.policy import Policy
-from scalekv_core.profile import AttentionProfile
-from scalekv_core.registry import Registry, load_model, shared_registry
-from scalekv_core.report import Report
-from scalekv_core.schedule import ScaleSchedule
-from scalekv_core.session import Session, compress
+from scalekv_core.contracts.plan import CachePlan
+from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.errors import (
+    BudgetError,
+    CheckpointError,
+    ContractError,
+    InputError,
+    MissingExtra,
+    PluginError,
+    ProfileError,
+    ScaleKVError,
+    SessionError,
+    UnknownName,
+)
+from scalekv_core.memory.estimate import MemoryPlan, plan_memory
+from scalekv_core.models.bare_model import BareModel
+from scalekv_core.models.image_model import Generation, ImageModel, ModelCard, Sampling
+from scalekv_core.planning.budget import Budget
+from scalekv_core.planning.footprint import Footprint, footprint
+from scalekv_core.planning.planner import Planned, plan_policy
+from scalekv_core.plugins.hookspecs import hookimpl
+from scalekv_core.plugins.registry import Registry, load_model, shared_registry
+from scalekv_core.session.calibration import Calibration, calibrate
+from scalekv_core.session.report import Report
+from scalekv_core.session.session import Session, compress
+from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.schedule import ScaleSchedule
 
 __all__ = [
     "AttentionCache",

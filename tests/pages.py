@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from attrs import field, frozen
 
-from scalekv_core import registry as registries
 from scalekv_core.cli import main
+from scalekv_core.plugins import registry as registries
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(

@@ -13,8 +13,8 @@ from types import ModuleType
 import pytest
 
 import scalekv_core
-from scalekv_core import hookspecs
-from scalekv_core.registry import HOOKS
+from scalekv_core.plugins import hookspecs
+from scalekv_core.plugins.registry import HOOKS
 
 from .pages import ROOT, Block, Runner, blocks, forget_plugins
 

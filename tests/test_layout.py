@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from scalekv_core import Registry
-from scalekv_core.registry import HOOKS
+from scalekv_core.plugins.registry import HOOKS
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {
@@ -27,7 +27,7 @@ MAY_IMPORT = {
 }
 TEST_TOOLS = {"hypothesis", "pytest", "_pytest"}
 MODULES = [path for folder in ROOMS.values() for path in sorted(folder.rglob("*.py"))]
-HOT_MODULES = ("ops.py", "cache.py", "prefetch.py")
+HOT_MODULES = ("ops.py", "cache/kv_cache.py", "cache/prefetch.py")
 WAITS = {"item", "cpu", "tolist", "numpy", "nonzero", "synchronize", "warn"}
 
 
@@ -239,4 +239,4 @@ def test_numbers_of_tensors_are_read_in_checks_only(name: str) -> None:
 
 def test_the_adapters_hot_path_was_found() -> None:
     """The guard above looks at something."""
-    assert {"ops", "cache", "prefetch", "transformer"} <= {path.stem for path, _ in HOT}
+    assert {"ops", "kv_cache", "prefetch", "transformer"} <= {path.stem for path, _ in HOT}

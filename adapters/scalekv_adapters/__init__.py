@@ -14,9 +14,9 @@ from scalekv_adapters.var.adapter import VARAdapter
 from scalekv_adapters.var.config import PUBLISHED as VARS
 from scalekv_adapters.var.model import TinyVARCard, VARCard
 from scalekv_adapters.var.official import OfficialVARAdapter
-from scalekv_core.hookspecs import hookimpl
-from scalekv_core.image_model import ModelCard
-from scalekv_core.interfaces import ModelAdapter
+from scalekv_core.contracts.interfaces import ModelAdapter
+from scalekv_core.models.image_model import ModelCard
+from scalekv_core.plugins.hookspecs import hookimpl
 
 
 @hookimpl

@@ -16,9 +16,9 @@ from rich.progress import track
 from torch import Tensor
 
 from scalekv_core import Generation, ImageModel, Policy, compress, shared_registry
+from scalekv_core.compare.metrics import compare, psnr
 from scalekv_core.errors import InputError
-from scalekv_core.fidelity import compare, psnr
-from scalekv_core.session import Session
+from scalekv_core.session.session import Session
 
 UNMODIFIED = "unmodified"
 

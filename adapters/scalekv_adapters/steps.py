@@ -8,8 +8,8 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from scalekv_core.image_model import Generation
-from scalekv_core.interfaces import AttentionCache
+from scalekv_core.contracts.interfaces import AttentionCache
+from scalekv_core.models.image_model import Generation
 
 
 class Step(Protocol):

@@ -7,9 +7,9 @@ from attrs import frozen
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.encoded import Encoded
+from scalekv_core.contracts.encoded import Encoded
+from scalekv_core.contracts.interfaces import CacheCodec, Kind
 from scalekv_core.errors import InputError
-from scalekv_core.interfaces import CacheCodec, Kind
 
 LARGEST = 448.0
 """The largest number of e4m3; the smallest step between two is 2^-9."""

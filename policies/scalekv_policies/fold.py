@@ -11,8 +11,8 @@ from attrs.validators import ge
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.interfaces import CacheView, ScoringSelector, TokenMerger
-from scalekv_core.policy import Policy
+from scalekv_core.contracts.interfaces import CacheView, ScoringSelector, TokenMerger
+from scalekv_core.contracts.policy import Policy
 from scalekv_policies.maps import patch_centres
 from scalekv_policies.uniform import EvenBudget
 

@@ -10,12 +10,12 @@ from typing import ClassVar
 
 from attrs import frozen
 
-from scalekv_core import plan
+from scalekv_core.contracts import plan
+from scalekv_core.contracts.interfaces import BudgetAllocator, LayerRoles
+from scalekv_core.contracts.plan import CachePlan
+from scalekv_core.contracts.policy import Policy
 from scalekv_core.errors import BudgetError
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.interfaces import BudgetAllocator, LayerRoles
-from scalekv_core.plan import CachePlan
-from scalekv_core.policy import Policy
+from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_policies.uniform import UniformSelector
 
 

@@ -7,8 +7,8 @@ from attrs import frozen
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.encoded import Encoded
-from scalekv_core.interfaces import CacheCodec, Kind
+from scalekv_core.contracts.encoded import Encoded
+from scalekv_core.contracts.interfaces import CacheCodec, Kind
 
 
 @frozen
@@ -17,7 +17,7 @@ class Host(CacheCodec):
 
     What stays is gathered on the device from what attention has just read and then sent, so that no index has to come to
     the host. Copies are queued behind the work of the device, and nothing waits; on CUDA histories come back ahead of
-    attention, on a stream of their own (:mod:`scalekv_core.prefetch`). The bytes that reports call resident are then the
+    attention, on a stream of their own (:mod:`scalekv_core.cache.prefetch`). The bytes that reports call resident are then the
     host's; positions, counts and statistics stay on the device.
     """
 

@@ -16,9 +16,9 @@ from attrs.validators import ge, in_
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.encoded import Encoded
+from scalekv_core.contracts.encoded import Encoded
+from scalekv_core.contracts.interfaces import CacheCodec, Kind
 from scalekv_core.errors import InputError
-from scalekv_core.interfaces import CacheCodec, Kind
 
 Ranges = Literal["channel", "token"]
 MAPS = 256

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.shapes.schedule import ScaleSchedule
 
 
 def patch_grid(sizes: tuple[int, ...], patches: int) -> tuple[int, ...]:

@@ -26,13 +26,13 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor
 
+from scalekv_core.contracts.interfaces import BudgetAllocator, CacheView, LayerClassifier, LayerRoles, ScoringSelector
+from scalekv_core.contracts.plan import CachePlan
+from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import BudgetError, InputError
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.interfaces import BudgetAllocator, CacheView, LayerClassifier, LayerRoles, ScoringSelector
-from scalekv_core.plan import CachePlan
-from scalekv_core.policy import Policy
-from scalekv_core.profile import AttentionProfile
-from scalekv_core.schedule import Map, ScaleSchedule
+from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.schedule import Map, ScaleSchedule
 from scalekv_policies.scalekv import DRAFTER, PAPER, REFINER
 from scalekv_policies.validators import is_odd
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalekv_core.errors import BudgetError
-from scalekv_core.geometry import CacheGeometry
+from scalekv_core.shapes.geometry import CacheGeometry
 
 
 def refuse_less_than_one_each(geometry: CacheGeometry, slots: int) -> None:

@@ -13,8 +13,8 @@ from attrs import field, frozen
 from attrs.validators import ge, in_, le
 from torch import Tensor
 
-from scalekv_core.interfaces import CacheView, ScoringSelector
-from scalekv_core.policy import Policy
+from scalekv_core.contracts.interfaces import CacheView, ScoringSelector
+from scalekv_core.contracts.policy import Policy
 from scalekv_policies.uniform import EvenBudget
 from scalekv_policies.validators import is_odd
 

@@ -16,7 +16,7 @@ from scalekv_core.bench.room import check_room, needed_bytes
 from scalekv_core.bench.run import Bench
 from scalekv_core.bench.settings import BenchSettings, parse_maps
 from scalekv_core.bench.whole import WholeTransformer
-from scalekv_core.stated import default_drafters, stated_profile
+from scalekv_core.planning.assumed import assumed_profile, default_drafters
 
 __all__ = [
     "AttentionAlone",
@@ -35,6 +35,7 @@ __all__ = [
     "Spread",
     "Unmodified",
     "WholeTransformer",
+    "assumed_profile",
     "check_room",
     "compare_records",
     "default_drafters",
@@ -45,5 +46,4 @@ __all__ = [
     "needed_bytes",
     "parse_maps",
     "read_record",
-    "stated_profile",
 ]

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor
 
-from scalekv_core.cache import KVCache
-from scalekv_core.clock import Clock
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.interfaces import AttentionCache
-from scalekv_core.plan import CachePlan, HeadGroup
-from scalekv_core.planner import Planned
+from scalekv_core.cache.clock import Clock
+from scalekv_core.cache.kv_cache import KVCache
+from scalekv_core.contracts.interfaces import AttentionCache
+from scalekv_core.contracts.plan import CachePlan, HeadGroup
+from scalekv_core.planning.planner import Planned
+from scalekv_core.shapes.geometry import CacheGeometry
 
 
 class BenchCache(AttentionCache, Protocol):

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from scalekv_core.bench.contenders import Contender, RunLayer
 from scalekv_core.bench.timing import Call, Subject
-from scalekv_core.clock import NoClock
-from scalekv_core.memory import ProcessPeak, StorageTracker
+from scalekv_core.cache.clock import NoClock
+from scalekv_core.memory.meter import ProcessPeak, StorageTracker
 
 
 @frozen(kw_only=True)

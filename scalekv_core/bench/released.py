@@ -16,10 +16,10 @@ from attrs import frozen
 from torch import Tensor
 
 from scalekv_core.bench.contenders import BenchCache, ConcatenatedCache, Contender, kinds_of_layers, part_of
-from scalekv_core.clock import Clock
-from scalekv_core.plan import CachePlan
-from scalekv_core.planner import Planned
-from scalekv_core.schedule import Map
+from scalekv_core.cache.clock import Clock
+from scalekv_core.contracts.plan import CachePlan
+from scalekv_core.planning.planner import Planned
+from scalekv_core.shapes.schedule import Map
 
 WINDOW, KERNEL = 16, 5
 

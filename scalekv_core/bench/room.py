@@ -10,10 +10,10 @@ from attrs import evolve
 from scalekv_core.bench.contenders import Contender
 from scalekv_core.bench.settings import BenchSettings
 from scalekv_core.errors import InputError
-from scalekv_core.geometry import format_bytes
-from scalekv_core.memory import available_memory
-from scalekv_core.memory_plan import Course, planned_course, unmodified_course
-from scalekv_core.rehearsal import weight_bytes
+from scalekv_core.memory.dry_run import weight_bytes
+from scalekv_core.memory.estimate import Course, planned_course, unmodified_course
+from scalekv_core.memory.meter import available_memory
+from scalekv_core.shapes.geometry import format_bytes
 
 
 def check_room(settings: BenchSettings, contenders: Sequence[Contender], *, available: int | None = None) -> None:
@@ -66,7 +66,7 @@ def _beside_cache(settings: BenchSettings, contenders: Sequence[Contender]) -> M
     ]
     return {
         "weights": sum(sum(weight_bytes(bare).values()) for bare in bares),
-        "activations": evolve(batch, dtype=settings.geometry.dtype).rehearsal.drawing,
+        "activations": evolve(batch, dtype=settings.geometry.dtype).dry_run.drawing,
     }
 
 

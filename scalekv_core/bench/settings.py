@@ -12,9 +12,9 @@ from attrs import field, frozen
 from attrs.validators import ge, in_, instance_of
 
 from scalekv_core.errors import InputError
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.memory_plan import Batch
-from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.memory.estimate import Batch
+from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.schedule import ScaleSchedule
 
 
 def _heads_differ(_: Any, __: Any, value: tuple[float, float]) -> None:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from scalekv_core.bench.contenders import BenchCache, Contender
-from scalekv_core.clock import STAGES, Clock, NoClock
+from scalekv_core.cache.clock import STAGES, Clock, NoClock
 
 Call = Callable[[], Any]
 Around = Callable[[int, int, Call], Any]

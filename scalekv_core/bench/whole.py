@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalekv_core.bare_model import BareModel
 from scalekv_core.bench.contenders import BenchCache, Contender
 from scalekv_core.bench.timing import WHOLE, Around, Subject
-from scalekv_core.memory_plan import Batch
+from scalekv_core.memory.estimate import Batch
+from scalekv_core.models.bare_model import BareModel
 
 
 class WholeTransformer(Subject):

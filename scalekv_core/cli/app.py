@@ -104,7 +104,7 @@ def tell(error: Exception, told: Sequence[str] = ()) -> int | None:
         error: what a command raised.
         told: lines that were printed before and need not be printed again.
     """
-    from scalekv_core.cli.room import is_out_of_memory
+    from scalekv_core.cli.memory import is_out_of_memory
     from scalekv_core.errors import ScaleKVError
 
     if isinstance(error, ScaleKVError):

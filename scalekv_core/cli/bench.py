@@ -15,11 +15,11 @@ from scalekv_core.cli import console, defaults
 
 if TYPE_CHECKING:
     from scalekv_core.bench import Bench, BenchResult, BenchSettings, Contender
-    from scalekv_core.geometry import CacheGeometry
-    from scalekv_core.memory_plan import Batch
-    from scalekv_core.planner import Planned
-    from scalekv_core.policy import Policy
-    from scalekv_core.profile import AttentionProfile
+    from scalekv_core.contracts.policy import Policy
+    from scalekv_core.contracts.profile import AttentionProfile
+    from scalekv_core.memory.estimate import Batch
+    from scalekv_core.planning.planner import Planned
+    from scalekv_core.shapes.geometry import CacheGeometry
 
 SHAPE = "What to measure"
 POLICIES = ("full", "uniform", "snapkv", "h2o", "scalekv")
@@ -233,7 +233,7 @@ def batch_of(model: str | None, dtype: Any, images: int | None, aspect: str | No
     """
     from scalekv_core.cli.loading import model_card
     from scalekv_core.errors import InputError
-    from scalekv_core.memory_plan import Batch
+    from scalekv_core.memory.estimate import Batch
 
     if model is not None:
         return Batch(model=model, card=model_card(model), images=images or 1, aspect=aspect, size=size, dtype=dtype)
@@ -259,7 +259,7 @@ def geometry_of(drawn: Batch | None, dtype: Any, given: Mapping[str, Any], *, im
     import torch
 
     from scalekv_core.bench import parse_maps
-    from scalekv_core.geometry import CacheGeometry
+    from scalekv_core.shapes.geometry import CacheGeometry
 
     if drawn is not None:
         base = drawn.geometry
@@ -282,7 +282,7 @@ def profile_of(
     Raises:
         InputError: both or neither can be meant, or the list is none of layers.
     """
-    from scalekv_core.bench import default_drafters, stated_profile
+    from scalekv_core.bench import assumed_profile, default_drafters
     from scalekv_core.errors import InputError
 
     if measured is not None:
@@ -293,7 +293,7 @@ def profile_of(
         layers = default_drafters(geometry.layers) if drafters is None else tuple(map(int, drafters.split(",")))
     except ValueError as error:
         raise InputError(f"drafters are layers such as 0,16; got {drafters!r}") from error
-    return stated_profile(geometry, layers), f"stated, not measured: drafters {','.join(map(str, layers))}"
+    return assumed_profile(geometry, layers), f"assumed, not measured: drafters {','.join(map(str, layers))}"
 
 
 def contenders_of(
@@ -305,12 +305,12 @@ def contenders_of(
     """The unmodified cache, the policies, and the stand-in for the released code.
 
     Raises:
-        BudgetError, ProfileError, ContractError: as :func:`~scalekv_core.planner.plan_policy`.
+        BudgetError, ProfileError, ContractError: as :func:`~scalekv_core.planning.planner.plan_policy`.
         InputError: the stand-in is to follow a policy that is not there.
     """
     from scalekv_core.bench import PolicyContender, ReleasedCode, Unmodified
-    from scalekv_core.planner import plan_policy
-    from scalekv_core.prefetch import reads_ahead
+    from scalekv_core.cache.prefetch import reads_ahead
+    from scalekv_core.planning.planner import plan_policy
 
     planned = [
         plan_policy(

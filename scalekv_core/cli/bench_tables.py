@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from scalekv_core.bench import BenchResult, Comparison, ContenderFigures, MemoryFigures, Spread
+from scalekv_core.cache.clock import STAGES
 from scalekv_core.cli import console
-from scalekv_core.clock import STAGES
-from scalekv_core.geometry import format_bytes
+from scalekv_core.shapes.geometry import format_bytes
 
 COLUMNS = 7
 """Contenders that a table of scales has side by side."""

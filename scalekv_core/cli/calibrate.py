@@ -14,7 +14,7 @@ from scalekv_core.cli import console, defaults
 
 if TYPE_CHECKING:
     from scalekv_core.cli.loading import Job
-    from scalekv_core.profile import AttentionProfile
+    from scalekv_core.contracts.profile import AttentionProfile
 
 LAST = 3
 """Scales that are shown: the last ones, where nearly all of the cache is."""
@@ -107,9 +107,9 @@ def read_prompts(path: Path) -> list[str]:
 
 def measure(model: Any, job: Job, *, queries: int, batch: int) -> AttentionProfile:
     """The profile of a model over all images of a job, drawn in batches."""
-    from scalekv_core import calibration
     from scalekv_core.cli.loading import the_registry
-    from scalekv_core.cli.room import naming_the_plan
+    from scalekv_core.cli.memory import naming_the_plan
+    from scalekv_core.session import calibration
 
     with (
         calibration.calibrate(

@@ -14,7 +14,7 @@ from scalekv_core.cli import console
 from scalekv_core.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from scalekv_core.registry import Registry
+    from scalekv_core.plugins.registry import Registry
     from scalekv_core.testing import Outcome
     from scalekv_core.testing.proving import Subject
 

@@ -29,8 +29,8 @@ from attrs import field, frozen
 from cattrs.errors import ForbiddenExtraKeysError
 
 from scalekv_core.cli import defaults
+from scalekv_core.contracts.policy import PARTS
 from scalekv_core.errors import InputError
-from scalekv_core.policy import PARTS
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -11,8 +11,8 @@ import typer
 from scalekv_core.cli import console
 
 if TYPE_CHECKING:
-    from scalekv_core.weights import WeightsFormat
-    from scalekv_core.weights.conversion import Conversion
+    from scalekv_core.models.weights import WeightsFormat
+    from scalekv_core.models.weights.conversion import Conversion
 
 Source = Annotated[
     Path,
@@ -38,7 +38,7 @@ def convert(source: Source, out: Out, dtype: Dtype = None) -> None:
     Streams tensor by tensor. The folder that is written can be named with --weights; nothing in the source is run.
     """
     from scalekv_core.cli import loading, writing
-    from scalekv_core.weights.conversion import check_room, conversions
+    from scalekv_core.models.weights.conversion import check_room, conversions
 
     wanted = None if dtype is None else loading.read_dtype(dtype)
     writing.check_directory(out)
@@ -60,7 +60,7 @@ def known_formats() -> list[WeightsFormat]:
 def write(found: Sequence[Conversion], out: Path) -> None:
     """Writes all files or none of them, with a line for each."""
     from scalekv_core.cli.writing import written_together
-    from scalekv_core.geometry import format_bytes
+    from scalekv_core.shapes.geometry import format_bytes
 
     with written_together(out) as stage:
         for one in found:

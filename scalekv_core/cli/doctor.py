@@ -66,7 +66,7 @@ def device_in_words(device: Any) -> str:
     """Name, compute capability and memory of a device."""
     import torch
 
-    from scalekv_core.geometry import format_bytes
+    from scalekv_core.shapes.geometry import format_bytes
 
     if device.type != "cuda":
         return platform.machine()

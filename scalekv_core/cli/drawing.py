@@ -12,20 +12,20 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from scalekv_core import fidelity
-from scalekv_core.cache import Observer
+from scalekv_core.cache.kv_cache import Observer
 from scalekv_core.cli import console
 from scalekv_core.cli.config import Choice
 from scalekv_core.cli.loading import Job, the_registry
-from scalekv_core.cli.room import check_room, naming_the_plan, told_by_plan
+from scalekv_core.cli.memory import check_room, naming_the_plan, told_by_plan
+from scalekv_core.compare import metrics as fidelity
+from scalekv_core.compare.metrics import Fidelity
+from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import ScaleKVError
-from scalekv_core.fidelity import Fidelity
-from scalekv_core.image_model import Generation, ImageModel
-from scalekv_core.planner import Planned, plan_policy
-from scalekv_core.policy import Policy
-from scalekv_core.profile import AttentionProfile
-from scalekv_core.report import ImageReport, Report
-from scalekv_core.session import Session, compress
+from scalekv_core.models.image_model import Generation, ImageModel
+from scalekv_core.planning.planner import Planned, plan_policy
+from scalekv_core.session.report import ImageReport, Report
+from scalekv_core.session.session import Session, compress
 
 Chosen = tuple[Policy, str | None]
 """A policy and its budget; None is the policy's own."""
@@ -91,7 +91,7 @@ def plan_all(
         memory: bytes that there are; None if nobody can tell.
 
     Raises:
-        BudgetError, ProfileError, ContractError: as :func:`~scalekv_core.planner.plan_policy`.
+        BudgetError, ProfileError, ContractError: as :func:`~scalekv_core.planning.planner.plan_policy`.
         InputError: it does not fit into memory.
     """
     batch, plans = job.batch, []
@@ -126,8 +126,8 @@ def _leaving_out(choice: Choice, names: Sequence[str]) -> Iterator[Callable[[str
 
 def draw_full(model: ImageModel, job: Job) -> Generation:
     """What the unmodified model draws, outside of any session."""
-    remedy = "draw fewer images at once, or leave the comparison out with --no-full"
-    with console.busy("drawing with the whole cache"), naming_the_plan(job, None, remedy=remedy):
+    suggestion = "draw fewer images at once, or leave the comparison out with --no-full"
+    with console.busy("drawing with the whole cache"), naming_the_plan(job, None, suggestion=suggestion):
         return _draw(model, job, keep_logits=True)
 
 
@@ -188,11 +188,11 @@ def _draw(
 def _session(
     model: ImageModel, job: Job, planned: Planned, profile: AttentionProfile | None, **options: Any
 ) -> Iterator[Session]:
-    remedy = "draw fewer images at once, or give a smaller budget"
+    suggestion = "draw fewer images at once, or give a smaller budget"
     told = partial(told_by_plan, job, planned, profile, device_of(model))
     with (
         compress(model, planned.policy, planned.budget, profile=profile, registry=the_registry(), **options) as session,
-        naming_the_plan(job, planned, remedy=remedy, told=told),
+        naming_the_plan(job, planned, suggestion=suggestion, told=told),
     ):
         yield session
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scalekv_core.cli.loading import Job
-    from scalekv_core.explain import KeptTokens
-    from scalekv_core.image_model import ImageModel
-    from scalekv_core.planner import Planned
-    from scalekv_core.profile import AttentionProfile
+    from scalekv_core.compare.explain import KeptTokens
+    from scalekv_core.contracts.profile import AttentionProfile
+    from scalekv_core.models.image_model import ImageModel
+    from scalekv_core.planning.planner import Planned
 
 SHOW = "What to show"
 
@@ -114,9 +114,9 @@ def explain(
 
     Writes plan.png and kept.png; --text prints the same as tables and needs no matplotlib.
     """
-    from scalekv_core import explain as explaining
     from scalekv_core.cli import drawing, explain_tables, loading, writing
     from scalekv_core.cli.config import choose
+    from scalekv_core.compare import explain as explaining
     from scalekv_core.errors import InputError
 
     parts = {"classifier": classifier, "allocator": allocator, "selector": selector, "merger": merger, "codec": codec}
@@ -164,7 +164,7 @@ def look(
         InputError: there is no such layer, head or row.
     """
     from scalekv_core.cli.drawing import watch
-    from scalekv_core.explain import KeptTokens
+    from scalekv_core.compare.explain import KeptTokens
 
     shape = planned.geometry
     layers = list(layers or spread(shape.layers))
@@ -199,7 +199,7 @@ def spread(layers: int) -> list[int]:
 
 def save_plots(stage: Path, shown: Shown) -> None:
     """plan.png, and kept.png if an image was drawn."""
-    from scalekv_core.explain import figure_of_kept, figure_of_plan
+    from scalekv_core.compare.explain import figure_of_kept, figure_of_plan
 
     figure_of_plan(shown.planned).savefig(stage / "plan.png")
     if shown.kept is None or shown.image is None:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from scalekv_core.cli import console
-from scalekv_core.explain import role_share
-from scalekv_core.geometry import format_bytes
+from scalekv_core.compare.explain import role_share
+from scalekv_core.shapes.geometry import format_bytes
 
 if TYPE_CHECKING:
     from scalekv_core.cli.explain import Shown
-    from scalekv_core.planner import Planned
+    from scalekv_core.planning.planner import Planned
 
 ROOMY = 10
 """Maps up to which numbers stand two spaces apart."""

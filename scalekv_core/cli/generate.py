@@ -14,7 +14,7 @@ from scalekv_core.cli import console, defaults
 if TYPE_CHECKING:
     from scalekv_core.cli.drawing import Drawn
     from scalekv_core.cli.loading import Job
-    from scalekv_core.image_model import Generation
+    from scalekv_core.models.image_model import Generation
 
 Out = Annotated[
     Path,
@@ -71,7 +71,8 @@ def generate(
 
     Writes full.png, compressed.png, side_by_side.png and record.json; for several policies one sheet, policies.png.
     """
-    from scalekv_core.cli import drawing, loading, record, room, writing
+    from scalekv_core.cli import drawing, loading, record, writing
+    from scalekv_core.cli import memory as room
     from scalekv_core.cli.config import choose
 
     parts = {"classifier": classifier, "allocator": allocator, "selector": selector, "merger": merger, "codec": codec}
@@ -153,7 +154,7 @@ def save(
 def save_pictures(stage: Path, model: str, job: Job, drawn: Sequence[Drawn], reference: Generation | None) -> None:
     """Every picture of a run, into a directory."""
     from scalekv_core.cli.sheets import policy_sheet, side_by_side, slug
-    from scalekv_core.pictures import as_images, grid
+    from scalekv_core.compare.pictures import as_images, grid
 
     columns = len(set(job.seeds)) if len(set(job.seeds)) > 1 else len(job.prompts)
     plain = {f"compressed-{slug(one.policy.name)}.png": one.generation for one in drawn}

@@ -10,13 +10,13 @@ import attrs
 import torch
 from attrs import frozen
 
-from scalekv_core import registry as registries
 from scalekv_core.cli import defaults
+from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import CheckpointError, InputError, unknown_name
-from scalekv_core.image_model import ImageModel, ModelCard, Sampling
-from scalekv_core.memory_plan import Batch
-from scalekv_core.profile import AttentionProfile
-from scalekv_core.registry import Registry
+from scalekv_core.memory.estimate import Batch
+from scalekv_core.models.image_model import ImageModel, ModelCard, Sampling
+from scalekv_core.plugins import registry as registries
+from scalekv_core.plugins.registry import Registry
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -229,7 +229,7 @@ def job_of(
         images: images of each prompt.
         sampling: how tokens are drawn.
         paired: one seed for each prompt, in order.
-        **how: aspect, size, dtype and random_weights of a :class:`~scalekv_core.memory_plan.Batch`.
+        **how: aspect, size, dtype and random_weights of a :class:`~scalekv_core.memory.estimate.Batch`.
 
     Raises:
         InputError: there is nothing to draw, the numbers of seeds and images do not agree, the model draws no such images, or

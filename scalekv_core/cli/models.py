@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from scalekv_core.cli import console
 
 if TYPE_CHECKING:
-    from scalekv_core.image_model import ModelCard
+    from scalekv_core.models.image_model import ModelCard
 
 
 def models() -> None:
     """List the image models, the size of their caches, and where their weights come from."""
     from scalekv_core.cli.loading import model_card, the_registry
     from scalekv_core.errors import ScaleKVError
-    from scalekv_core.geometry import format_bytes
+    from scalekv_core.shapes.geometry import format_bytes
 
     registry = the_registry()
     if not registry.names("model"):

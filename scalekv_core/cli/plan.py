@@ -66,11 +66,11 @@ def plan(
 
     Nothing is allocated and no weights are needed. With --memory, exit code 1 says that it does not fit.
     """
-    from scalekv_core.budget import read_bytes
     from scalekv_core.cli import drawing, loading, plan_tables
     from scalekv_core.cli.config import choose
     from scalekv_core.errors import InputError
-    from scalekv_core.memory_plan import Batch, plan_batch
+    from scalekv_core.memory.estimate import Batch, plan_batch
+    from scalekv_core.planning.budget import read_bytes
 
     parts = {"classifier": classifier, "allocator": allocator, "selector": selector, "merger": merger, "codec": codec}
     policies = None if policy is None else [policy]

@@ -7,9 +7,9 @@ from typing import Any
 
 from scalekv_core.cli import console
 from scalekv_core.cli.loading import the_registry
-from scalekv_core.geometry import format_bytes, plural
-from scalekv_core.memory_plan import MemoryPlan, Need
-from scalekv_core.remedies import cheapest, most_budget, most_images
+from scalekv_core.memory.estimate import MemoryPlan, Need
+from scalekv_core.memory.suggestions import cheapest, most_budget, most_images
+from scalekv_core.shapes.geometry import format_bytes, plural
 
 
 def print_plan(plan: MemoryPlan) -> None:
@@ -32,9 +32,9 @@ def print_batch(plan: MemoryPlan) -> None:
         ("maps", f"{geometry.schedule} ({geometry.schedule.total} tokens)"),
         ("held", f"{held:,.1f} of {geometry.schedule.last_history:,} tokens in the mean of layers and heads"),
     ]
-    if plan.stated is not None:
-        layers = ", ".join(map(str, plan.stated))
-        rows.append(("drafters", f"stated, not measured: layers {layers} (give --profile to plan with measured ones)"))
+    if plan.assumed is not None:
+        layers = ", ".join(map(str, plan.assumed))
+        rows.append(("drafters", f"assumed, not measured: layers {layers} (give --profile to plan with measured ones)"))
     console.pairs(rows)
 
 
@@ -75,9 +75,13 @@ def print_verdict(plan: MemoryPlan) -> None:
         budget = most_budget(plan)
         rows.append(("largest budget", "none fits" if budget is None else str(budget)))
     if not plan.fits:
-        remedy = cheapest(plan, registry=the_registry())
+        suggestion = cheapest(plan, registry=the_registry())
         needed = format_bytes(sum(plan.need.weights.values()))
-        said = f"{remedy.change}: {format_bytes(remedy.plan.need.total)}" if remedy else f"none: weights take {needed}"
+        said = (
+            f"{suggestion.change}: {format_bytes(suggestion.plan.need.total)}"
+            if suggestion
+            else f"none: weights take {needed}"
+        )
         rows.append(("cheapest change", said))
     unmodified = plan.unmodified.total
     fits = "fits too" if unmodified <= plan.memory else "does not fit"
@@ -101,8 +105,8 @@ def as_record(plan: MemoryPlan) -> dict[str, Any]:
     """The plan, with what would fit."""
     record = plan.as_dict()
     if plan.memory is not None:
-        budget, remedy = most_budget(plan), cheapest(plan, registry=the_registry())
+        budget, suggestion = most_budget(plan), cheapest(plan, registry=the_registry())
         record["largest_batch"] = most_images(plan)
         record["largest_budget"] = None if budget is None else str(budget)
-        record["cheapest_change"] = None if remedy is None else remedy.change
+        record["cheapest_change"] = None if suggestion is None else suggestion.change
     return record

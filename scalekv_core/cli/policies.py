@@ -9,8 +9,8 @@ import typer
 from scalekv_core.cli import console
 
 if TYPE_CHECKING:
-    from scalekv_core.policy import Policy
-    from scalekv_core.registry import Registry
+    from scalekv_core.contracts.policy import Policy
+    from scalekv_core.plugins.registry import Registry
 
 Name = Annotated[str | None, typer.Argument(help="A policy, to be shown in detail.", show_default=False)]
 
@@ -49,7 +49,7 @@ def print_policies(registry: Registry) -> None:
 
 def print_parts(registry: Registry) -> None:
     """The names that each part can be exchanged for."""
-    from scalekv_core.policy import PARTS
+    from scalekv_core.contracts.policy import PARTS
 
     console.heading("parts by name")
     console.pairs((part, ", ".join(registry.names(part)) or "none") for part in PARTS)
@@ -80,7 +80,7 @@ def print_policy(registry: Registry, name: str) -> None:
 def parts_in_words(registry: Registry, policy: Policy) -> dict[str, str]:
     """{part: name and options}, without the parts that do nothing worth saying."""
     from scalekv_core.cli.record import registered_name
-    from scalekv_core.options import options_of
+    from scalekv_core.contracts.options import options_of
 
     words = {}
     for part, strategy in policy.parts.items():
@@ -94,7 +94,7 @@ def described_options(strategy: Any) -> list[tuple[str, str, str, str]]:
     """(name, value, type, what it may be) of each option of a strategy."""
     import attrs
 
-    from scalekv_core.options import options_of
+    from scalekv_core.contracts.options import options_of
 
     if not attrs.has(type(strategy)):
         return []
@@ -147,7 +147,7 @@ def rule_in_words(validator: Any) -> str:
 
 def summary(thing: Any) -> str:
     """The first line of a docstring."""
-    from scalekv_core.registry import summary_of
+    from scalekv_core.plugins.registry import summary_of
 
     return summary_of(thing)
 

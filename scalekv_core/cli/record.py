@@ -19,12 +19,12 @@ from torch import nn
 
 from scalekv_core.cli.drawing import Drawn
 from scalekv_core.cli.loading import Job, the_registry
-from scalekv_core.fidelity import Fidelity
-from scalekv_core.image_model import ImageModel
-from scalekv_core.options import options_of
-from scalekv_core.policy import PARTS, Policy
-from scalekv_core.profile import AttentionProfile
-from scalekv_core.registry import Registry
+from scalekv_core.compare.metrics import Fidelity
+from scalekv_core.contracts.options import options_of
+from scalekv_core.contracts.policy import PARTS, Policy
+from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.models.image_model import ImageModel
+from scalekv_core.plugins.registry import Registry
 
 CHEAP = 256 << 20
 """Bytes of weights up to which a fingerprint is taken."""

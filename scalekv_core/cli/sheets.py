@@ -11,9 +11,9 @@ from scalekv_core.cli.defaults import AMPLIFY
 from scalekv_core.cli.drawing import Drawn
 from scalekv_core.cli.loading import Job
 from scalekv_core.cli.tables import decibel, number, share
-from scalekv_core.geometry import format_bytes
-from scalekv_core.image_model import Generation
-from scalekv_core.pictures import Row, as_images, difference, sheet
+from scalekv_core.compare.pictures import Row, as_images, difference, sheet
+from scalekv_core.models.image_model import Generation
+from scalekv_core.shapes.geometry import format_bytes
 
 
 def side_by_side(model: str, job: Job, drawn: Drawn, reference: Generation) -> Image.Image:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from scalekv_core.cli import console
 from scalekv_core.cli.drawing import Drawn
-from scalekv_core.fidelity import Fidelity
-from scalekv_core.geometry import format_bytes
+from scalekv_core.compare.metrics import Fidelity
+from scalekv_core.shapes.geometry import format_bytes
 
 SAME, FORCED, KL = "same tokens", "same, forced", "KL, forced"
 LEGEND = """\

@@ -14,11 +14,11 @@ from attrs import field, frozen
 from attrs.validators import in_
 from torch import Tensor
 
+from scalekv_core.contracts.interfaces import CacheView, LayerRoles
+from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.interfaces import CacheView, LayerRoles
-from scalekv_core.profile import AttentionProfile
-from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing import contents
 from scalekv_core.testing.contents import DTYPES
 

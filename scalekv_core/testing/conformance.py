@@ -17,7 +17,7 @@ from attrs import frozen
 from hypothesis import settings
 
 from scalekv_core.errors import InputError, ScaleKVError
-from scalekv_core.registry import Registry, shared_registry
+from scalekv_core.plugins.registry import Registry, shared_registry
 from scalekv_core.testing.common import NotApplicable, NotMade
 from scalekv_core.testing.kinds import KINDS, Promise, kind_of, promises
 from scalekv_core.testing.proving import Subject, Trial, prove

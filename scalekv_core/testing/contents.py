@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.interfaces import CacheView
-from scalekv_core.profile import FRACTIONS, AttentionProfile
+from scalekv_core.contracts.interfaces import CacheView
+from scalekv_core.contracts.profile import FRACTIONS, AttentionProfile
+from scalekv_core.shapes.geometry import CacheGeometry
 
 if TYPE_CHECKING:
     from scalekv_core.testing.cases import CodecCase, ImageCase, ViewCase

@@ -9,13 +9,13 @@ import torch
 from attrs import define, evolve, field, frozen
 from torch import Tensor
 
-from scalekv_core.cache import KVCache
+from scalekv_core.cache.kv_cache import KVCache
+from scalekv_core.contracts.interfaces import CacheView
+from scalekv_core.contracts.plan import CachePlan
+from scalekv_core.contracts.policy import Policy
 from scalekv_core.errors import BudgetError, ContractError
-from scalekv_core.footprint import footprint
-from scalekv_core.interfaces import CacheView
-from scalekv_core.plan import CachePlan
-from scalekv_core.planner import Planned, plan_policy
-from scalekv_core.policy import Policy
+from scalekv_core.planning.footprint import footprint
+from scalekv_core.planning.planner import Planned, plan_policy
 from scalekv_core.testing.cases import ImageCase
 from scalekv_core.testing.common import NotApplicable, NotMade
 from scalekv_core.testing.contents import make_image, make_profile

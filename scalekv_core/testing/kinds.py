@@ -11,9 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
-from scalekv_core.errors import InputError, unknown_name
-from scalekv_core.image_model import ModelCard
-from scalekv_core.interfaces import (
+from scalekv_core.contracts.interfaces import (
     BudgetAllocator,
     CacheCodec,
     LayerClassifier,
@@ -21,7 +19,9 @@ from scalekv_core.interfaces import (
     TokenMerger,
     TokenSelector,
 )
-from scalekv_core.policy import Policy
+from scalekv_core.contracts.policy import Policy
+from scalekv_core.errors import InputError, unknown_name
+from scalekv_core.models.image_model import ModelCard
 from scalekv_core.testing import checks
 from scalekv_core.testing.cases import Case
 from scalekv_core.testing.specimens import Specimen

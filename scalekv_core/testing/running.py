@@ -12,7 +12,7 @@ from typing import Any, Literal
 from attrs import frozen
 
 from scalekv_core.errors import InputError
-from scalekv_core.registry import Registry, shared_registry
+from scalekv_core.plugins.registry import Registry, shared_registry
 from scalekv_core.testing.cases import Case
 from scalekv_core.testing.common import NotMade
 from scalekv_core.testing.kinds import Promise, kind_of, promise, promises

@@ -9,9 +9,9 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from scalekv_core.image_model import ImageModel, ModelCard
-from scalekv_core.interfaces import ModelAdapter
-from scalekv_core.registry import Registry
+from scalekv_core.contracts.interfaces import ModelAdapter
+from scalekv_core.models.image_model import ImageModel, ModelCard
+from scalekv_core.plugins.registry import Registry
 from scalekv_core.testing.common import same_bits
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.interfaces import CacheView, LayerRoles
-from scalekv_core.profile import AttentionProfile
-from scalekv_core.schedule import Map, ScaleSchedule
+from scalekv_core.contracts.interfaces import CacheView, LayerRoles
+from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.schedule import Map, ScaleSchedule
 from scalekv_core.testing.cases import (
     CONTENTS,
     AnyCase,

@@ -16,12 +16,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from scalekv_core import ops
-from scalekv_core.bare_model import BareModel
-from scalekv_core.errors import InputError
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.hookspecs import hookimpl
-from scalekv_core.image_model import Generation, ImageModel, ModelCard, Sampling
-from scalekv_core.interfaces import (
+from scalekv_core.contracts.interfaces import (
     AttentionCache,
     BudgetAllocator,
     CacheSource,
@@ -30,9 +25,14 @@ from scalekv_core.interfaces import (
     ModelAdapter,
     TokenSelector,
 )
-from scalekv_core.plan import CachePlan
-from scalekv_core.policy import Policy
-from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.contracts.plan import CachePlan
+from scalekv_core.contracts.policy import Policy
+from scalekv_core.errors import InputError
+from scalekv_core.models.bare_model import BareModel
+from scalekv_core.models.image_model import Generation, ImageModel, ModelCard, Sampling
+from scalekv_core.plugins.hookspecs import hookimpl
+from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.schedule import ScaleSchedule
 
 CODES = 16
 SCHEDULE = ScaleSchedule([(1, 1), (2, 1), (2, 3), (4, 5)])

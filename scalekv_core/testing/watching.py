@@ -12,8 +12,8 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
 
-from scalekv_core.interfaces import ModelAdapter
-from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.contracts.interfaces import ModelAdapter
+from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import DrawCase
 from scalekv_core.testing.specimens import Specimen, differences, inside
 from scalekv_core.testing.toy import WholeCache

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from scalekv_core.bench import BenchSettings, PolicyContender, default_drafters, parse_maps, stated_profile
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.planner import plan_policy
-from scalekv_core.registry import shared_registry
+from scalekv_core.bench import BenchSettings, PolicyContender, assumed_profile, default_drafters, parse_maps
+from scalekv_core.planning.planner import plan_policy
+from scalekv_core.plugins.registry import shared_registry
+from scalekv_core.shapes.geometry import CacheGeometry
 
 
 @pytest.fixture(scope="session")
@@ -22,11 +22,11 @@ def settings(geometry):
 
 @pytest.fixture(scope="session")
 def contender(geometry):
-    """name, budget, every_layer -> a contender under that policy; profiles are stated."""
+    """name, budget, every_layer -> a contender under that policy; profiles are assumed."""
 
     def make(name, budget=None, *, every_layer=False, geometry=geometry):
         policy = shared_registry().policy(name)
-        profile = stated_profile(geometry, default_drafters(geometry.layers))
+        profile = assumed_profile(geometry, default_drafters(geometry.layers))
         planned = plan_policy(policy, geometry, budget=budget, profile=profile)
         return PolicyContender.of(planned, every_layer=every_layer)
 

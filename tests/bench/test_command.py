@@ -34,7 +34,13 @@ def test_the_default_contenders_are_measured_and_everything_is_said(bench, tmp_p
     assert err == ""
     for name in ("unmodified", "full", "uniform", "snapkv", "h2o", "scalekv", "released"):
         assert len(re.findall(rf"^ *{name} ", out, re.MULTILINE)) >= 4, out
-    for text in ("stated, not measured: drafters 0", "2 rows, 3 layers x 2 heads x 4", "layer 0 for 1", "goals", "6x6"):
+    for text in (
+        "assumed, not measured: drafters 0",
+        "2 rows, 3 layers x 2 heads x 4",
+        "layer 0 for 1",
+        "goals",
+        "6x6",
+    ):
         assert text in out
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record["complete"]

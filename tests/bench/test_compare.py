@@ -16,7 +16,7 @@ from scalekv_core.errors import InputError
 @pytest.fixture(scope="module")
 def record(settings, contender):
     some = [Unmodified.of(settings.geometry), contender("full"), contender("scalekv", "40%")]
-    result = Bench(evolve(settings, repeats=1), some, notes={"profile": "stated"}).run()
+    result = Bench(evolve(settings, repeats=1), some, notes={"profile": "assumed"}).run()
     return json.loads(json.dumps(as_record(result, versions={"torch": "1"})))
 
 
@@ -37,7 +37,7 @@ def test_other_settings_are_refused_each_by_name_in_one_line(record):
     text = str(refused.value)
     assert "threads 1 / 8" in text
     assert "dtype float32 / bfloat16" in text
-    assert "profile stated / measured on x" in text
+    assert "profile assumed / measured on x" in text
     assert "\n" not in text
     assert "heads" not in text
 

@@ -8,7 +8,7 @@ from attrs import evolve
 
 from scalekv_core.bench import AttentionAlone, ReleasedCode, Unmodified, make_inputs
 from scalekv_core.bench.released import released_choice, window_of
-from scalekv_core.clock import NoClock
+from scalekv_core.cache.clock import NoClock
 
 
 def outputs(contender, inputs):

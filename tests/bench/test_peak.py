@@ -10,8 +10,8 @@ import torch
 
 from scalekv_core.bench import AttentionAlone, Unmodified, make_inputs, measure_memory
 from scalekv_core.bench.peak import Ledger
-from scalekv_core.clock import NoClock
-from scalekv_core.memory import ProcessPeak, StorageTracker
+from scalekv_core.cache.clock import NoClock
+from scalekv_core.memory.meter import ProcessPeak, StorageTracker
 
 CPU = torch.device("cpu")
 POLICIES = [

@@ -13,7 +13,7 @@ from attrs import evolve
 from scalekv_core.bench import Bench, PolicyContender, ReleasedCode, Spread, Unmodified
 from scalekv_core.bench.contenders import ConcatenatedCache
 from scalekv_core.bench.figures import Goal, as_record
-from scalekv_core.clock import STAGES
+from scalekv_core.cache.clock import STAGES
 from scalekv_core.errors import InputError
 
 
@@ -31,7 +31,7 @@ def contenders(geometry, contender):
 
 @pytest.fixture
 def result(settings, contenders):
-    return Bench(settings, contenders, notes={"profile": "stated"}).run()
+    return Bench(settings, contenders, notes={"profile": "assumed"}).run()
 
 
 def test_everything_is_measured_as_often_as_was_asked_for(settings, result):
@@ -127,7 +127,7 @@ def test_goals_are_for_those_who_promise_something(result):
 def test_a_record_holds_settings_versions_and_all_figures(settings, result):
     record = json.loads(json.dumps(as_record(result, versions={"torch": "x"}), allow_nan=False))
     assert record["settings"]["maps"] == "1x1 2x2 3x3 4x6 6x6 8x8"
-    assert record["settings"]["profile"] == "stated"
+    assert record["settings"]["profile"] == "assumed"
     assert record["complete"] is True
     assert record["versions"] == {"torch": "x"}
     scalekv = record["contenders"]["scalekv"]
@@ -152,11 +152,11 @@ def test_a_spread_of_nothing_is_none():
 
 
 def test_the_bench_needs_no_policy_of_the_shelf(settings, geometry):
-    from scalekv_core.defaults import Drop
-    from scalekv_core.interfaces import BudgetAllocator, ScoringSelector
-    from scalekv_core.plan import CachePlan
-    from scalekv_core.planner import plan_policy
-    from scalekv_core.policy import Policy
+    from scalekv_core.contracts.defaults import Drop
+    from scalekv_core.contracts.interfaces import BudgetAllocator, ScoringSelector
+    from scalekv_core.contracts.plan import CachePlan
+    from scalekv_core.contracts.policy import Policy
+    from scalekv_core.planning.planner import plan_policy
 
     class Half(BudgetAllocator):
         def allocate(self, geometry, roles, slots):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from attrs import evolve
 
-from scalekv_core.bench import BenchSettings, default_drafters, make_inputs, parse_maps, stated_profile
+from scalekv_core.bench import BenchSettings, assumed_profile, default_drafters, make_inputs, parse_maps
 from scalekv_core.errors import InputError
-from scalekv_core.planner import classify
-from scalekv_core.registry import shared_registry
+from scalekv_core.planning.planner import classify
+from scalekv_core.plugins.registry import shared_registry
 
 
 def test_maps_are_squares_or_sizes():
@@ -50,7 +50,7 @@ def test_inputs_have_the_dtype_of_attention(settings, dtype):
 
 def test_the_stated_profile_makes_drafters_of_the_layers_that_were_stated(geometry):
     wide = evolve(geometry, layers=32)
-    profile = stated_profile(wide, default_drafters(32))
+    profile = assumed_profile(wide, default_drafters(32))
     profile.check_fits(wide)
     assert np.allclose(profile.mass.sum(axis=-1), 1)
     roles = classify(shared_registry().policy("scalekv"), wide, profile, None)
@@ -60,7 +60,7 @@ def test_the_stated_profile_makes_drafters_of_the_layers_that_were_stated(geomet
 
 def test_a_drafter_that_is_no_layer_is_refused(geometry):
     with pytest.raises(InputError, match="layer 7 cannot be a drafter: the model has layers 0 to 4"):
-        stated_profile(geometry, [0, 7])
+        assumed_profile(geometry, [0, 7])
 
 
 @pytest.mark.parametrize("wrong", [{"repeats": 0}, {"threads": 0}, {"clocked": -1}, {"head_scales": (3.0, 1.0)}])

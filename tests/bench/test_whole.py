@@ -20,12 +20,12 @@ from scalekv_core.bench import (
 )
 from scalekv_core.bench.figures import as_record
 from scalekv_core.bench.room import cache_bytes
-from scalekv_core.clock import NoClock
+from scalekv_core.cache.clock import NoClock
 from scalekv_core.errors import InputError
-from scalekv_core.memory import StorageTracker
-from scalekv_core.memory_plan import Batch
-from scalekv_core.planner import plan_policy
-from scalekv_core.registry import Registry
+from scalekv_core.memory.estimate import Batch
+from scalekv_core.memory.meter import StorageTracker
+from scalekv_core.planning.planner import plan_policy
+from scalekv_core.plugins.registry import Registry
 from scalekv_core.testing import toy
 
 CPU = torch.device("cpu")

@@ -16,16 +16,17 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from scalekv_core import hookimpl, ops, plan
-from scalekv_core import registry as registries
+from scalekv_core import hookimpl, ops
 from scalekv_core.cli import main
+from scalekv_core.contracts import plan
+from scalekv_core.contracts.interfaces import BudgetAllocator, CacheView, LayerClassifier, LayerRoles, TokenSelector
+from scalekv_core.contracts.policy import Policy
 from scalekv_core.errors import CheckpointError
-from scalekv_core.image_model import Generation, ImageModel
-from scalekv_core.interfaces import BudgetAllocator, CacheView, LayerClassifier, LayerRoles, TokenSelector
-from scalekv_core.policy import Policy
-from scalekv_core.registry import Owner, Problem, Registry
+from scalekv_core.models.image_model import Generation, ImageModel
+from scalekv_core.models.weights import WeightsFormat
+from scalekv_core.plugins import registry as registries
+from scalekv_core.plugins.registry import Owner, Problem, Registry
 from scalekv_core.testing import toy
-from scalekv_core.weights import WeightsFormat
 
 happening: list[Callable[[], None]] = []
 """What is to happen in every second attention of the model 'toy-trouble'."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalekv_core.profile import AttentionProfile
+from scalekv_core.contracts.profile import AttentionProfile
 
 TOY = ("calibrate", "3", "5", "--model", "toy")
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from scalekv_core import hookimpl
-from scalekv_core import registry as registries
-from scalekv_core.registry import Registry
+from scalekv_core.plugins import registry as registries
+from scalekv_core.plugins.registry import Registry
 from scalekv_core.testing import toy
 from tests.wrong_strategies import selectors
 

@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from scalekv_core.models.weights import writing
 from scalekv_core.testing import toy
-from scalekv_core.weights import writing
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_an_interruption_leaves_nothing(run, source: Path, monkeypatch: pytest.M
 def test_a_full_disk_is_told_before(run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """How much is needed, and how much is free."""
     usage = type("Usage", (), {"free": 1024})
-    monkeypatch.setattr("scalekv_core.weights.conversion.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("scalekv_core.models.weights.conversion.shutil.disk_usage", lambda path: usage)
     ran = run("convert", source, "--out", "converted")
 
     assert 2 == ran.code

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalekv_core.explain import KeptTokens, held_share
-from scalekv_core.planner import plan_policy
-from scalekv_core.registry import Registry
-from scalekv_core.session import compress
+from scalekv_core.compare.explain import KeptTokens, held_share
+from scalekv_core.planning.planner import plan_policy
+from scalekv_core.plugins.registry import Registry
+from scalekv_core.session.session import compress
 from scalekv_core.testing import toy
 
 TOY = ("explain", "3", "--model", "toy", "--policy", "windowed")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from scalekv_core.cli import main
-from scalekv_core.memory_plan import Batch, plan_batch, whole_need
+from scalekv_core.memory.estimate import Batch, plan_batch, whole_need
 from scalekv_core.testing import toy
 from tests.cli.conftest import windowed
 
@@ -275,7 +275,7 @@ class TestNoRoom:
         """Says how much there is; nothing may be loaded."""
 
         def there_are(count: int | None) -> None:
-            monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: count)
+            monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: count)
             monkeypatch.setattr(toy.ToyCard, "load", lambda card, **how: pytest.fail("a model was loaded"))
 
         return there_are
@@ -311,7 +311,7 @@ class TestNoRoom:
         memory(need)
         refused = run(*TOY, "--policy", "windowed")
         monkeypatch.undo()
-        monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: need)
+        monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: need)
 
         assert (2, "") == (refused.code, refused.out)
         assert "to draw 2 images with the whole cache too, for comparison, takes " in refused.complaint
@@ -321,7 +321,7 @@ class TestNoRoom:
         """To the byte that was planned, without the comparison."""
         batch = Batch(model="toy", card=toy.ToyCard(), images=2, guidance=False)
         need = plan_batch(batch, windowed(), keep_text_encoder=False).need.total
-        monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: need)
+        monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: need)
 
         assert 0 == run(*TOY, "--policy", "windowed", "--no-full").code
 
@@ -329,7 +329,7 @@ class TestNoRoom:
         """The others are left out, and it is said why."""
         batch = Batch(model="toy", card=toy.ToyCard(), images=2, guidance=False)
         need = plan_batch(batch, windowed(), "40%", keep_text_encoder=False).need.total
-        monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: need)
+        monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: need)
         ran = run(*TOY, "-p", "all", "-b", "40%", "--no-full", "-o", "selector.window=2")
 
         assert 0 == ran.code, ran.err
@@ -338,7 +338,7 @@ class TestNoRoom:
     @pytest.mark.parametrize("how", ["nobody can tell how much there is", "the card does not say what it takes"])
     def test_what_cannot_be_told_is_not_refused(self, run, monkeypatch, how: str) -> None:
         """It is drawn."""
-        monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: None if how.startswith("nobody") else 1)
+        monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: None if how.startswith("nobody") else 1)
         if how.startswith("the card"):
             monkeypatch.setattr(toy.ToyCard, "bare", toy.ModelCard.bare)
 
@@ -388,7 +388,7 @@ class TestTrouble:
         """The whole batch part by part, and the largest budget for the memory that there is."""
         trouble(torch.cuda.OutOfMemoryError("CUDA out of memory"), after=6)
         asked = iter([None, room])  # before anything is loaded nobody can tell, when memory has run out somebody can
-        monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: next(asked))
+        monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: next(asked))
         ran = run(*self.TROUBLED)
 
         assert said in ran.complaint
@@ -398,7 +398,7 @@ class TestTrouble:
     def test_no_memory_without_a_way_to_tell(self, run, trouble, monkeypatch) -> None:
         """Where nobody knows how much there is, the plan is named all the same."""
         trouble(torch.cuda.OutOfMemoryError("CUDA out of memory"), after=6)
-        monkeypatch.setattr("scalekv_core.cli.room.available_memory", lambda device: None)
+        monkeypatch.setattr("scalekv_core.cli.memory.available_memory", lambda device: None)
         ran = run(*self.TROUBLED)
 
         assert 2 == ran.code

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from scalekv_core.geometry import format_bytes
+from scalekv_core.shapes.geometry import format_bytes
 
 ASKED = ("plan", "--model", "toy", "--policy", "windowed", "--batch", "4")
 
@@ -70,7 +70,7 @@ def test_parts_options_and_dtype_can_be_set(run) -> None:
 
 def test_stated_drafters_are_named(run) -> None:
     """What was not measured does not pass for measured."""
-    assert "stated, not measured: layers 0" in run("plan", "--model", "toy", "--policy", "profiled").out
+    assert "assumed, not measured: layers 0" in run("plan", "--model", "toy", "--policy", "profiled").out
 
 
 @pytest.mark.parametrize(

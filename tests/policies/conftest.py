@@ -12,10 +12,10 @@ from attrs import evolve
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.interfaces import CacheView, TokenSelector
-from scalekv_core.profile import FRACTIONS, AttentionProfile
-from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.contracts.interfaces import CacheView, TokenSelector
+from scalekv_core.contracts.profile import FRACTIONS, AttentionProfile
+from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.schedule import ScaleSchedule
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "scalekv"
 

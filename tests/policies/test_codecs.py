@@ -23,12 +23,12 @@ from scalekv_core import (
     plan_policy,
     shared_registry,
 )
-from scalekv_core.fidelity import compare
-from scalekv_core.interfaces import Kind
-from scalekv_core.memory import PeakMeter
+from scalekv_core.compare.metrics import compare
+from scalekv_core.contracts.interfaces import Kind
+from scalekv_core.memory.meter import PeakMeter
 from scalekv_core.testing import parametrize_with_checks
 from scalekv_policies import Fold, Int4, Int8
-from tests.core.plain import Case, HashScores, Sums, cases, policy_of
+from tests.plain import Case, HashScores, Sums, cases, policy_of
 
 CODECS = {name: factory() for name, factory in scalekv_policies.scalekv_cache_codecs().items()} | {
     "int4 as KIVI": Int4(value_ranges="token"),

@@ -7,8 +7,8 @@ import torch
 from attrs import evolve, frozen
 
 from scalekv_core import CacheView, ScaleSchedule, compress, load_model, shared_registry
-from scalekv_core.defaults import Drop
-from scalekv_core.fidelity import compare
+from scalekv_core.compare.metrics import compare
+from scalekv_core.contracts.defaults import Drop
 from scalekv_policies.fold import Fold, ValueMass, fold
 from scalekv_policies.maps import patch_centres
 

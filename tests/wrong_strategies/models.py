@@ -7,7 +7,7 @@ from itertools import count
 import torch
 from attrs import define, evolve, field, frozen
 
-from scalekv_core.image_model import ModelCard, Sampling
+from scalekv_core.models.image_model import ModelCard, Sampling
 from scalekv_core.testing import toy
 from tests.wrong_strategies.catalogue import breaks
 

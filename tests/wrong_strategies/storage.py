@@ -7,7 +7,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from scalekv_core import CacheCodec, CacheView, Encoded, TokenMerger
-from scalekv_core.defaults import Dense
+from scalekv_core.contracts.defaults import Dense
 from scalekv_policies import Int8 as ChannelRanges
 from tests.wrong_strategies.catalogue import breaks
 

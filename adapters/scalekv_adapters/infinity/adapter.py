@@ -9,8 +9,8 @@ from torch import nn
 
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.instances import replace_attributes
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.interfaces import CacheSource, ModelAdapter
+from scalekv_core.contracts.interfaces import CacheSource, ModelAdapter
+from scalekv_core.shapes.geometry import CacheGeometry
 
 
 class InfinityAdapter(ModelAdapter):

@@ -16,9 +16,9 @@ from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_adapters.sampling import image_generators
-from scalekv_core.bare_model import BareModel
-from scalekv_core.image_model import Sampling
-from scalekv_core.interfaces import AttentionCache
+from scalekv_core.contracts.interfaces import AttentionCache
+from scalekv_core.models.bare_model import BareModel
+from scalekv_core.models.image_model import Sampling
 
 PROMPT = 64
 """Text tokens of a prompt: some sentences."""

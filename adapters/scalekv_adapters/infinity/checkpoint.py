@@ -20,7 +20,7 @@ from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_core.errors import CheckpointError
-from scalekv_core.weights import Weights, WeightsFormat, fill, find_weights
+from scalekv_core.models.weights import Weights, WeightsFormat, fill, find_weights
 
 LONGEST_PROMPT = 512
 """Text tokens of T5, and rows of the published table for no prompt; further rows are never read."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_core.errors import CheckpointError, InputError, unknown_name
-from scalekv_core.geometry import CacheGeometry
+from scalekv_core.shapes.geometry import CacheGeometry
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "infinity-125m": {"depth": 12, "width": 768, "heads": 8, "bits": 16, "block_chunks": 4},

@@ -13,8 +13,8 @@ from scalekv_adapters.infinity.config import InfinityConfig
 from scalekv_adapters.infinity.text import T5Encoder
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_core.errors import CheckpointError
-from scalekv_core.weights import beside
-from scalekv_core.weights.source import shards_of
+from scalekv_core.models.weights import beside
+from scalekv_core.models.weights.source import shards_of
 
 REPOSITORY = "FoundationVision/Infinity"
 T5_REPOSITORY = "google/flan-t5-xl"

@@ -22,9 +22,9 @@ from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.sampling import choose, filter_logits, image_generators
 from scalekv_adapters.steps import collect
+from scalekv_core.contracts.interfaces import AttentionCache
 from scalekv_core.errors import InputError
-from scalekv_core.image_model import Generation, Sampling
-from scalekv_core.interfaces import AttentionCache
+from scalekv_core.models.image_model import Generation, Sampling
 
 if TYPE_CHECKING:
     from scalekv_adapters.infinity.config import InfinityConfig

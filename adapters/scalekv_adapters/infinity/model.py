@@ -23,11 +23,11 @@ from scalekv_adapters.infinity.prompts import PackedText, TextEncoder
 from scalekv_adapters.infinity.templates import ASPECTS, PIXELS, Canvas
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
+from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.image_model import Generation, ImageModel, ModelCard, Sampling
-from scalekv_core.profile import AttentionProfile
-from scalekv_core.weights import WeightsFormat
+from scalekv_core.models.image_model import Generation, ImageModel, ModelCard, Sampling
+from scalekv_core.models.weights import WeightsFormat
+from scalekv_core.shapes.geometry import CacheGeometry
 
 OFFICIAL = {
     "infinity-125m": Sampling(guidance=3.0, top_k=900, top_p=0.97, temperature=0.5),

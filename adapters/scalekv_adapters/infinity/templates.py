@@ -14,7 +14,7 @@ from functools import cached_property
 from attrs import field, frozen
 
 from scalekv_core.errors import InputError
-from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.shapes.schedule import ScaleSchedule
 
 PIXELS: dict[str, int] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
 """{how many pixels an image has, at most: how many maps it takes}."""

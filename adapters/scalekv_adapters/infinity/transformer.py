@@ -27,9 +27,9 @@ from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.text_attention import CrossAttention, TextNorm, TextPool
 from scalekv_adapters.infinity.vae import BSQVAE
 from scalekv_adapters.var.transformer import MaskedAttention, future_mask
+from scalekv_core.contracts.interfaces import AttentionCache
 from scalekv_core.errors import InputError
-from scalekv_core.interfaces import AttentionCache
-from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.shapes.schedule import ScaleSchedule
 
 MAX_LOG_HEAD_SCALE = math.log(100)
 

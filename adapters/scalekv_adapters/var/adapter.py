@@ -10,8 +10,8 @@ from torch import nn
 from scalekv_adapters.instances import replace_attributes
 from scalekv_adapters.var.config import check_trained
 from scalekv_adapters.var.transformer import VAR
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.interfaces import CacheSource, ModelAdapter
+from scalekv_core.contracts.interfaces import CacheSource, ModelAdapter
+from scalekv_core.shapes.geometry import CacheGeometry
 
 
 class VARAdapter(ModelAdapter):

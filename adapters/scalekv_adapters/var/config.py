@@ -13,8 +13,8 @@ from torch import Tensor
 
 from scalekv_adapters.var.vqvae import SIDES_256, SIDES_512, as_sides, check_sides
 from scalekv_core.errors import InputError, unknown_name
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.schedule import ScaleSchedule
 
 # depth, sides; the width is 64 per layer and each head is 64 wide, so there are as many heads as layers
 PUBLISHED: dict[str, dict[str, Any]] = {

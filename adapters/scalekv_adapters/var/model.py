@@ -19,11 +19,11 @@ from scalekv_adapters.var.checkpoint import FORMATS, load_var, load_vqvae
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAEConfig
+from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import CheckpointError, InputError
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.image_model import ON_LOGITS, Generation, ImageModel, ModelCard, Sampling, in_words
-from scalekv_core.profile import AttentionProfile
-from scalekv_core.weights import WeightsFormat, beside
+from scalekv_core.models.image_model import ON_LOGITS, Generation, ImageModel, ModelCard, Sampling, in_words
+from scalekv_core.models.weights import WeightsFormat, beside
+from scalekv_core.shapes.geometry import CacheGeometry
 
 TINY = "var-tiny"
 TINY_SIZES = VARConfig(depth=6, width=128, heads=4, num_classes=10, codes=256, code_width=8)

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from scalekv_adapters.instances import drops_out, replace_attributes
 from scalekv_adapters.var.config import check_trained
+from scalekv_core.contracts.interfaces import AttentionCache, CacheSource, ModelAdapter
 from scalekv_core.errors import SessionError
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.interfaces import AttentionCache, CacheSource, ModelAdapter
-from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.schedule import ScaleSchedule
 
 WEIGHTS = {"mat_qkv.weight", "q_bias", "zero_k_bias", "v_bias", "proj.weight", "proj.bias"}
 HEAD_SCALE = "scale_mul_1H11"  # there only with the attention l2 norm

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scalekv_core.interfaces import ModelAdapter
-from scalekv_core.policy import Policy
-from scalekv_core.session import Session, attached
+from scalekv_core.contracts.interfaces import ModelAdapter
+from scalekv_core.contracts.policy import Policy
+from scalekv_core.session.session import Session, attached
 from scalekv_core.testing.cases import DrawCase
 from scalekv_core.testing.common import NotApplicable, all_same, check_randomness
 from scalekv_core.testing.specimens import Specimen, classes, differences, inside

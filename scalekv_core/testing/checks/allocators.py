@@ -8,10 +8,10 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from scalekv_core.budget import Budget
+from scalekv_core.contracts.interfaces import BudgetAllocator
+from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.errors import BudgetError
-from scalekv_core.interfaces import BudgetAllocator
-from scalekv_core.plan import CachePlan
+from scalekv_core.planning.budget import Budget
 from scalekv_core.testing.cases import PlanCase
 from scalekv_core.testing.common import (
     NotApplicable,

@@ -12,8 +12,8 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from scalekv_core.interfaces import CacheView, ScoringSelector
-from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.contracts.interfaces import CacheView, ScoringSelector
+from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import ViewCase
 from scalekv_core.testing.checks.selectors import Make, answer, keep_of, observed, view_of
 from scalekv_core.testing.checks.views import mapped

@@ -10,7 +10,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from scalekv_core.interfaces import CacheView, ScoringSelector, TokenSelector
+from scalekv_core.contracts.interfaces import CacheView, ScoringSelector, TokenSelector
 from scalekv_core.testing.cases import ViewCase
 from scalekv_core.testing.checks import views
 from scalekv_core.testing.common import NotApplicable, NotMade, check_value, only_if, refused

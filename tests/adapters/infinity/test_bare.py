@@ -15,11 +15,11 @@ from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.vae import BSQVAEConfig
 from scalekv_core import compress, load_model
 from scalekv_core.errors import InputError
-from scalekv_core.image_model import Sampling
-from scalekv_core.memory import StorageTracker
-from scalekv_core.memory_plan import plan_memory
-from scalekv_core.rehearsal import LAYERS, decoding_bytes, module_bytes, rehearse, weight_bytes
-from scalekv_core.remedies import cheapest
+from scalekv_core.memory.dry_run import LAYERS, decoding_bytes, dry_run, module_bytes, weight_bytes
+from scalekv_core.memory.estimate import plan_memory
+from scalekv_core.memory.meter import StorageTracker
+from scalekv_core.memory.suggestions import cheapest
+from scalekv_core.models.image_model import Sampling
 
 MANIFESTS = Path(__file__).parents[2] / "data" / "manifests"
 VAES = {
@@ -59,7 +59,7 @@ def test_weights_are_those_of_the_published_model(model: str) -> None:
 
 def test_activations_are_those_of_a_real_device() -> None:
     """The last scales, with all that the loop keeps."""
-    planned = rehearse(bare(), 2).stages.max(axis=0)
+    planned = dry_run(bare(), 2).stages.max(axis=0)
     real, peaks = bare(device="cpu"), []
 
     class Kept:
@@ -87,15 +87,15 @@ def test_decoding_is_that_of_a_real_device() -> None:
 
 def test_every_image_and_every_layer_takes_as_much_as_the_next() -> None:
     """So that two images and three layers tell of all."""
-    one, two, five = (rehearse(bare(), images) for images in (1, 2, 5))
+    one, two, five = (dry_run(bare(), images) for images in (1, 2, 5))
 
     assert five == one.and_so_on(two, 5)
-    assert rehearse(bare(layers=LAYERS), 1) == rehearse(bare(evolve(SMALL, depth=6)), 1)
+    assert dry_run(bare(layers=LAYERS), 1) == dry_run(bare(evolve(SMALL, depth=6)), 1)
 
 
 def test_without_guidance_there_are_half_the_rows() -> None:
     """And half of what depends on them."""
-    guided, plain = (rehearse(bare(), 1, guidance=guidance) for guidance in (True, False))
+    guided, plain = (dry_run(bare(), 1, guidance=guidance) for guidance in (True, False))
 
     assert max(plain.between) < 0.6 * max(guided.between)
 
@@ -140,11 +140,11 @@ def test_other_canvases_are_planned_and_unknown_ones_refused() -> None:
 def test_what_does_not_fit_is_made_to() -> None:
     """First the text encoder goes; then less is kept; and so on, until it fits."""
     plan = plan_memory("infinity-8b", "full", images=8, memory="80GiB")
-    remedy = cheapest(plan)
+    suggestion = cheapest(plan)
 
     assert not plan.fits
-    assert remedy is not None
-    assert remedy.plan.need.total <= 80 * 2**30
+    assert suggestion is not None
+    assert suggestion.plan.need.total <= 80 * 2**30
     assert plan.need.text_encoder == 2 * 1_223_527_424
 
 

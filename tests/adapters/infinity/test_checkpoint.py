@@ -24,9 +24,9 @@ from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_core.errors import CheckpointError
-from scalekv_core.weights import Weights, check_fit
-from scalekv_core.weights.conversion import conversions
-from scalekv_core.weights.source import normal
+from scalekv_core.models.weights import Weights, check_fit
+from scalekv_core.models.weights.conversion import conversions
+from scalekv_core.models.weights.source import normal
 
 MANIFESTS = {
     "infinity-125m": ("infinity_layer12_125m", "infinity_vae_d16"),

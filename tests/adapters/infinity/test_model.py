@@ -16,8 +16,8 @@ from scalekv_adapters.infinity.model import InfinityCard, InfinityImageModel, Ra
 from scalekv_adapters.infinity.templates import ASPECTS, Canvas
 from scalekv_adapters.infinity.vae import BSQVAEConfig
 from scalekv_core import InputError, Registry, Sampling, calibrate, compress, hookimpl, plan_policy, shared_registry
-from scalekv_core import registry as registries
 from scalekv_core.cli import main
+from scalekv_core.plugins import registry as registries
 
 PROMPTS = ["a red circle", "three small blue squares in a row"]
 
@@ -314,7 +314,7 @@ def test_generate_refuses_an_empty_prompt(scalekv):
 
 def test_without_weights_and_network_there_are_two_ways(scalekv, monkeypatch):
     """The published files in a folder, or random weights; whatever memory this machine has."""
-    monkeypatch.setattr("scalekv_core.cli.room.memory_of", lambda device: None)
+    monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: None)
     code, _, err = scalekv("generate", "a", "--model", "infinity-2b", "--policy", "uniform")
     assert 2 == code
     assert "FoundationVision/Infinity cannot be fetched from the hub" in err

@@ -13,7 +13,7 @@ from scalekv_adapters.var.checkpoint import FORMATS, VARFormat, VQVAEFormat, des
 from scalekv_adapters.var.config import VARConfig
 from scalekv_core.cli import main
 from scalekv_core.errors import CheckpointError
-from scalekv_core.weights.source import formats_in
+from scalekv_core.models.weights.source import formats_in
 
 SIDES = (1, 2, 3, 4, 5, 6)
 

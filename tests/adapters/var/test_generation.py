@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from scalekv_adapters.concat_cache import ConcatCache
 from scalekv_adapters.var.transformer import VAR
 from scalekv_core.errors import InputError
-from scalekv_core.schedule import ScaleSchedule
+from scalekv_core.shapes.schedule import ScaleSchedule
 
 LABELS, SEEDS = [3, 7, 3], [1, 2, 3]
 

@@ -13,11 +13,11 @@ from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.tiny import SAMPLING, load
 from scalekv_adapters.infinity.tiny.network import ASPECTS, PIXELS, SIZES, SQUARE, TEXT_DEPTH, VAE_SIZES
 from scalekv_adapters.infinity.tiny.words import WordEncoder
+from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
-from scalekv_core.geometry import CacheGeometry
-from scalekv_core.image_model import ImageModel, ModelCard, Sampling
-from scalekv_core.profile import AttentionProfile
-from scalekv_core.rehearsal import module_bytes
+from scalekv_core.memory.dry_run import module_bytes
+from scalekv_core.models.image_model import ImageModel, ModelCard, Sampling
+from scalekv_core.shapes.geometry import CacheGeometry
 
 TINY = "infinity-tiny"
 

@@ -1,0 +1,1 @@
+"""The KV cache of one image: attention, eviction, folding, storing."""

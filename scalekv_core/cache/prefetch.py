@@ -1,0 +1,190 @@
+"""Scratch that histories are read into, and how those that lie in the host's memory get there ahead of attention.
+
+While one head group attends from a pair of buffers, the history of the next is copied into another pair, on a stream of its
+own. Two waits keep them apart. A copy waits for all that was queued on the device before it, and the last to read its buffers
+is among that; attention waits for the copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from scalekv_core.contracts.encoded import Encoded
+from scalekv_core.contracts.interfaces import KINDS, CacheCodec, Kind
+
+Stored = tuple[Encoded, Encoded]
+"""Keys and values of a history."""
+
+
+def reads_ahead(codec: CacheCodec, device: torch.device) -> bool:
+    """Whether what this codec stores comes to such a device ahead of attention."""
+    return codec.leaves_device and device.type == "cuda"
+
+
+class CopyStream(Protocol):
+    """Copies beside the work of a device, in their order."""
+
+    def copy(self, work: Callable[[], None]) -> None:
+        """Does the work after all that is queued on the device now, beside what is queued later."""
+
+    def wait(self) -> None:
+        """Lets what is queued on the device from now on wait for all copies."""
+
+
+CopyStreamOf = Callable[[torch.device], CopyStream | None]
+
+
+class Stream(Protocol):
+    """As much of ``torch.cuda.Stream`` as is needed."""
+
+    def wait_stream(self, stream: Any) -> None: ...
+
+
+@frozen(eq=False)
+class CudaCopyStream:
+    """A stream on a stream of its own.
+
+    Attributes:
+        stream: of the copies.
+        current: tells the stream that the device's work is queued on.
+        on: a block whose work is queued on the given stream.
+    """
+
+    stream: Stream
+    current: Callable[[], Stream]
+    on: Callable[[Any], AbstractContextManager[Any]]
+
+    def copy(self, work: Callable[[], None]) -> None:
+        self.stream.wait_stream(self.current())
+        with self.on(self.stream):
+            work()
+
+    def wait(self) -> None:
+        self.current().wait_stream(self.stream)
+
+
+def copy_stream_for(codec: CacheCodec, device: torch.device) -> CopyStream | None:
+    """The stream by which histories come ahead, beside the current stream of the device; None where they do not."""
+    if not reads_ahead(codec, device):
+        return None
+    return CudaCopyStream(torch.cuda.Stream(device), lambda: torch.cuda.current_stream(device), torch.cuda.stream)
+
+
+class Buffers:
+    """One buffer for keys and one for values per device and dtype, shared by all layers and allocated once."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._buffers: dict[tuple[Kind, torch.device, torch.dtype], Tensor] = {}
+
+    def views(self, like: Tensor, heads: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values, (B, heads, tokens, D) contiguous each; B, D, dtype and device are those of ``like``."""
+        rows, _, _, width = like.shape
+        keys, values = (self._buffer(kind, like) for kind in KINDS)
+        size = rows * heads * tokens * width
+        return keys[:size].view(rows, heads, tokens, width), values[:size].view(rows, heads, tokens, width)
+
+    def _buffer(self, kind: Kind, like: Tensor) -> Tensor:
+        key = (kind, like.device, like.dtype)
+        if key not in self._buffers:
+            self._buffers[key] = like.new_empty(like.shape[0] * self._slots * like.shape[3])
+        return self._buffers[key]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    def clear(self) -> None:
+        self._buffers.clear()
+
+
+@frozen(eq=False)
+class _Coming:
+    """A history that was sent for, how many tokens it has with the map that follows, and the stream that it comes by."""
+
+    stored: Stored
+    tokens: int
+    stream: CopyStream
+
+
+class Scratch:
+    """Where attention reads a history with the current map behind it.
+
+    Args:
+        slots: heads x tokens that there is room for.
+        codec: decodes histories.
+        copy_stream_of: {device: stream} by which histories come ahead; None where they are read when they are wanted.
+    """
+
+    def __init__(self, slots: int, codec: CacheCodec, copy_stream_of: CopyStreamOf) -> None:
+        self._codec = codec
+        self._copy_stream_of = copy_stream_of
+        self._copy_streams: dict[torch.device, CopyStream | None] = {}
+        self._read, self._filled = Buffers(slots), Buffers(slots)  # they take turns
+        self._coming: _Coming | None = None
+
+    def whole(self, stored: Stored | None, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of history and current map, (B, H, N, D) each, until the next call.
+
+        Args:
+            stored: the history; None if there is none.
+            k, v: (B, H, n, D) of the current map.
+        """
+        history = 0 if stored is None else stored[0].length
+        came = stored is not None and self._came(stored, history + k.shape[2])
+        keys, values = self._read.views(k, k.shape[1], history + k.shape[2])
+        if stored is not None and not came:
+            self._decode(stored, keys[:, :, :history], values[:, :, :history])
+        keys[:, :, history:], values[:, :, history:] = k, v
+        return keys, values
+
+    def fetch(self, stored: Stored, like: Tensor, heads: int, current: int) -> None:
+        """Begins to copy a history to where the next call of `whole` reads it, if its device has a stream.
+
+        Args:
+            stored: the history.
+            like: (B, H, N, D) with its rows, width, dtype and device.
+            heads, current: its heads, and the tokens of the map that will follow it.
+        """
+        if like.device not in self._copy_streams:
+            self._copy_streams[like.device] = self._copy_stream_of(like.device)
+        stream = self._copy_streams[like.device]
+        if stream is None:
+            return
+        history = stored[0].length
+        keys, values = self._filled.views(like, heads, history + current)  # allocated where attention will read
+        stream.copy(lambda: self._decode(stored, keys[:, :, :history], values[:, :, :history]))
+        self._coming = _Coming(stored, history + current, stream)
+
+    def _came(self, stored: Stored, tokens: int) -> bool:
+        """Whether this history was sent for; if so, attention waits for it and reads where it was copied to."""
+        coming, self._coming = self._coming, None
+        if coming is None or coming.stored[0] is not stored[0] or coming.tokens != tokens:
+            return False
+        coming.stream.wait()
+        self._read, self._filled = self._filled, self._read
+        return True
+
+    def _decode(self, stored: Stored, keys: Tensor, values: Tensor) -> None:
+        self._codec.decode(stored[0], "key", keys)
+        self._codec.decode(stored[1], "value", values)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return self._read.nbytes + self._filled.nbytes
+
+    def clear(self) -> None:
+        """Gives the memory back, after what is still being copied into it."""
+        for stream in self._copy_streams.values():
+            if stream is not None:
+                stream.wait()
+        self._coming = None
+        self._read.clear()
+        self._filled.clear()

@@ -1,0 +1,1 @@
+"""Unmodified against compressed: metrics, pictures, and what was kept where."""

@@ -1,0 +1,55 @@
+"""The neutral strategies: one role, drop what does not stay, store as it is. A policy that names no part has these."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from scalekv_core import ops
+from scalekv_core.contracts.encoded import Encoded
+from scalekv_core.contracts.interfaces import CacheCodec, CacheView, Kind, LayerClassifier, LayerRoles, TokenMerger
+from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.shapes.geometry import CacheGeometry
+
+
+@frozen
+class OneRole(LayerClassifier):
+    """Every layer and head plays the same role."""
+
+    def classify(self, profile: AttentionProfile | None, geometry: CacheGeometry) -> LayerRoles:
+        return LayerRoles.alike("any", geometry)
+
+
+@frozen
+class Drop(TokenMerger):
+    """Tokens that do not stay are gone: eviction, as in most papers."""
+
+    drops: ClassVar[bool] = True
+
+    def assign(self, view: CacheView, kept: Tensor) -> Tensor:
+        target = torch.full(view.positions.shape, -1, dtype=torch.int64, device=kept.device)
+        return target.scatter_(2, kept, ops.all_tokens(kept, 0, kept.shape[2]))
+
+
+@frozen
+class Dense(CacheCodec):
+    """Stored as attention reads them: exact, 2 x head width x element size bytes a token."""
+
+    dense: ClassVar[bool] = True
+
+    def encode(self, x: Tensor, kind: Kind, *, like: Encoded | None = None) -> Encoded:
+        return Encoded({"x": x.clone(memory_format=torch.contiguous_format)})
+
+    def decode(self, stored: Encoded, kind: Kind, out: Tensor) -> None:
+        out.copy_(stored.tokens["x"])
+
+    def nbytes(
+        self, kind: Kind, *, rows: int, heads: int, tokens: int, maps: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
+        return rows * heads * tokens * head_dim * dtype.itemsize
+
+    def keep(self, stored: Encoded | None, current: Tensor, whole: Tensor, index: Tensor | None, kind: Kind) -> Encoded:
+        return self.encode(whole, kind) if index is None else Encoded({"x": ops.gather_tokens(whole, index)})

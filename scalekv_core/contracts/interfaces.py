@@ -1,0 +1,390 @@
+"""The contracts: what a strategy is given, what it answers, and what it may never see.
+
+Axes, the same everywhere::
+
+    B  rows of the batch (with guidance: conditioned rows first, then the unconditioned)
+    H  heads               L  layers               K  scales of the schedule
+    n  tokens of the current map                   N  cached tokens followed by the n current ones
+    D  width of a head     keep  tokens that stay
+
+Strategies are frozen attrs classes whose fields are their options. They hold no tensors and no state: what changes
+during an image lives in the cache, which the core owns. Plans and roles are numpy arrays on the host, made before
+the first token is drawn; tensors appear only in views.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from attrs import evolve, field, frozen
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scalekv_core import ops
+from scalekv_core.contracts.encoded import Encoded
+from scalekv_core.errors import ContractError
+from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.schedule import ScaleSchedule
+
+if TYPE_CHECKING:
+    from scalekv_core.contracts.plan import CachePlan
+    from scalekv_core.contracts.profile import AttentionProfile
+
+Kind = Literal["key", "value"]
+KINDS: tuple[Kind, Kind] = ("key", "value")
+
+
+@frozen(eq=False)
+class LayerRoles:
+    """Which role each head of each layer plays at each scale.
+
+    Attributes:
+        names: the roles; label i means ``names[i]``.
+        labels: [K, L, H] integers. Row k is the role while scale k is drawn, so it decides what is held *for* scale k.
+        scores: [K, L, H] the measure that decided, if there is one (``scalekv explain`` draws it).
+
+    Raises:
+        ContractError: labels are not three-dimensional integers, or point past ``names``.
+    """
+
+    names: tuple[str, ...]
+    labels: NDArray[np.integer]
+    scores: NDArray[np.floating] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        labels = self.labels
+        if labels.ndim != 3 or not np.issubdtype(labels.dtype, np.integer):
+            raise ContractError(f"layer roles are integers [K, L, H]; got {labels.dtype} of shape {labels.shape}")
+        if labels.size and not 0 <= labels.min() <= labels.max() < len(self.names):
+            raise ContractError(
+                f"layer roles name {len(self.names)} roles; labels go from {labels.min()} to {labels.max()}"
+            )
+
+    @classmethod
+    def alike(cls, name: str, geometry: CacheGeometry) -> LayerRoles:
+        """The same role everywhere."""
+        shape = (len(geometry.schedule), geometry.layers, geometry.heads)
+        return cls((name,), np.zeros(shape, dtype=np.int8))
+
+    def is_role(self, name: str) -> NDArray[np.bool_]:
+        """[K, L, H] where the role of this name is played; nowhere, if it does not exist."""
+        return self.labels == (self.names.index(name) if name in self.names else -1)
+
+
+@frozen(eq=False, kw_only=True)
+class CacheView:
+    """All that a selector or merger may see of one group of heads, right after a scale's attention.
+
+    The last n of the N tokens are the current map, seen whole. Tensors are read-only by contract.
+
+    Attributes:
+        q: (B, H, n, D) queries of the current map, exactly as attention used them.
+        k, v: (B, H, N, D) keys and values, exactly as attention used them.
+        positions: (B, H, N) integers, the index of each token in the full sequence of the schedule; ascending.
+        counts: (B, H, N) how many tokens each one stands for, or None where all stand for themselves.
+        statistics: {name: (B, H, N)}: for ``observe`` what it returned at the last scale, zero for the current map; for
+            ``select`` and ``assign`` what ``observe`` has just returned.
+        schedule, layer, scale: where we are; ``scale`` is that of the current map.
+        heads: which heads of the layer these are.
+        softmax_scale: the factor on q.k in the attention.
+        asked: {id: (queries, mass)} what ``attention_mass`` has answered so far; its own business.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    positions: Tensor
+    counts: Tensor | None = None
+    statistics: Mapping[str, Tensor] = field(factory=dict)
+    schedule: ScaleSchedule
+    layer: int
+    scale: int
+    heads: tuple[int, ...]
+    softmax_scale: float
+    asked: dict[int, tuple[Tensor | None, Tensor]] = field(factory=dict, init=False, repr=False)
+
+    @property
+    def tokens(self) -> int:
+        """N, the cached tokens and the current map."""
+        return self.k.shape[2]
+
+    @property
+    def current(self) -> int:
+        """n, the tokens of the current map."""
+        return self.q.shape[2]
+
+    @property
+    def history(self) -> int:
+        """N - n, the cached tokens."""
+        return self.tokens - self.current
+
+    @property
+    def map(self) -> tuple[int, int, int]:
+        """(t, h, w) of the current map."""
+        return self.schedule.maps[self.scale]
+
+    def attention_mass(self, queries: Tensor | None = None) -> Tensor:
+        """(B, H, N) the attention that each token gets, summed over queries (all of the map, or those given).
+
+        Args:
+            queries: indices into the current map, 1-D.
+
+        Streamed in chunks of at most :data:`scalekv_core.ops.CHUNK_BYTES`; never an n x N matrix at once. Computed once for
+        the same tensor of queries, so that a merger need not pay for what the selector has asked; so it is read-only, too.
+        """
+        if id(queries) not in self.asked:
+            q = self.q if queries is None else self.q.index_select(2, queries)
+            mass = ops.attention_mass(q, self.k, softmax_scale=self.softmax_scale, counts=self.counts)
+            self.asked[id(queries)] = queries, mass  # with the queries themselves, so that nothing else gets their id
+        return self.asked[id(queries)][1]
+
+    def slice(self, start: int, stop: int) -> CacheView:
+        """The same view, restricted to the tokens ``start:stop``."""
+        return evolve(
+            self,
+            k=self.k[:, :, start:stop],
+            v=self.v[:, :, start:stop],
+            positions=self.positions[:, :, start:stop],
+            counts=None if self.counts is None else self.counts[:, :, start:stop],
+            statistics={name: value[:, :, start:stop] for name, value in self.statistics.items()},
+        )
+
+
+class LayerClassifier(ABC):
+    """Decides which role each layer and head plays at each scale, before the image is drawn."""
+
+    needs_profile: ClassVar[bool] = False
+
+    only_for: ClassVar[tuple[tuple[CacheGeometry, str], ...]] = ()
+    """(geometry, budget) of the models that it is for, where it refuses all others; what it is checked on."""
+
+    @abstractmethod
+    def classify(self, profile: AttentionProfile | None, geometry: CacheGeometry) -> LayerRoles:
+        """The roles, [K, L, H].
+
+        Args:
+            profile: what calibration measured on this model; never None if ``needs_profile``.
+            geometry: the model's shape and the schedule.
+        """
+
+
+class BudgetAllocator(ABC):
+    """Turns a budget into capacities, before the image is drawn."""
+
+    spends_all: ClassVar[bool] = True
+    """False where the budget is not its to choose: ``full`` holds everything, whatever others are held to."""
+
+    only_for: ClassVar[tuple[tuple[CacheGeometry, str], ...]] = ()
+    """(geometry, budget) of the models that it is for, where it refuses all others; what it is checked on."""
+
+    @abstractmethod
+    def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
+        """The plan: capacity [K, L, H], and if wanted a quota per source scale.
+
+        Args:
+            geometry: the model's shape and the schedule.
+            roles: what the classifier said.
+            slots: tokens that may be held at any scale, summed over layers and heads (of one row).
+        """
+
+
+class TokenSelector(ABC):
+    """Decides which tokens of a group stay after a scale, when there are more than its capacity."""
+
+    statistics: ClassVar[tuple[str, ...]] = ()
+    """Names of the running statistics that ``observe`` keeps, one float32 per cached token each."""
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """What it promises beyond the contract: names from ``scalekv_core.testing.checks.claims``, which checks them."""
+        return frozenset()
+
+    def least(self, schedule: ScaleSchedule, scale: int) -> int:
+        """The fewest tokens that it can be asked to keep after this scale."""
+        return 1
+
+    def observe(self, view: CacheView) -> Mapping[str, Tensor]:
+        """{name: (B, H, N) float32} the statistics after this scale; called at every scale but the last."""
+        return {}
+
+    @abstractmethod
+    def select(self, view: CacheView, keep: int) -> Tensor:
+        """(B, H, keep) int64 indices into the view's N tokens: unique, ascending; 0 < keep < N."""
+
+    def select_by_source(self, view: CacheView, keeps: Sequence[tuple[int, int, int]]) -> Tensor:
+        """(B, H, sum of keep) indices, where the plan has a quota per source scale.
+
+        Args:
+            view: the whole group.
+            keeps: (start, stop, keep) for every source scale: keep that many of the tokens ``start:stop``.
+        """
+        parts = [self._select_part(view, *part) for part in keeps if part[2]]
+        return torch.cat(parts, dim=-1)
+
+    def _select_part(self, view: CacheView, start: int, stop: int, keep: int) -> Tensor:
+        if keep == stop - start:
+            return ops.all_tokens(view.k, start, stop)
+        return self.select(view.slice(start, stop), keep) + start
+
+
+def described(x: object) -> str:
+    """What a strategy returned, in words.
+
+    >>> described(torch.zeros(2, 3)), described("tokens")
+    ('torch.float32 of shape (2, 3)', 'a str')
+    """
+    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+
+
+class ScoringSelector(TokenSelector):
+    """A selector that gives every token a score and keeps the best: most methods need only ``score``."""
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """By default that what stays of few tokens stays of more; one whose scores turn around with ``keep`` says less."""
+        return frozenset({"larger_budgets_keep_more"})
+
+    @abstractmethod
+    def score(self, view: CacheView, keep: int) -> Tensor:
+        """(B, H, N) the higher, the more worth keeping; +inf is kept in any case; never NaN."""
+
+    def select(self, view: CacheView, keep: int) -> Tensor:
+        return ops.top_tokens(self._scores(view, keep), keep)
+
+    def select_by_source(self, view: CacheView, keeps: Sequence[tuple[int, int, int]]) -> Tensor:
+        scores = self._scores(view, sum(keep for _, _, keep in keeps))
+        parts = [ops.top_tokens(scores[:, :, start:stop], keep) + start for start, stop, keep in keeps if keep]
+        return torch.cat(parts, dim=-1)
+
+    def _scores(self, view: CacheView, keep: int) -> Tensor:
+        scores = self.score(view, keep)
+        wanted = view.positions.shape
+        if not isinstance(scores, Tensor) or scores.shape != wanted:
+            got = described(scores)
+            raise ContractError(f"{type(self).__name__}.score returned {got}; wanted (B, H, N) = {tuple(wanted)}")
+        return scores
+
+
+class TokenMerger(ABC):
+    """Decides what becomes of the tokens that do not stay: into which kept token each is folded."""
+
+    drops: ClassVar[bool] = False
+    """True only for a merger that folds nothing, so that the cache carries no counts."""
+
+    conserves: ClassVar[bool] = True
+    """False for one that gives some tokens up all the same: then counts do not add up to the tokens seen."""
+
+    @abstractmethod
+    def assign(self, view: CacheView, kept: Tensor) -> Tensor:
+        """(B, H, N) int64: for each token the index *into kept* that it is folded into, or -1 to drop it.
+
+        Args:
+            view: the group before the cut.
+            kept: (B, H, keep) the indices that stay. A kept token must be assigned to itself.
+        """
+
+    def weights(self, view: CacheView) -> Tensor | None:
+        """(B, H, N) float32, greater than zero: how much each token weighs in the mean that becomes of its key and value.
+
+        None, as here: as much as it counts, so that the sums over all tokens are what they were. How many tokens one stands
+        for is counted in either case.
+        """
+        return None
+
+
+class CacheCodec(ABC):
+    """How kept keys and values are stored. Stateless: whatever decoding needs is part of the encoded value."""
+
+    dense: ClassVar[bool] = False
+    """True only where the stored tensor *is* the decoded one, so that attention can read it in place."""
+
+    leaves_device: ClassVar[bool] = False
+    """True where codes are kept in the host's memory: a plan of the device's memory does not count them."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, kind: Kind, *, like: Encoded | None = None) -> Encoded:
+        """(B, H, N, D) as codes; with ``like`` so that they can be joined to those, by its ranges or by further ones."""
+
+    @abstractmethod
+    def decode(self, stored: Encoded, kind: Kind, out: Tensor) -> None:
+        """Writes the (B, H, N, D) that the codes stand for into ``out``."""
+
+    def error_bound(self, stored: Encoded, kind: Kind) -> Tensor:
+        """The most by which a decoded number may differ from the one encoded; broadcasts to (B, H, N, D).
+
+        Zero, as here, promises bit-equality. A lossy codec says half the step of its codes, say; rounding to the dtype
+        that is decoded into comes on top. Tokens keep their bound however often they are gathered and joined.
+        """
+        return next(stored.tensors()).new_zeros((), dtype=torch.float32)
+
+    @abstractmethod
+    def nbytes(
+        self, kind: Kind, *, rows: int, heads: int, tokens: int, maps: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
+        """Exactly the bytes that are held for the keys or values of so many tokens, ranges and all.
+
+        Args:
+            kind: key or value.
+            rows, heads, tokens, head_dim: B, H, N, D.
+            maps: how many tensors were encoded and joined to make it: one for each map since the first, or one if
+                something was folded, which encodes everything anew.
+            dtype: of what is encoded.
+        """
+
+    def keep(self, stored: Encoded | None, current: Tensor, whole: Tensor, index: Tensor | None, kind: Kind) -> Encoded:
+        """The codes of the tokens that stay: gathered without decoding.
+
+        Args:
+            stored: the history's codes; None if there is no history, or if the codec is ``dense``: then ``whole`` has it.
+            current: (B, H, n, D) of the current map.
+            whole: (B, H, N, D) history (decoded) and current map, as attention read them.
+            index: (B, H, keep) into the N tokens; None keeps all.
+            kind: key or value.
+        """
+        fresh = self.encode(current, kind, like=stored)
+        joined = fresh if stored is None else stored.join(fresh)
+        return joined if index is None else joined.gather(index)
+
+
+class AttentionCache(Protocol):
+    """What a model's attention talks to while one image (or batch) is drawn."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+        """(B, H, n, D) the attention of the current map over the history and itself; remembers k and v."""
+        ...
+
+    def close(self) -> None:
+        """Forget everything; called when the image is done, or has failed."""
+        ...
+
+
+class CacheSource(Protocol):
+    """What an adapter is given to attach: it makes a cache for every image."""
+
+    def new_cache(self, schedule: ScaleSchedule | Sequence[tuple[int, int, int]]) -> AttentionCache:
+        """A cache for one image (or batch) of this schedule."""
+        ...
+
+
+class ModelAdapter(ABC):
+    """Connects one family of models: finds its shape, and puts a cache in place of its own."""
+
+    @abstractmethod
+    def matches(self, model: torch.nn.Module) -> bool:
+        """Whether this is a model of the family, judged by its structure and never by importing its code."""
+
+    @abstractmethod
+    def geometry(self, model: torch.nn.Module) -> CacheGeometry:
+        """The shape of the model's cache: its own schedule, one row."""
+
+    @abstractmethod
+    def attach(self, model: torch.nn.Module, source: CacheSource) -> Callable[[], None]:
+        """Puts the source's caches into this *instance*; returns what restores it exactly.
+
+        Raises:
+            SessionError: the instance cannot be attached to.
+        """

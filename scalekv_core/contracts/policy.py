@@ -1,0 +1,59 @@
+"""A policy: the value that a name stands for. Five parts, any of which can be exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import evolve, field, frozen
+from attrs.validators import instance_of
+
+from scalekv_core.contracts.defaults import Dense, Drop, OneRole
+from scalekv_core.contracts.interfaces import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
+from scalekv_core.contracts.options import assign_options
+
+PARTS = ("classifier", "allocator", "selector", "merger", "codec")
+
+
+@frozen(kw_only=True)
+class Policy:
+    """Which layers get how much, which tokens stay, what becomes of the others, and how they are stored.
+
+    Attributes:
+        name: what it is called, with the parts that were exchanged.
+        classifier, allocator, selector, merger, codec: the five parts.
+        budget: what it is given if the user says nothing.
+        paper: where it comes from.
+    """
+
+    name: str
+    allocator: BudgetAllocator = field(validator=instance_of(BudgetAllocator))
+    selector: TokenSelector = field(validator=instance_of(TokenSelector))
+    classifier: LayerClassifier = field(factory=OneRole, validator=instance_of(LayerClassifier))
+    merger: TokenMerger = field(factory=Drop, validator=instance_of(TokenMerger))
+    codec: CacheCodec = field(factory=Dense, validator=instance_of(CacheCodec))
+    budget: str = "10%"
+    paper: str = ""
+
+    @property
+    def needs_profile(self) -> bool:
+        """Whether it has to be told what calibration measured."""
+        return self.classifier.needs_profile
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """{part: strategy} of all five."""
+        return {part: getattr(self, part) for part in PARTS}
+
+    def with_parts(self, names: Mapping[str, str], parts: Mapping[str, Any]) -> Policy:
+        """The same policy with these parts exchanged; its name says which."""
+        changes = "".join(f" {part}={name}" for part, name in names.items())
+        return evolve(self, name=self.name + changes, **parts) if parts else self
+
+    def with_options(self, options: Mapping[str, Any]) -> Policy:
+        """The same policy with options set: ``window`` in whichever part has it, or ``selector.window``.
+
+        Raises:
+            InputError: no part has that option, several have it, or the value is out of range.
+        """
+        return evolve(self, **assign_options(self.name, self.parts, options)) if options else self

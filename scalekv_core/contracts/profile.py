@@ -1,0 +1,127 @@
+"""What calibration measured of a model's attention: the input of every classifier that tells layers or heads apart."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from attrs import field, frozen
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from scalekv_core.errors import ProfileError
+from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.schedule import ScaleSchedule
+
+FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Shares of the history for which concentration is measured unless asked otherwise."""
+
+
+@frozen(eq=False, kw_only=True)
+class AttentionProfile:
+    """Where the attention of each layer and head goes, averaged over queries, rows and images.
+
+    Attributes:
+        model: name of the model it was measured on.
+        schedule: the maps it was measured with.
+        mass: [K, L, H, K] ``mass[k, l, h, s]`` is the attention that queries of scale k pay to source scale s;
+            sums to 1 over s; zero for s > k.
+        fractions: [F] the shares of the history for which ``top_share`` was measured.
+        top_share: [K, L, H, F] how much of a query's history mass its strongest ``ceil(fraction * N_k)`` history
+            tokens hold, chosen per query; 1 where there is no history.
+        provenance: {name: text} prompts, images, queries, dtype, date, versions.
+    """
+
+    model: str
+    schedule: ScaleSchedule
+    mass: NDArray[np.float32]
+    fractions: tuple[float, ...] = FRACTIONS
+    top_share: NDArray[np.float32]
+    provenance: Mapping[str, str] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        scales = len(self.schedule)
+        if self.mass.ndim != 4 or (self.mass.shape[0], self.mass.shape[3]) != (scales, scales):
+            raise ProfileError(f"attention mass is [K={scales}, L, H, K={scales}]; got shape {self.mass.shape}")
+        if self.top_share.shape != (*self.mass.shape[:3], len(self.fractions)):
+            raise ProfileError(f"top_share is [K, L, H, F={len(self.fractions)}]; got shape {self.top_share.shape}")
+        if not (np.isfinite(self.mass).all() and np.isfinite(self.top_share).all()):
+            raise ProfileError("the profile holds numbers that are not finite; calibrate again")
+
+    @property
+    def current_mass(self) -> NDArray[np.float32]:
+        """[K, L, H] the attention that stays on the current map."""
+        return np.einsum("klhk->klh", self.mass)
+
+    def top_share_at(self, fraction: float) -> NDArray[np.float32]:
+        """[K, L, H] concentration of the history for one of the measured fractions.
+
+        Raises:
+            ProfileError: the fraction was not measured.
+        """
+        for index, measured in enumerate(self.fractions):
+            if math.isclose(measured, fraction, rel_tol=1e-6):
+                return self.top_share[..., index]
+        listed = ", ".join(f"{f:g}" for f in self.fractions)
+        raise ProfileError(
+            f"the profile of {self.model!r} has no concentration for {fraction:g} of the history; it has {listed}"
+        )
+
+    def check_fits(self, geometry: CacheGeometry, model: str | None = None) -> None:
+        """Raises ProfileError unless this was measured on a model of that shape, schedule and (if given) name."""
+        mine, theirs = self.mass.shape[1:3], (geometry.layers, geometry.heads)
+        made = "make one with: scalekv calibrate"
+        if model is not None and self.model != model:
+            raise ProfileError(
+                f"the profile was measured on {self.model!r}, the model is {model!r}; {made} --model {model}"
+            )
+        if mine != theirs:
+            raise ProfileError(
+                f"the profile was measured on {mine[0]} layers x {mine[1]} heads, the model has {theirs[0]} x {theirs[1]}; {made}"
+            )
+        if self.schedule != geometry.schedule:
+            raise ProfileError(
+                f"the profile was measured with maps {self.schedule}, the image has {geometry.schedule}; {made}"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file whose header holds the provenance."""
+        header = {
+            "model": self.model,
+            "maps": self.schedule.maps,
+            "fractions": self.fractions,
+            "provenance": dict(self.provenance),
+        }
+        arrays = {"mass": np.ascontiguousarray(self.mass), "top_share": np.ascontiguousarray(self.top_share)}
+        Path(path).write_bytes(save(arrays, metadata={"scalekv_profile": json.dumps(header)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> AttentionProfile:
+        """Reads what ``save`` wrote; the file is data only.
+
+        Raises:
+            ProfileError: missing, truncated, or not a profile.
+        """
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                header = json.loads((file.metadata() or {})["scalekv_profile"])
+                return cls(
+                    model=header["model"],
+                    schedule=ScaleSchedule(header["maps"]),
+                    mass=file.get_tensor("mass"),
+                    fractions=tuple(header["fractions"]),
+                    top_share=file.get_tensor("top_share"),
+                    provenance=header["provenance"],
+                )
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, ProfileError) as error:
+            raise ProfileError(
+                f"{path} is not a profile that scalekv calibrate wrote ({_first_line(error)})"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no detail'}"

@@ -1,0 +1,73 @@
+"""What a layer takes while it attends under a plan, found by letting its cache run on torch's meta device: the history and the
+new map side by side, what the policy computes its choice in, the copies of a cut.
+
+Nobody states what a selector, a merger or a codec takes for a moment: the cache itself is run, on tensors without values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scalekv_core.cache.kv_cache import KVCache
+from scalekv_core.contracts.plan import CachePlan
+from scalekv_core.contracts.policy import Policy
+from scalekv_core.errors import ContractError
+from scalekv_core.memory.dry_run import META, MetaTracker, on_meta
+from scalekv_core.planning.planner import Planned
+
+
+def attending_bytes(planned: Planned) -> NDArray[np.int64]:
+    """[K, L] the most that each layer takes while it attends, above what it held before; the scratch buffer left out.
+
+    Raises:
+        ContractError: a part of the policy does not run on tensors without values.
+    """
+    alike: dict[object, list[int]] = {}
+    for layer, groups in enumerate(planned.plan.groups):
+        if groups not in alike:
+            alike[groups] = _of_layer(planned, layer)
+    return np.array([alike[groups] for groups in planned.plan.groups], dtype=np.int64).T
+
+
+def _of_layer(planned: Planned, layer: int) -> list[int]:
+    plan, geometry = planned.plan, planned.geometry
+    quota = None if plan.quota is None else plan.quota[:, [layer]]
+    cache = _OnPaper(CachePlan(plan.schedule, plan.capacity[:, [layer]], quota), planned.policy)
+    most = []
+    for tokens in plan.schedule.tokens:
+        shape = (geometry.rows, geometry.heads, tokens, geometry.head_dim)
+        x = torch.empty(shape, dtype=geometry.dtype, device=META)  # the model's own, and counted there
+        most.append(_while_attending(cache, x, planned))
+    return most
+
+
+def _while_attending(cache: _OnPaper, x: torch.Tensor, planned: Planned) -> int:
+    held, scratch = cache.tracker.live, cache.scratch_bytes
+    cache.tracker.lap()
+    try:
+        with on_meta(cache.tracker, attended=_at_no_cost):
+            cache.attend(0, x, x, x, softmax_scale=1.0)
+    except (NotImplementedError, RuntimeError) as error:  # what torch raises where values are asked for
+        raise ContractError(
+            f"policy {planned.policy.name!r} cannot be planned: a part of it does not run on tensors without values "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    return cache.tracker.lap() - held - (cache.scratch_bytes - scratch)
+
+
+def _at_no_cost(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """What attention returns is counted with the model's own tensors."""
+    return query
+
+
+class _OnPaper(KVCache):
+    """A cache whose answers have no values that could be checked."""
+
+    def __init__(self, plan: CachePlan, policy: Policy) -> None:
+        super().__init__(plan, policy)
+        self.tracker = MetaTracker()
+
+    def _to_check(self, part: str) -> bool:
+        return False

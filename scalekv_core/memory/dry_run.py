@@ -1,0 +1,178 @@
+"""What a model takes beside its cache, found by drawing a batch on torch's meta device: no memory, no arithmetic.
+
+Three layers stand for all: a layer's activations are gone when the next one begins. Counted is every storage that the
+model's own code makes, as long as it lives. What a kernel takes and gives back inside of itself (a convolution's
+workspace) is not seen, and neither is what an allocator rounds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from attrs import frozen
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from scalekv_core.memory.meter import StorageTracker
+from scalekv_core.models.bare_model import BareModel
+
+LAYERS = 3
+"""The first, which has the embedding for its input; one in the middle; the last, after which comes the head."""
+META = "meta"
+
+
+@frozen(kw_only=True)
+class DryRun:
+    """Bytes of a batch, beside its cache and its weights.
+
+    Attributes:
+        opening: [K] the most in each scale until the first layer attends.
+        attending: [K] what is alive while a layer attends, its output too.
+        between: [K] the most from one layer's attention to the next one's.
+        closing: [K] the most after the last layer has attended: head, sampling, the next map's input.
+        kept: what is still alive after the last scale, while the images are decoded.
+    """
+
+    opening: tuple[int, ...]
+    attending: tuple[int, ...]
+    between: tuple[int, ...]
+    closing: tuple[int, ...]
+    kept: int
+
+    @property
+    def stages(self) -> NDArray[np.int64]:
+        """[4, K] opening, attending, between and closing."""
+        return np.array([self.opening, self.attending, self.between, self.closing])
+
+    @property
+    def drawing(self) -> int:
+        """The most while drawing."""
+        return int(self.stages.max())
+
+    def and_so_on(self, two: DryRun, images: int) -> DryRun:
+        """The figures of so many images, where this is one, given those of two: every image takes as much as the next."""
+        stages = self.stages + (images - 1) * (two.stages - self.stages)
+        opening, attending, between, closing = (tuple(stage) for stage in stages.tolist())
+        return DryRun(
+            opening=opening,
+            attending=attending,
+            between=between,
+            closing=closing,
+            kept=self.kept + (images - 1) * (two.kept - self.kept),
+        )
+
+
+def dry_run(model: BareModel, images: int, *, guidance: bool = True) -> DryRun:
+    """The bytes of a batch that is drawn on the meta device.
+
+    Args:
+        model: on the meta device, with at least :data:`LAYERS` layers if the real one has as many.
+        images: how many are drawn at once.
+        guidance: two rows an image instead of one.
+    """
+    tracker = MetaTracker()
+    nothing = _Nothing(tracker)
+    scales = []
+    with on_meta(tracker):
+        for _ in model.draw(images, nothing, guidance=guidance):
+            scales.append(nothing.scale())
+    opening, attending, between, closing = zip(*scales, strict=True)
+    return DryRun(opening=opening, attending=attending, between=between, closing=closing, kept=tracker.live)
+
+
+def decoding_bytes(model: BareModel, images: int) -> int:
+    """The most at one moment while a batch is decoded on the meta device."""
+    with on_meta(MetaTracker()) as tracker:
+        model.decode(images)
+    return tracker.peak
+
+
+def _new_output(query: Tensor, value: Tensor) -> Tensor:
+    return query.new_empty(*query.shape[:-1], value.shape[-1])
+
+
+@contextmanager
+def on_meta(
+    tracker: MetaTracker, *, attended: Callable[[Tensor, Tensor], Tensor] = _new_output
+) -> Iterator[MetaTracker]:
+    """A block in which everything happens on the meta device, and is counted.
+
+    Args:
+        tracker: what counts.
+        attended: (query, value) -> what attention returns.
+    """
+    with torch.inference_mode(), torch.device(META), _AsOnADevice(attended), tracker:
+        yield tracker
+
+
+def weight_bytes(model: BareModel) -> dict[str, int]:
+    """{part: bytes} of parameters and buffers, each storage once."""
+    return {name: module_bytes(part) for name, part in model.parts.items()}
+
+
+def module_bytes(module: nn.Module) -> int:
+    """Bytes of parameters and buffers.
+
+    >>> module_bytes(nn.Linear(3, 2))
+    32
+    """
+    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+class _AsOnADevice(TorchFunctionMode):
+    """What the meta device does otherwise than a real one: attention keeps a matrix of weights, where fused kernels keep
+    none; and no generator is known there."""
+
+    def __init__(self, attended: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self._attended = attended
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return self._attended(args[0], args[2])
+        return func(*args, **{name: value for name, value in (kwargs or {}).items() if name != "generator"})
+
+
+class MetaTracker(StorageTracker):
+    """Counts storages on the meta device, each once and for as long as it lives."""
+
+    def lap(self) -> int:
+        """The most since the last lap."""
+        most, self.peak = self.peak, self.live
+        return most
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage.device.type == META:
+            super()._add(storage)
+
+
+class _Nothing:
+    """A cache that keeps nothing, and notes what is alive when it is asked, and the most in between."""
+
+    def __init__(self, tracker: MetaTracker) -> None:
+        self._tracker = tracker
+        self._laps: list[int] = []
+        self._attending = 0
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+        self._laps.append(self._tracker.lap())
+        out = torch.empty_like(q)
+        self._attending = max(self._attending, self._tracker.live)
+        return out
+
+    def scale(self) -> tuple[int, int, int, int]:
+        """Opening, attending, between, closing; and begins anew."""
+        opening, *between = self._laps
+        figures = opening, self._attending, max(between, default=0), self._tracker.lap()
+        self._laps, self._attending = [], 0
+        return figures
+
+    def close(self) -> None:
+        """Has nothing to forget."""

@@ -1,0 +1,1 @@
+"""A model that generates with a compressed cache: compress, report, calibration."""

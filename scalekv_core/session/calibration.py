@@ -1,0 +1,160 @@
+"""Calibration: draw a few images with the whole cache and measure where every layer and head looks."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from scalekv_core import ops
+from scalekv_core.contracts.interfaces import BudgetAllocator, CacheView, LayerRoles, TokenSelector
+from scalekv_core.contracts.plan import CachePlan, everything
+from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.profile import FRACTIONS, AttentionProfile
+from scalekv_core.errors import InputError, SessionError
+from scalekv_core.plugins.registry import Registry, shared_registry
+from scalekv_core.session.session import Session, _unwrap, attached
+from scalekv_core.shapes.geometry import CacheGeometry
+
+
+class _Everything(BudgetAllocator):
+    def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
+        return everything(geometry)
+
+
+class _Nobody(TokenSelector):
+    def select(self, view: CacheView, keep: int) -> Tensor:
+        raise AssertionError("calibration keeps everything")
+
+
+@define(eq=False)
+class Calibration:
+    """Sums of attention, gathered while images are drawn inside of :func:`calibrate`.
+
+    Attributes:
+        queries: how many queries of each map are measured (evenly spaced; all of a smaller map).
+        fractions: for which shares of the history concentration is measured.
+    """
+
+    model: str
+    geometry: CacheGeometry
+    queries: int = 64
+    fractions: tuple[float, ...] = FRACTIONS
+    provenance: dict[str, str] = field(factory=dict)
+    images: int = 0
+    _mass: Tensor | None = None  # [K, L, H, K] float64
+    _share: Tensor | None = None  # [K, L, H, F] float64
+    _weight: Tensor | None = None  # [K, L] queries x rows
+
+    @torch.no_grad()
+    def __call__(self, view: CacheView, kept: Tensor | None) -> None:
+        """Adds one scale of one layer: the cache's observer."""
+        if view.schedule != self.geometry.schedule:
+            raise SessionError(
+                f"calibration of maps {self.geometry.schedule} was given {view.schedule}; do one at a time"
+            )
+        mass, share, weight = self._sums(view.k.device)
+        step = max(1, -(-view.current // self.queries))
+        queries = view.q[:, :, step // 2 :: step] if view.current > self.queries else view.q
+        bounds = [*view.schedule.history[: view.scale + 1], view.schedule.seen[view.scale]]
+        for part in queries.split(ops.chunk_length(view.k), dim=2):
+            probabilities = ops.attention_probabilities(part, view.k, view.softmax_scale)
+            for source, (start, stop) in enumerate(pairwise(bounds)):
+                mass[view.scale, view.layer, :, source] += probabilities[..., start:stop].sum(dim=(0, 2, 3)).double()
+            share[view.scale, view.layer] += self._shares(probabilities[..., : view.history])
+        weight[view.scale, view.layer] += queries.shape[0] * queries.shape[2]
+        last = (len(view.schedule) - 1, self.geometry.layers - 1)
+        self.images += (view.scale, view.layer) == last
+
+    def profile(self) -> AttentionProfile:
+        """The averages over all queries, rows and images so far.
+
+        Raises:
+            SessionError: no image was drawn.
+        """
+        if not self.images or self._mass is None or self._share is None or self._weight is None:
+            raise SessionError("calibration has seen no image; draw one inside of the block")
+        weight = self._weight[:, :, None, None]
+        return AttentionProfile(
+            model=self.model,
+            schedule=self.geometry.schedule,
+            mass=(self._mass / weight).float().cpu().numpy(),
+            fractions=self.fractions,
+            top_share=(self._share / weight).float().cpu().numpy(),
+            provenance={
+                **self.provenance,
+                "batches": str(self.images),
+                "queries_per_map": str(self.queries),
+                "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+                "torch": torch.__version__,
+            },
+        )
+
+    def _shares(self, history: Tensor) -> Tensor:
+        """(H, F) sums over rows and queries of what the strongest tokens hold of the history's mass."""
+        tokens = history.shape[3]
+        if tokens == 0:
+            return history.new_full((history.shape[1], len(self.fractions)), history.shape[0] * history.shape[2])
+        best = history.sort(dim=-1, descending=True).values.cumsum(dim=-1)
+        last = [math.ceil(Fraction(str(fraction)) * tokens) - 1 for fraction in self.fractions]
+        shares = best[..., last] / best[..., -1:].clamp_min(torch.finfo(best.dtype).tiny)
+        return shares.double().sum(dim=(0, 2))
+
+    def _sums(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        if self._mass is None or self._share is None or self._weight is None:
+            scales = len(self.geometry.schedule)
+            shape = (scales, self.geometry.layers, self.geometry.heads)
+            with torch.inference_mode(False):  # sums that images in any mode can be added to
+                self._mass = torch.zeros(*shape, scales, dtype=torch.float64, device=device)
+                self._share = torch.zeros(*shape, len(self.fractions), dtype=torch.float64, device=device)
+                self._weight = torch.zeros(shape[:2], dtype=torch.float64, device=device)
+        return self._mass, self._share, self._weight
+
+
+@contextlib.contextmanager
+def calibrate(
+    model: Any,
+    *,
+    queries: int = 64,
+    fractions: tuple[float, ...] = FRACTIONS,
+    provenance: Mapping[str, str] | None = None,
+    registry: Registry | None = None,
+) -> Iterator[Calibration]:
+    """A block in which images are drawn as always, and measured: ``profile()`` of what it yields is the result.
+
+    Args:
+        model: as for :func:`~scalekv_core.session.session.compress`.
+        queries: how many queries of each map are measured.
+        fractions: for which shares of the history concentration is measured.
+        provenance: what else the profile should say about itself (prompts, guidance).
+        registry: where the adapter is looked up.
+
+    Raises:
+        InputError: queries or fractions out of range.
+        SessionError: no adapter knows the model, or it is attached already.
+    """
+    if queries < 1 or not all(0 < fraction <= 1 for fraction in fractions):
+        raise InputError(
+            f"calibration measures at least 1 query and fractions in (0, 1]; got {queries} and {fractions}"
+        )
+    module, name, _ = _unwrap(model)
+    adapter_name, adapter = (registry or shared_registry()).adapter_for(module)
+    calibration = Calibration(
+        name or adapter_name,
+        adapter.geometry(module),
+        queries=queries,
+        fractions=fractions,
+        provenance=dict(provenance or {}),
+    )
+    policy = Policy(name="calibration", allocator=_Everything(), selector=_Nobody(), budget="100%")
+    session = Session(module, adapter, policy, observer=calibration)
+    with attached(module, adapter, session, "calibration"):
+        yield calibration

@@ -1,0 +1,297 @@
+"""A session: a model that draws with a compressed cache, from ``with compress(...)`` to the end of the block."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from attrs import evolve
+from torch import Tensor, nn
+
+from scalekv_core.cache.clock import Clock
+from scalekv_core.cache.kv_cache import KVCache, Observer
+from scalekv_core.cache.prefetch import reads_ahead
+from scalekv_core.contracts.interfaces import ModelAdapter
+from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.errors import InputError, SessionError
+from scalekv_core.memory.meter import PeakMeter, free_memory
+from scalekv_core.planning.budget import Budget
+from scalekv_core.planning.footprint import layer_bytes
+from scalekv_core.planning.planner import Planned, classify, plan_policy
+from scalekv_core.plugins.registry import Registry, shared_registry
+from scalekv_core.session.report import ImageReport, Report
+from scalekv_core.session.tracing import untraced
+from scalekv_core.shapes.geometry import format_bytes, plural
+from scalekv_core.shapes.schedule import ScaleSchedule
+
+_CPU = torch.device("cpu")
+
+_attached: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+
+
+class Session:
+    """Compression of one model while it is attached. Made by :func:`compress`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: ModelAdapter,
+        policy: Policy,
+        *,
+        budget: str | Budget | None = None,
+        profile: AttentionProfile | None = None,
+        name: str | None = None,
+        check: bool = False,
+        clock: Clock | None = None,
+        observer: Observer | None = None,
+        measure_peak: bool = False,
+    ) -> None:
+        self.policy = policy
+        self.geometry = adapter.geometry(model)
+        self._budget = Budget.parse(policy.budget if budget is None else budget)
+        self._profile = profile
+        self._name = name
+        self._cache_options: dict[str, Any] = {"check": check, "clock": clock, "observer": observer}
+        self._measure_peak = measure_peak
+        self._plans: dict[tuple[ScaleSchedule, int, torch.dtype, bool], Planned] = {}
+        self._images: list[ImageReport] = []
+        self._open: _ImageCache | None = None
+        self._refuse_early()
+
+    def _refuse_early(self) -> None:
+        """Refuses what can't be done before anything is drawn."""
+        if self._budget.unit == "bytes":  # what bytes buy depends on the batch, which only the first map tells
+            classify(self.policy, self.geometry, self._profile, self._name)
+        else:
+            self.planned(self.geometry.schedule)
+
+    def planned(
+        self, schedule: ScaleSchedule, *, rows: int = 1, dtype: torch.dtype | None = None, device: torch.device = _CPU
+    ) -> Planned:
+        """The plan for images of this schedule and batch on this device."""
+        dtype = dtype or self.geometry.dtype
+        ahead = reads_ahead(self.policy.codec, device)
+        key = (schedule, rows, dtype, ahead)
+        if key not in self._plans:
+            geometry = evolve(self.geometry, schedule=schedule, rows=rows, dtype=dtype)
+            self._plans[key] = plan_policy(
+                self.policy, geometry, budget=self._budget, profile=self._profile, model=self._name, ahead=ahead
+            )
+        return self._plans[key]
+
+    def new_cache(self, schedule: ScaleSchedule | Sequence[tuple[int, int, int]]) -> _ImageCache:
+        """The cache of one image (or batch); a cache that was left open by an image that failed is closed."""
+        if not isinstance(schedule, ScaleSchedule):
+            schedule = ScaleSchedule(schedule)
+        self.discard()
+        self._open = _ImageCache(self, schedule)
+        return self._open
+
+    def report(self) -> Report:
+        """What was held, image by image.
+
+        Raises:
+            SessionError: no image was finished.
+        """
+        if not self._images:
+            raise SessionError(
+                f"no image was drawn to its end under policy {self.policy.name!r}; there is nothing to report"
+            )
+        return Report(policy=self.policy, images=tuple(self._images))
+
+    def discard(self) -> None:
+        """Drops the cache of an image that was not finished."""
+        if self._open is not None:
+            self._open.discard()
+            self._open = None
+
+    def check_used(self) -> None:
+        """Raises SessionError if the policy never ran, or dropped nothing although its plan says it should."""
+        if not self._images:
+            raise SessionError(
+                f"policy {self.policy.name!r} was attached, but no image was drawn to its end inside the block; "
+                "was another model instance called?"
+            )
+        for image in self._images:
+            if image.planned.plan.drops and not image.dropped:
+                raise SessionError(
+                    f"policy {self.policy.name!r} should have dropped tokens under {image.planned.budget} and dropped none"
+                )
+
+    def _finish(self, image: ImageReport) -> None:
+        self._images.append(image)
+        self._open = None
+
+
+class _ImageCache:
+    """The cache that a model's attention talks to; made for real when the first tensors tell rows, dtype and device."""
+
+    def __init__(self, session: Session, schedule: ScaleSchedule) -> None:
+        self._session = session
+        self._schedule = schedule
+        self._cache: KVCache | None = None
+        self._planned: Planned | None = None
+        self._peak: PeakMeter | None = None
+        self._over = False
+        self.attend = untraced(self.attend)  # type: ignore[method-assign]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+        if self._over:
+            raise SessionError(
+                f"this image under policy {self._session.policy.name!r} is over: it was closed, another image was begun, "
+                "or the block was left"
+            )
+        if self._cache is None:
+            self._start(k)
+        assert self._cache is not None
+        if self._peak is None:
+            return self._cache.attend(layer, q, k, v, softmax_scale=softmax_scale)
+        with self._peak:
+            return self._cache.attend(layer, q, k, v, softmax_scale=softmax_scale)
+
+    def close(self) -> None:
+        """Ends the image: the report keeps the figures, the memory is given back."""
+        if self._cache is not None and self._planned is not None and self._cache.complete:
+            self._session._finish(
+                ImageReport(
+                    planned=self._planned,
+                    resident=tuple(self._cache.resident),
+                    peak=None if self._peak is None else self._peak.peak,
+                    dropped=self._cache.dropped,
+                )
+            )
+        self.discard()
+
+    def discard(self) -> None:
+        self._over = True
+        if self._cache is not None:
+            self._cache.close()
+            self._cache = None
+
+    def _start(self, k: Tensor) -> None:
+        session = self._session
+        geometry = session.geometry
+        if k.shape[1:2] + k.shape[3:] != (geometry.heads, geometry.head_dim):
+            raise SessionError(
+                f"the adapter said {geometry.heads} heads of width {geometry.head_dim}; "
+                f"attention came with keys of (rows, heads, tokens, width) = {tuple(k.shape)}"
+            )
+        self._planned = session.planned(self._schedule, rows=k.shape[0], dtype=k.dtype, device=k.device)
+        _check_room(self._planned, k.device)
+        self._cache = KVCache(self._planned.plan, session.policy, **session._cache_options)
+        if session._measure_peak:
+            self._peak = PeakMeter(k.device)
+
+
+def _check_room(planned: Planned, device: torch.device) -> None:
+    """Raises InputError where the cache is larger than what is free, before the first map is kept; not where nobody can tell."""
+    free = free_memory(device)
+    held = layer_bytes(planned.plan, planned.policy, planned.geometry, on_device=device.type != "cpu")
+    cache, scratch = int(held.sum(axis=1).max()), planned.footprint.scratch
+    if free is not None and cache + scratch > free:
+        raise InputError(
+            f"policy {planned.policy.name!r} at {planned.budget} takes {format_bytes(cache)} of cache and "
+            f"{format_bytes(scratch)} of scratch for {plural(planned.geometry.rows, 'row')}, and {device} has "
+            f"{format_bytes(free)} free; draw fewer images at once, or give a smaller budget (see scalekv plan)"
+        )
+
+
+@contextlib.contextmanager
+def compress(
+    model: Any,
+    policy: str | Policy = "scalekv",
+    budget: str | Budget | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    classifier: Any = None,
+    allocator: Any = None,
+    selector: Any = None,
+    merger: Any = None,
+    codec: Any = None,
+    profile: AttentionProfile | None = None,
+    registry: Registry | None = None,
+    check: bool = False,
+    clock: Clock | None = None,
+    observer: Observer | None = None,
+    measure_peak: bool = False,
+) -> Iterator[Session]:
+    """A session in which ``model`` draws with a compressed cache; after the block the model is exactly as before.
+
+    Args:
+        model: a model that an adapter knows, or an :class:`~scalekv_core.models.image_model.ImageModel` (then its profile is
+            used unless another one is given).
+        policy: name or value.
+        budget: "10%" (of the history that enters the last scale), "10% of all", "650 tokens", "4GiB"; None takes the
+            policy's own.
+        options: {option: value} of the policy's parts.
+        classifier, allocator, selector, merger, codec: parts to exchange, by name or value.
+        profile: what calibration measured on this model.
+        registry: where names are looked up; the installed plugins by default.
+        check: check every answer of the selector (a device sync each).
+        clock: measures the stages of attention.
+        observer: is shown every view and what stays.
+        measure_peak: measure peak bytes: the allocator on CUDA, live storages on CPU (slower).
+
+    Raises:
+        SessionError: no adapter knows the model, it is attached already, or the policy did not take effect.
+        InputError: at the first map of an image, its cache is larger than what is free.
+        UnknownName, InputError, BudgetError, ProfileError: what was asked cannot be done.
+    """
+    module, name, own_profile = _unwrap(model)
+    registry = registry or shared_registry()
+    chosen = registry.policy(
+        policy,
+        options=options,
+        classifier=classifier,
+        allocator=allocator,
+        selector=selector,
+        merger=merger,
+        codec=codec,
+    )
+    _, adapter = registry.adapter_for(module)
+    session = Session(
+        module,
+        adapter,
+        chosen,
+        budget=budget,
+        profile=profile or own_profile,
+        name=name,
+        check=check,
+        clock=clock,
+        observer=observer,
+        measure_peak=measure_peak,
+    )
+    with attached(module, adapter, session, chosen.name):
+        yield session
+    session.check_used()
+
+
+@contextlib.contextmanager
+def attached(module: nn.Module, adapter: ModelAdapter, session: Session, owner: str) -> Iterator[None]:
+    """Attaches a session to a model instance for the length of the block, and restores the instance exactly."""
+    if module in _attached:
+        raise SessionError(
+            f"this {type(module).__name__} is already attached to {_attached[module]!r}; leave that block first"
+        )
+    detach: Callable[[], None] = adapter.attach(module, session)
+    try:
+        _attached[module] = owner
+        yield
+    finally:
+        try:
+            detach()
+        finally:
+            _attached.pop(module, None)
+            session.discard()
+
+
+def _unwrap(model: Any) -> tuple[nn.Module, str | None, AttentionProfile | None]:
+    if isinstance(model, nn.Module):
+        return model, None, None
+    if isinstance(getattr(model, "module", None), nn.Module):
+        return model.module, model.name, model.profile
+    raise SessionError(f"compress wants a torch module or an image model; got {type(model).__name__}")

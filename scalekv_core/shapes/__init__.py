@@ -1,0 +1,1 @@
+"""The arithmetic of maps and bytes: the schedule of an image, the shape of a cache."""

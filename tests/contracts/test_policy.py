@@ -1,0 +1,45 @@
+"""Policy: a value of five checked parts; exchanged parts show in its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scalekv_core import Policy
+from scalekv_core.contracts.defaults import Dense, Drop, OneRole
+from scalekv_core.contracts.policy import PARTS
+from scalekv_core.testing import toy
+
+
+def test_a_policy_is_a_value() -> None:
+    """Equal parts make equal policies, and the neutral parts need not be named."""
+    policy = Policy(name="p", allocator=toy.Even(), selector=toy.Latest())
+
+    assert policy == Policy(name="p", allocator=toy.Even(), selector=toy.Latest())
+    assert hash(policy) == hash(Policy(name="p", allocator=toy.Even(), selector=toy.Latest()))
+    assert (OneRole(), Drop(), Dense(), "10%") == (policy.classifier, policy.merger, policy.codec, policy.budget)
+    assert not policy.needs_profile
+    assert list(PARTS) == list(policy.parts)
+    with pytest.raises(AttributeError):
+        policy.name = "q"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("value", [None, "toy-latest", object(), toy.Latest])
+def test_a_part_is_of_its_kind(part: str, value: Any) -> None:
+    """A name, a class or something else is not taken for a part."""
+    parts: dict[str, Any] = {"allocator": toy.Even(), "selector": toy.Latest(), part: value}
+
+    with pytest.raises(TypeError, match=part):
+        Policy(name="p", **parts)
+
+
+def test_exchanged_parts_show_in_the_name() -> None:
+    """So that no table calls two policies the same."""
+    policy = toy.latest()
+    changed = policy.with_parts({"selector": "other"}, {"selector": toy.Latest()})
+
+    assert "toy-latest selector=other" == changed.name
+    assert policy is policy.with_parts({}, {})
+    assert policy is policy.with_options({})

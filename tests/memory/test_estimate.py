@@ -1,0 +1,503 @@
+"""A batch worked out on paper: what it says is held against what is really there when the batch is drawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attrs import evolve
+from torch import nn
+
+from scalekv_core import (
+    BudgetError,
+    CacheGeometry,
+    ContractError,
+    InputError,
+    Registry,
+    ScaleSchedule,
+    UnknownName,
+    compress,
+    hookimpl,
+    load_model,
+    plan_policy,
+    shared_registry,
+)
+from scalekv_core.cache.kv_cache import KVCache
+from scalekv_core.memory.attention_dry_run import attending_bytes
+from scalekv_core.memory.dry_run import LAYERS, decoding_bytes, dry_run, module_bytes
+from scalekv_core.memory.estimate import Batch, MemoryPlan, plan_batch, plan_memory, whole_need
+from scalekv_core.memory.meter import StorageTracker
+from scalekv_core.memory.suggestions import MOST_IMAGES, cheapest, check_fits, most_budget, most_images
+from scalekv_core.models.bare_model import BareModel
+from scalekv_core.planning.assumed import assumed_profile
+from scalekv_core.testing import toy
+from tests.plain import Int8
+
+MANIFESTS = Path(__file__).parents[1] / "data" / "manifests"
+PUBLISHED = {"var-d16": "var_d16", "var-d20": "var_d20", "var-d24": "var_d24", "var-d30": "var_d30"}
+PUBLISHED |= {"var-d36-512": "var_d36_512"}
+POLICIES = ["full", "uniform", "snapkv", "streaming", "pyramidkv", "ams-kv", "scalekv", "h2o", "fold"]
+PARTS = [{}, {"codec": "int8"}, {"codec": "int4"}, {"codec": "fp8"}, {"merger": "fold"}]
+GEOMETRY = CacheGeometry(schedule=ScaleSchedule.square(1, 2, 4, 8, 12, 16), layers=1, heads=4, head_dim=64)
+NEAR = 0.1
+"""How far from a measurement a figure may be that is not the cache's."""
+
+
+def shipped() -> Registry:
+    return shared_registry()
+
+
+@contextmanager
+def measured(drawn: list[int]) -> Iterator[None]:
+    """Notes the most bytes of storages that were made inside."""
+    with StorageTracker() as tracker:
+        yield
+    drawn.append(tracker.peak)
+
+
+def beside_weights(plan: MemoryPlan, *, unmodified: bool = False) -> int:
+    need = plan.unmodified if unmodified else plan.need
+    return need.total - sum(need.weights.values())
+
+
+@pytest.fixture(scope="module")
+def digits() -> Any:
+    return load_model("var-tiny")
+
+
+@pytest.mark.parametrize(
+    ("policy", "images", "parts"),
+    [(policy, images, {}) for policy in POLICIES for images in (1, 5)]
+    + [(policy, 2, parts) for policy in ("uniform", "scalekv") for parts in PARTS[1:]],
+)
+def test_a_plan_is_what_a_session_measures(digits: Any, policy: str, images: int, parts: dict[str, str]) -> None:
+    """The cache to the byte, and the whole within a tenth, with what the policy chooses by."""
+    budget = "30%" if policy != "full" else None
+    plan, peak = plan_memory("var-tiny", policy, budget, images=images, **parts), []
+    with compress(digits, policy, plan.planned.budget, **parts) as session, measured(peak):
+        digits.generate(["3"] * images, seeds=range(images))
+    image = session.report().images[-1]
+
+    assert image.planned.plan.capacity.tolist() == plan.planned.plan.capacity.tolist()
+    assert max(image.resident) == plan.need.cache
+    assert pytest.approx(beside_weights(plan), rel=NEAR) == peak[0]
+
+
+@pytest.mark.parametrize("guidance", [True, False])
+def test_the_unmodified_model_is_planned_as_well(digits: Any, guidance: bool) -> None:
+    """What it holds to the end, its copies, its activations."""
+    plan, peak = plan_memory("var-tiny", "full", images=3, guidance=guidance), []
+    sampling = digits.sampling if guidance else evolve(digits.sampling, guidance=0.0)
+    with measured(peak):
+        digits.generate(["3"] * 3, seeds=range(3), sampling=sampling)
+
+    assert 3 * (1 + guidance) == plan.batch.geometry.rows
+    assert pytest.approx(beside_weights(plan, unmodified=True), rel=NEAR) == peak[0]
+    assert plan.planned.footprint.unmodified == plan.unmodified.cache
+
+
+class Kept:
+    """A cache that weighs nothing, on a real device: what it is told goes through real attention, once."""
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, softmax_scale: float) -> Any:
+        return torch.zeros_like(q)
+
+    def close(self) -> None: ...
+
+
+def test_activations_are_those_of_a_real_device() -> None:
+    """Drawn on paper and drawn with numbers: nearly the same bytes, scale by scale; the host makes its own noise."""
+    card = shipped().make("model", "var-tiny")
+    planned = dry_run(card.bare(), 2).stages.max(axis=0)
+    real: BareModel = card.bare(device="cpu")
+    peaks = []
+    with torch.inference_mode(), StorageTracker() as tracker:
+        for _ in real.draw(2, Kept()):
+            peaks.append(tracker.peak)
+            tracker.peak = tracker.live
+
+    assert pytest.approx(planned[-3:].tolist(), rel=NEAR) == peaks[-3:]
+
+
+def test_decoding_is_that_of_a_real_device() -> None:
+    """The images of the last sum; nothing is cached any more."""
+    card = shipped().make("model", "var-tiny")
+    real, peak = card.bare(device="cpu"), []
+    with torch.inference_mode(), measured(peak):
+        real.decode(2)
+
+    assert pytest.approx(decoding_bytes(card.bare(), 2), rel=NEAR) == peak[0]
+
+
+def test_a_large_batch_is_decoded_in_parts() -> None:
+    """Beyond sixteen images of 256 x 256 only the images themselves come on top."""
+    bare = shipped().make("model", "var-d16").bare(layers=1)
+    eight, sixteen, many = (decoding_bytes(bare, images) for images in (8, 16, 64))
+    image = 3 * 256 * 256 * 4
+
+    assert sixteen > 1.9 * eight
+    assert many < sixteen + 2 * 64 * image
+
+
+@pytest.mark.parametrize("model", ["var-tiny", "toy"])
+def test_every_image_takes_as_much_as_the_next(model: str) -> None:
+    """So that two dry_runs tell of all batches."""
+    bare = Registry.of(toy).make("model", model).bare() if model == "toy" else shipped().make("model", model).bare()
+    one, two, seven = (dry_run(bare, images) for images in (1, 2, 7))
+
+    assert seven == one.and_so_on(two, 7)
+
+
+def test_every_policy_is_there() -> None:
+    """The one that no small model can run plans for the model that it was released for."""
+    assert {*POLICIES, "scalekv-reference"} == set(shipped().names("policy"))
+    assert 0 < plan_memory("infinity-2b", "scalekv-reference").need.attending
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "full"])
+def test_a_layer_takes_what_its_cache_takes(policy: str) -> None:
+    """While it attends, above what it held before, scale by scale, within a tenth."""
+    geometry = evolve(GEOMETRY, head_dim=64, rows=2)
+    profile = assumed_profile(geometry, [0])
+    planned = plan_policy(shipped().policy(policy), geometry, budget="30%", profile=profile)
+    real = []
+    cache, tracker = KVCache(planned.plan, planned.policy), StorageTracker()
+    for tokens in geometry.schedule.tokens:
+        x = torch.randn(geometry.rows, geometry.heads, tokens, geometry.head_dim)
+        held, scratch, tracker.peak = tracker.live, cache.scratch_bytes, tracker.live
+        with tracker:
+            out = cache.attend(0, x, x, x, softmax_scale=0.1)
+        real.append(tracker.peak - held - (cache.scratch_bytes - scratch) - out.nbytes)
+        del out
+
+    sums = [
+        4 * geometry.rows * geometry.heads * tokens for tokens in geometry.schedule.tokens
+    ]  # that fused attention keeps
+    for measured_bytes, planned_bytes, own in zip(real, attending_bytes(planned)[:, 0].tolist(), sums, strict=True):
+        assert pytest.approx(planned_bytes, rel=NEAR, abs=own) == measured_bytes
+
+
+class Asking(toy.Latest):
+    """Asks what a tensor holds."""
+
+    def select(self, view: Any, keep: int) -> torch.Tensor:
+        assert float(view.k.sum()) < 1e9
+        return super().select(view, keep)
+
+
+def test_a_policy_that_asks_for_values_is_named() -> None:
+    """It makes the device wait, and nobody can tell what it takes."""
+    with pytest.raises(ContractError, match=r"'asking' cannot be planned: a part of it does not run .* without values"):
+        plan_batch(Batch(model="toy", card=toy.ToyCard()), evolve(toy.latest(), name="asking", selector=Asking()))
+
+
+def test_three_layers_stand_for_all() -> None:
+    """A layer's activations are gone when the next one begins."""
+    card = shipped().make("model", "var-tiny")
+
+    assert LAYERS < card.geometry.layers
+    assert dry_run(card.bare(layers=LAYERS), 1) == dry_run(card.bare(), 1)
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_weights_are_those_of_the_published_model(model: str) -> None:
+    """Every parameter and buffer of the manifest; the image decoder with its encoder, which is loaded too."""
+    manifest, vqvae = (json.loads((MANIFESTS / f"{name}.json").read_text()) for name in (PUBLISHED[model], "var_vqvae"))
+    weights = plan_memory(model, "full").need.weights
+
+    assert 4 * manifest["n_params"] < weights["transformer"] < 4 * manifest["n_params"] + 24 * 2**20
+    assert 4 * vqvae["n_params"] <= weights["image decoder"] < 4 * vqvae["n_params"] + 2**20
+
+
+def test_half_precision_halves_the_transformer() -> None:
+    """And leaves the image decoder as it is."""
+    single, half = (plan_memory("var-d16", "full", dtype=dtype) for dtype in (None, torch.bfloat16))
+
+    assert pytest.approx(single.need.weights["transformer"] / 2, rel=1e-4) == half.need.weights["transformer"]
+    assert single.need.weights["image decoder"] == half.need.weights["image decoder"]
+    assert single.need.cache == 2 * half.need.cache
+
+
+def test_weights_are_those_of_a_loaded_model(digits: Any) -> None:
+    """To the byte."""
+    weights = plan_memory("var-tiny", "full").need.weights
+
+    assert {"transformer", "image decoder"} == set(weights)
+    assert module_bytes(digits.var) == weights["transformer"]
+    assert module_bytes(digits.var.vqvae) == weights["image decoder"]
+
+
+def test_a_tensor_of_two_names_weighs_once() -> None:
+    """Tied weights are one storage."""
+    linear = nn.Linear(4, 4, bias=False)
+    both = nn.ModuleList([linear, nn.Linear(4, 4, bias=False)])
+    both[1].weight = linear.weight
+
+    assert 64 == module_bytes(both)
+
+
+def test_nothing_is_allocated() -> None:
+    """Of a model that would take gigabytes: only numbers about it."""
+
+    class Real(StorageTracker):
+        def _add(self, storage: torch.UntypedStorage) -> None:
+            if storage.device.type != "meta":
+                super()._add(storage)
+
+    with Real() as tracker:
+        plan = plan_memory("var-d30", "uniform", images=64)
+
+    assert 2**33 < plan.need.total
+    assert 2**20 > tracker.peak
+
+
+# -- who is planned for -------------------------------------------------------------------------------------------
+
+
+def test_drafters_are_stated_where_nothing_was_measured() -> None:
+    """And it is said; a model that ships with its profile is planned with that."""
+    assumed, shipped_with = plan_memory("var-d30", "scalekv"), plan_memory("var-tiny", "scalekv")
+
+    assert (0, 16) == assumed.assumed
+    assert shipped_with.assumed is None
+    assert [0, 16] == assumed.as_dict()["assumed_drafters"]
+
+
+class Elsewhere(Int8):
+    """Keeps its codes in the host's memory."""
+
+    leaves_device = True
+
+
+def test_codes_that_leave_the_device_are_not_counted_there() -> None:
+    """Positions stay; and such a codec is tried before one that loses something."""
+    card = toy.ToyCard(geometry=evolve(toy.GEOMETRY, layers=12))
+    plan = toy_plan(toy_plan(0, card=card).need.total - 100, card=card)
+    away = plan.again(policy=evolve(toy.latest(), codec=Elsewhere()))
+    places = max(away.planned.plan.slots().tolist()) * plan.batch.geometry.rows
+
+    class Plugin:
+        __name__ = "elsewhere"
+
+        @hookimpl
+        def scalekv_cache_codecs(self) -> dict[str, Any]:
+            return {"away": Elsewhere}
+
+    assert away.need.cache == 4 * places
+    assert away.need.scratch == 2 * plan.need.scratch > 0
+    assert away.planned.footprint.most_planned > away.need.cache
+    assert "--codec away" in cheapest(plan, registry=Registry.of(toy, Codecs(), Plugin())).change
+
+
+def test_a_codec_of_fewer_bytes_makes_the_cache_smaller() -> None:
+    """By what the codec says of itself; nothing else changes."""
+    dense = plan_memory("toy", "toy-latest", registry=Registry.of(toy))
+    small = plan_memory("toy", "toy-latest", registry=Registry.of(toy), codec=Int8())
+
+    assert small.need.cache < dense.need.cache
+    assert small.need.activations == dense.need.activations
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "said"),
+    [
+        ({"model": "var-d31"}, UnknownName, "did you mean"),
+        (
+            {"aspect": "3:4"},
+            InputError,
+            "model 'var-d16' draws no such images: there is no aspect ratio '3:4'; there is 1:1",
+        ),
+        ({"size": "1M"}, InputError, "one size only"),
+        ({"memory": "much"}, InputError, "memory is written as 24GiB"),
+        ({"memory": "50%"}, InputError, "memory is written as 24GiB"),
+        ({"budget": "0.01%"}, BudgetError, "the least that works"),
+        ({"images": 0}, ValueError, "images"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(asked: dict[str, Any], kind: type[Exception], said: str) -> None:
+    """In one line."""
+    with pytest.raises(kind, match=said) as refused:
+        plan_memory(**{"model": "var-d16", "policy": "uniform", **asked})
+    assert 1 == len(str(refused.value).splitlines())
+
+
+def test_a_card_may_say_nothing_of_its_model() -> None:
+    """A plugin's model need not be plannable; that is said, and by whom."""
+
+    class Silent(toy.ToyCard):
+        bare = toy.ModelCard.bare
+
+    class Plugin:
+        __name__ = "silent"
+
+        @hookimpl
+        def scalekv_image_models(self) -> dict[str, Any]:
+            return {"silent": Silent}
+
+    with pytest.raises(InputError, match=r"Silent does not say how its model runs without weights"):
+        plan_memory("silent", "toy-latest", registry=Registry.of(toy, Plugin()))
+
+
+# -- what would fit -----------------------------------------------------------------------------------------------
+
+
+class Codecs:
+    """A plugin with a codec that stores less."""
+
+    __name__ = "codecs"
+
+    @hookimpl
+    def scalekv_cache_codecs(self) -> dict[str, Any]:
+        return {"byte": Int8}
+
+
+class Reading(toy.ToyCard):
+    """The toy model with something that reads prompts."""
+
+    def text_encoder_bytes(self, dtype: torch.dtype) -> int:
+        return 100_000
+
+
+class Huge(toy.ToyCard):
+    """The toy model with a text encoder that is larger than all else."""
+
+    def text_encoder_bytes(self, dtype: torch.dtype) -> int:
+        return 10**9
+
+
+REGISTRY = Registry.of(toy, Codecs())
+
+
+def toy_plan(memory: int, *, card: toy.ToyCard | None = None, budget: str = "50%", images: int = 6) -> MemoryPlan:
+    batch = Batch(model="toy", card=card or toy.ToyCard(), images=images)
+    return plan_batch(batch, toy.latest(), budget, memory=memory)
+
+
+WHOLE = toy_plan(0).need.total
+
+
+@pytest.mark.parametrize("memory", [WHOLE // 2, WHOLE - 1, WHOLE, WHOLE + 1, 3 * WHOLE])
+def test_the_largest_batch_is_the_largest(memory: int) -> None:
+    """It fits, and one image more does not."""
+    plan = toy_plan(memory)
+    most = most_images(plan)
+
+    assert most is not None
+    assert toy_plan(memory, images=most).fits
+    assert not toy_plan(memory, images=most + 1).fits
+    assert plan.fits == (most >= 6)
+
+
+def test_no_batch_fits_where_weights_do_not() -> None:
+    """Then that is the answer."""
+    weights = sum(toy_plan(0).need.weights.values())
+
+    assert most_images(toy_plan(weights)) is None
+    assert most_budget(toy_plan(weights)) is None
+    assert cheapest(toy_plan(weights), registry=REGISTRY) is None
+    assert MOST_IMAGES <= (most_images(toy_plan(2**40)) or 0)
+
+
+def test_the_largest_budget_is_the_largest() -> None:
+    """A tenth of a percent of the history more does not fit."""
+    plan = toy_plan(WHOLE - 2000)
+    most = most_budget(plan)
+
+    assert most is not None
+    assert plan.again(budget=most).fits
+    assert not plan.again(budget=evolve(most, amount=most.amount + most.amount / 5)).fits
+    assert "100% of history" == str(most_budget(toy_plan(2**40)))
+
+
+def test_a_policy_that_spends_no_budget_has_no_largest() -> None:
+    """``full`` holds everything."""
+    assert most_budget(plan_memory("var-tiny", "full", memory=2**40)) is None
+
+
+def test_the_cheapest_change_comes_first() -> None:
+    """The text encoder goes before anything that changes the images; then fewer bits, then fewer tokens, then images."""
+    reading = toy_plan(WHOLE, card=Reading())
+    said = [
+        cheapest(plan, registry=REGISTRY)
+        for plan in (reading, toy_plan(WHOLE - 100), toy_plan(WHOLE - 100, budget="5 tokens"), toy_plan(WHOLE // 2))
+    ]
+    none_needed = cheapest(toy_plan(WHOLE), registry=REGISTRY)
+
+    assert none_needed is None
+    assert "--no-text-encoder" in said[0].change
+    assert said[0].plan.need.text_encoder == reading.need.text_encoder
+    assert "--codec byte" in said[1].change
+    assert all(suggestion is None or suggestion.plan.fits for suggestion in said)
+    assert "at once" in said[3].change
+
+
+def test_a_text_encoder_that_is_let_go_is_there_for_a_moment() -> None:
+    """It has to fit while it reads the prompts; the unmodified model keeps it."""
+    kept = toy_plan(0, card=Reading())
+    let_go = kept.again(keep_text_encoder=False)
+    weights = sum(kept.need.weights.values())
+    larger = plan_batch(Batch(model="toy", card=Huge()), toy.latest(), keep_text_encoder=False)
+
+    assert let_go.need.total == kept.need.total - 100_000
+    assert let_go.unmodified.total == kept.unmodified.total
+    assert "reading the prompts" == larger.need.when
+    assert larger.need.total == weights + 10**9
+
+
+def test_changes_are_put_together_where_one_is_not_enough() -> None:
+    """Without the text encoder, and with a codec."""
+    suggestion = cheapest(toy_plan(WHOLE - 100, card=Reading()), registry=REGISTRY)
+
+    assert "--no-text-encoder), and" in suggestion.change
+    assert "--codec byte" in suggestion.change
+
+
+def test_what_does_not_fit_is_refused_with_what_would() -> None:
+    """In one line; what fits passes, and so does what nobody said the memory of."""
+    check_fits(toy_plan(WHOLE), registry=REGISTRY)
+    check_fits(evolve(toy_plan(0), memory=None), registry=REGISTRY)
+    with pytest.raises(
+        InputError, match=r"6 images of 'toy' under policy 'toy-latest' at 50% of history take"
+    ) as refused:
+        check_fits(toy_plan(WHOLE - 2000), registry=REGISTRY)
+
+    assert 1 == len(str(refused.value).splitlines())
+    assert f"the largest budget that fits is {str(most_budget(toy_plan(WHOLE - 2000)))!r}" in str(refused.value)
+    assert "cheapest change: store what is kept with --codec byte" in str(refused.value)
+
+
+def test_random_weights_come_without_a_text_encoder() -> None:
+    """Nothing reads prompts for them."""
+    read, random = (Batch(model="toy", card=Reading(), random_weights=random) for random in (False, True))
+
+    assert (100_000, 0) == (read.text_encoder, random.text_encoder)
+    assert read.weights == random.weights
+
+
+def test_the_whole_cache_is_that_of_scalekvs_own_code() -> None:
+    """Keys in the dtype that attention reads, whatever the published code stores."""
+    published = Batch(model="infinity-125m", card=shipped().make("model", "infinity-125m"))
+
+    assert 3 * whole_need(published).cache == 2 * plan_batch(published, toy.latest()).unmodified.cache
+
+
+def test_a_profile_is_that_of_the_shape() -> None:
+    """Of several that ship, the one that was measured on images of this aspect ratio."""
+    for aspect in ("1:1", "3:4"):
+        plan = plan_memory("infinity-tiny", "scalekv", aspect=aspect)
+        assert plan.assumed is None
+        assert plan.batch.geometry.schedule == plan.planned.plan.schedule
+
+
+def test_a_plan_says_all_in_one_line() -> None:
+    """For a refusal."""
+    plan = toy_plan(WHOLE, card=Reading())
+
+    assert "transformer 46.1 KiB, text encoder 97.7 KiB, cache 38.2 KiB, scratch 72.0 KiB" in plan.need.breakdown
+    assert 1 == len(plan.need.breakdown.splitlines())
+    assert {"planned", "unmodified", "fits", "memory"} < set(json.loads(json.dumps(plan.as_dict())))

@@ -1,0 +1,139 @@
+"""StorageTracker and PeakMeter: every storage once, for as long as it lives, whoever still looks at it."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from scalekv_core.memory.meter import PeakMeter, StorageTracker
+
+KIB = 1024
+
+
+def floats(kib: int) -> torch.Tensor:
+    return torch.zeros(kib * KIB // 4)
+
+
+def test_a_storage_counts_while_it_lives() -> None:
+    """Live goes up and down, peak stays."""
+    with StorageTracker() as tracker:
+        x = floats(8)
+        y = floats(4)
+        assert (12 * KIB, 12 * KIB) == (tracker.live, tracker.peak)
+        del x
+        assert (4 * KIB, 12 * KIB) == (tracker.live, tracker.peak)
+        z = floats(2)
+        assert (6 * KIB, 12 * KIB) == (tracker.live, tracker.peak)
+        del y, z
+        assert 0 == tracker.live
+
+
+def test_a_view_costs_nothing_and_keeps_everything() -> None:
+    """Slices, transposes, expansions and detached tensors are the same storage."""
+    with StorageTracker() as tracker:
+        x = floats(8).view(2, -1)
+        views = [x[0], x.T, x[:, :1].expand(-1, 1000), x.detach(), x.flatten(), x.unbind(0)[1]]
+        assert 8 * KIB == tracker.live
+        del x
+        while len(views) > 1:
+            views.pop()
+            assert 8 * KIB == tracker.live
+        views.pop()
+        assert 0 == tracker.live
+
+
+def test_what_was_there_before_is_not_counted() -> None:
+    """Neither a tensor made outside, nor views of it, nor what is written into it."""
+    outside = floats(8)
+    with StorageTracker() as tracker:
+        view = outside[:10]
+        outside.add_(1)
+        torch.add(outside, 1, out=outside)
+        outside[3:5] = view[:2]
+        assert 0 == tracker.live
+        copy = outside.clone()
+        assert 8 * KIB == tracker.live
+        del copy
+
+
+def test_temporaries_count_for_the_peak() -> None:
+    """The copy that torch.cat makes is there at the same time as its parts."""
+    with StorageTracker() as tracker:
+        joined = torch.cat([floats(4), floats(4)])
+        assert (8 * KIB, 16 * KIB) == (tracker.live, tracker.peak)
+        del joined
+
+
+def test_freed_outside_is_freed() -> None:
+    """A tensor that outlives the block is not live any more when it goes."""
+    with StorageTracker() as tracker:
+        x = floats(4)
+    assert 4 * KIB == tracker.live
+    del x
+    assert 0 == tracker.live
+    _ = floats(4)
+    assert 0 == tracker.live, "what is made outside is not seen"
+
+
+def test_a_tracker_keeps_nothing_alive() -> None:
+    """It looks at storages weakly, also inside reference cycles."""
+    with StorageTracker() as tracker:
+        cycle: dict[str, object] = {"x": floats(4)}
+        cycle["self"] = cycle
+        del cycle
+        gc.collect()
+        assert 0 == tracker.live
+
+
+def test_the_same_place_in_memory_can_be_used_again() -> None:
+    """Storages that come and go hundreds of times leave nothing behind."""
+    with StorageTracker() as tracker:
+        for _ in range(500):
+            floats(1)
+        assert (0, KIB) == (tracker.live, tracker.peak)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_in_every_mode(mode: type) -> None:
+    """Results of several tensors, too."""
+    with mode(), StorageTracker() as tracker:
+        values, indices = floats(4).topk(10)
+        assert values.nbytes + indices.nbytes == tracker.live
+        q = torch.zeros(1, 2, 3, 8)
+        out = F.scaled_dot_product_attention(q, q, q)
+        assert out.nbytes <= tracker.live
+        del values, indices, q, out
+        assert 0 == tracker.live
+
+
+def test_a_meter_adds_up_its_blocks() -> None:
+    """What one block leaves alive is there in the next; what is freed in between is not."""
+    meter = PeakMeter(torch.device("cpu"))
+    with meter:
+        kept, gone = floats(4), floats(4)
+    del gone
+    with meter:
+        more = floats(2)
+    assert 8 * KIB == meter.peak
+    with meter:
+        much = floats(8)
+    assert 14 * KIB == meter.peak
+    del kept, more, much
+
+
+def test_a_meter_survives_an_exception() -> None:
+    """The block is left as it should be, and nothing goes on being tracked."""
+    meter = PeakMeter(torch.device("cpu"))
+
+    def block() -> None:
+        with meter:
+            floats(4)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    _ = floats(64)
+    assert 4 * KIB == meter.peak

@@ -1,0 +1,68 @@
+"""Footprints by hand: what is held after every scale, position by position, and the one scratch buffer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+
+from scalekv_core import CacheGeometry, CachePlan, ScaleSchedule, footprint
+from scalekv_core.planning.footprint import scratch_slots
+from tests.plain import Case, FoldIntoNearest, Int8PerChannel, Sums, cases, policy_of
+
+SCHEDULE = ScaleSchedule([(1, 1), (2, 1), (2, 3), (4, 5)])  # 1, 2, 6, 20 tokens
+GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=1, heads=2, head_dim=8, rows=3, dtype=torch.bfloat16)
+PLACE = 2 * 8 * 2  # bytes of a key and a value
+
+
+def plan_of(*capacity: int) -> CachePlan:
+    return CachePlan(SCHEDULE, np.array(capacity)[:, None, None].repeat(2, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("capacity", "places"),
+    [
+        ((1, 3, 9, 0), [1 * PLACE, 3 * PLACE, 9 * PLACE, 0]),  # never cut: no positions
+        ((1, 2, 5, 0), [1 * PLACE, 2 * (PLACE + 4), 5 * (PLACE + 4), 0]),
+        ((1, 3, 8, 0), [1 * PLACE, 3 * PLACE, 8 * (PLACE + 4), 0]),
+        ((0, 2, 8, 0), [0, 2 * PLACE, 8 * PLACE, 0]),  # the first map is gone, the rest has no gap
+        ((1, 2, 0, 0), [1 * PLACE, 2 * (PLACE + 4), 0, 0]),
+        ((1, 2, 8, 0), [1 * PLACE, 2 * (PLACE + 4), 8 * (PLACE + 4), 0]),  # cut once, positions from then on
+        ((0, 0, 0, 0), [0, 0, 0, 0]),
+    ],
+)
+def test_positions_are_stored_from_the_first_gap_on(capacity: tuple[int, ...], places: list[int]) -> None:
+    """As long as the tokens are the latest ones, their positions can be counted."""
+    planned = footprint(plan_of(*capacity), policy_of(), GEOMETRY)
+
+    assert tuple(6 * place for place in places) == planned.planned
+    assert max(planned.planned) == planned.most_planned
+    assert 29 * 6 * PLACE == planned.unmodified
+
+
+def test_every_word_beside_the_codes_is_counted() -> None:
+    """Statistics always, positions and counts from the first cut on, ranges per group."""
+    plan = plan_of(1, 2, 5, 0)
+    with_all = footprint(plan, policy_of(Sums(), merger=FoldIntoNearest(), codec=Int8PerChannel()), GEOMETRY)
+    ranges = 2 * 8 * 4
+
+    assert (6 * (16 + ranges + 8), 6 * (2 * (16 + 16) + ranges), 6 * (5 * (16 + 16) + ranges), 0) == with_all.planned
+
+
+@pytest.mark.parametrize(
+    ("capacity", "tokens"),
+    [((1, 3, 9, 0), 29), ((1, 2, 5, 0), 25), ((1, 3, 0, 0), 20), ((0, 0, 0, 0), 20)],
+)
+def test_scratch_has_room_for_the_largest_map_that_is_not_kept(capacity: tuple[int, ...], tokens: int) -> None:
+    """The last map always; all layers share it."""
+    assert 2 * tokens == scratch_slots(plan_of(*capacity))
+    assert 2 * tokens * PLACE * 3 == footprint(plan_of(*capacity), policy_of(), GEOMETRY).scratch
+
+
+@given(cases())
+def test_scratch_is_never_larger_than_one_layer_in_full(case: Case) -> None:
+    """The bound that makes it cheap: one layer's worth, whatever the plan and the number of layers."""
+    g = case.geometry
+
+    assert footprint(case.plan, policy_of(), g).scratch <= case.schedule.total * g.heads * g.slot_bytes * g.rows

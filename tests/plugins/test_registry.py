@@ -1,0 +1,454 @@
+"""The registry: every name has one owner, every fault is named with its plugin, and the others go on working."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from textwrap import dedent
+from types import SimpleNamespace
+from typing import Any
+
+import pluggy
+import pytest
+from attrs import field, frozen
+from attrs.validators import ge
+from torch import nn
+
+from scalekv_core import InputError, PluginError, Policy, Registry, SessionError, UnknownName, compress, hookimpl
+from scalekv_core.plugins.registry import HOOKS, load_model, shared_registry
+from scalekv_core.testing import toy
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
+
+
+def plugin(name: str = "test_plugin", **hooks: Callable[[], Any]) -> SimpleNamespace:
+    """A plugin object with these hooks."""
+    return SimpleNamespace(__name__=name, **{hook: hookimpl(implementation) for hook, implementation in hooks.items()})
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Installs made-up distributions into a folder that is on the path for this test."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+
+    def install(name: str, module: str, *, version: str = "0.1", entry_point: str | None = None) -> None:
+        importable = name.replace("-", "_")
+        (tmp_path / f"{importable}.py").write_text(dedent(module))
+        info = tmp_path / f"{importable}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[scalekv]\n{entry_point or name} = {importable}\n")
+
+    yield install
+    for module in set(sys.modules) - before:
+        del sys.modules[module]
+
+
+@pytest.fixture
+def only_site(site: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """As ``site``, and nothing else is installed."""
+    monkeypatch.setattr(
+        "scalekv_core.plugins.registry.entry_points",
+        lambda group: [point for point in entry_points(group=group) if tmp_path in Path(str(point.dist._path)).parents],
+    )
+    return site
+
+
+GOOD = """
+    from scalekv_core import hookimpl
+    from scalekv_core.testing.toy import Latest
+
+    @hookimpl
+    def scalekv_token_selectors():
+        return {"NAME": Latest}
+"""
+
+
+# -- what a registry answers --------------------------------------------------------------------------------------
+
+
+def test_an_empty_registry_knows_nothing() -> None:
+    """It is built without an error, and says of every name that nothing is installed."""
+    registry = Registry.of()
+
+    assert [] == [name for kind in HOOKS for name in registry.names(kind)]
+    for kind in HOOKS:
+        with pytest.raises(UnknownName, match=rf"no {kind} is called 'x'. Installed: none"):
+            registry.make(kind, "x")
+    with pytest.raises(SessionError, match="no adapter knows a Linear; installed adapters: none"):
+        registry.adapter_for(nn.Linear(1, 1))
+
+
+def test_everything_of_a_plugin_is_there() -> None:
+    """By kind and name, with its owner."""
+    registry = Registry.of(toy)
+
+    assert {("policy", "toy-latest"), ("selector", "toy-latest"), ("adapter", "toy"), ("model", "toy")} == set(
+        registry.offers
+    )
+    assert "plugin 'scalekv_core.testing.toy' (this process)" == str(registry.offer("policy", "toy-latest").owner)
+    assert toy.latest() == registry.make("policy", "toy-latest")
+    assert isinstance(registry.make("adapter", "toy"), toy.ToyAdapter)
+    assert "toy" == load_model("toy", registry=registry).name
+
+
+def test_names_are_sorted() -> None:
+    """Whatever the order in which a plugin offers them."""
+    registry = Registry.of(plugin(scalekv_token_selectors=lambda: {"b": toy.Latest, "c": toy.Latest, "a": toy.Latest}))
+
+    assert ["a", "b", "c"] == registry.names("selector")
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
+    """And with what is installed."""
+    with pytest.raises(
+        UnknownName, match=r"no policy is called 'toy-last'; did you mean 'toy-latest'\? Installed: toy-latest"
+    ):
+        Registry.of(toy).policy("toy-last")
+
+
+@frozen
+class Every(toy.Latest):
+    """A selector with an option."""
+
+    stride: int = field(default=2, validator=ge(1))
+
+
+OFFERS = plugin(
+    "offers",
+    scalekv_policies=lambda: {"toy-latest": toy.latest},
+    scalekv_token_selectors=lambda: {"every": Every},
+)
+
+
+def test_parts_and_options_by_name() -> None:
+    """A part is exchanged by name or value, its options are set from text, and the name shows the exchange."""
+    registry = Registry.of(OFFERS)
+
+    assert Every(stride=3) == registry.policy("toy-latest", selector="every", options={"stride": "3"}).selector
+    assert Every(stride=4) == registry.policy("toy-latest", selector=Every(stride=4), classifier=None).selector
+    assert Every(stride=5) == registry.make("selector", "every", {"stride": 5})
+    assert "toy-latest selector=every" == registry.policy("toy-latest", selector="every").name
+    assert "toy-latest selector=Every" == registry.policy("toy-latest", selector=Every()).name
+    own = toy.latest()
+    assert own is registry.policy(own)
+
+
+def test_an_option_out_of_range_names_part_and_policy() -> None:
+    """The message is one line."""
+    with pytest.raises(
+        InputError, match=r"^selector of policy 'toy-latest selector=every' refuses stride=0: .* >= 1: 0$"
+    ):
+        Registry.of(OFFERS).policy("toy-latest", selector="every", options={"stride": "0"})
+
+
+@pytest.mark.parametrize("value", [3, object(), toy.Latest, toy.Even()], ids=["int", "object", "class", "allocator"])
+def test_a_part_of_another_kind_is_refused(value: object) -> None:
+    """Also the class where a value is wanted; in one line, as an input error."""
+    with pytest.raises(InputError, match="selector of policy 'toy-latest' must be a name or a TokenSelector; got"):
+        Registry.of(OFFERS).policy("toy-latest", selector=value)
+
+
+def test_a_part_that_does_not_exist_is_refused() -> None:
+    """With the nearest match."""
+    with pytest.raises(UnknownName, match=r"no part of a policy is called 'selectr'; did you mean 'selector'\?"):
+        Registry.of(OFFERS).policy("toy-latest", selectr="every")
+
+
+@pytest.mark.parametrize("value", [None, 3, toy.latest, toy.Latest()], ids=["none", "int", "factory", "selector"])
+def test_what_is_no_policy_is_refused(value: Any) -> None:
+    """A policy is a name or a Policy."""
+    with pytest.raises(InputError, match="wanted the name of a policy or a Policy; got"):
+        Registry.of(OFFERS).policy(value)
+
+
+def test_a_factory_is_called_every_time() -> None:
+    """The registry holds no live instances."""
+    made: list[Policy] = []
+
+    def factory() -> Policy:
+        made.append(toy.latest())
+        return made[-1]
+
+    registry = Registry.of(plugin(scalekv_policies=lambda: {"counted": factory}))
+    assert [] == made
+    registry.make("policy", "counted")
+    registry.make("policy", "counted")
+    assert 2 == len(made)
+
+
+# -- what a plugin can do wrong -----------------------------------------------------------------------------------
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def _nothing() -> dict[str, Any]:
+    return {}
+
+
+FAULTS = {
+    "misspelt hook": (plugin(scalekv_selectors=_nothing), "unknown hook 'scalekv_selectors'"),
+    "nothing at all": (plugin(), "it offers nothing"),
+    "an empty mapping": (plugin(scalekv_policies=_nothing), "it offers nothing"),
+    "an unmarked function": (
+        SimpleNamespace(__name__="p", scalekv_policies=lambda: {"x": toy.latest}),
+        "it offers nothing",
+    ),
+    "a hook that wants an argument": (plugin(scalekv_policies=lambda manager: {"x": toy.latest}), "scalekv_policies"),
+    "a hook that raises": (
+        plugin(scalekv_policies=lambda: _raise(RuntimeError("boom"))),
+        r"its hook scalekv_policies failed \(RuntimeError: boom\)",
+    ),
+    "a list": (plugin(scalekv_policies=lambda: [toy.latest]), "its hook scalekv_policies must return a mapping"),
+    "none": (plugin(scalekv_policies=lambda: None), "must return a mapping .* got None"),
+    "values for factories": (plugin(scalekv_policies=lambda: {"x": toy.latest()}), "must return a mapping"),
+    "names that are no text": (plugin(scalekv_policies=lambda: {1: toy.latest}), "must return a mapping"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_plugin_is_refused_by_name(fault: str) -> None:
+    """One line that names the plugin and the reason."""
+    faulty, reason = FAULTS[fault]
+
+    with pytest.raises(PluginError, match=reason) as refusal:
+        Registry.of(toy, faulty)
+    assert str(refusal.value).startswith(f"plugin '{faulty.__name__}' (this process) is not in use: ")
+    assert 1 == len(str(refusal.value).splitlines())
+
+
+def test_the_hooks_are_listed_where_one_is_misspelt() -> None:
+    """So that the author need not look them up."""
+    with pytest.raises(PluginError) as refusal:
+        Registry.of(FAULTS["misspelt hook"][0])
+    assert all(hook in str(refusal.value) for hook in HOOKS.values())
+
+
+def test_two_owners_of_a_name_are_both_named() -> None:
+    """The first keeps it."""
+    thief = plugin("thief", scalekv_policies=lambda: {"toy-latest": toy.latest})
+
+    with pytest.raises(
+        PluginError,
+        match=r"plugin 'thief' \(this process\) is not in use: policy 'toy-latest' is already offered by "
+        r"plugin 'scalekv_core\.testing\.toy' \(this process\); rename it",
+    ):
+        Registry.of(toy, thief)
+
+
+def test_the_same_name_of_another_kind_is_free() -> None:
+    """A selector may be called as a policy is."""
+    registry = Registry.of(toy, plugin(scalekv_token_mergers=lambda: {"toy-latest": toy.Latest}))
+
+    assert ["toy-latest"] == registry.names("merger")
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_a_factory_that_makes_something_else_is_named(kind: str) -> None:
+    """Kind, name, owner, wanted and got."""
+    registry = Registry.of(plugin(**{HOOKS[kind]: lambda: {"odd": object}}))
+
+    with pytest.raises(
+        PluginError, match=rf"{kind} 'odd' of plugin 'test_plugin' \(this process\) must be a \w+; got object"
+    ):
+        registry.make(kind, "odd")
+
+
+def test_a_factory_that_fails_is_named() -> None:
+    """A foreign error comes with its owner; an error of ours passes through."""
+    registry = Registry.of(
+        plugin(
+            scalekv_token_selectors=lambda: {
+                "foreign": lambda: _raise(KeyError("lost")),
+                "ours": lambda: _raise(InputError("say it better")),
+                "wants more": lambda argument: toy.Latest(),
+            }
+        )
+    )
+    with pytest.raises(
+        PluginError, match=r"selector 'foreign' of plugin 'test_plugin' .* cannot be made \(KeyError: 'lost'\)"
+    ):
+        registry.make("selector", "foreign")
+    with pytest.raises(InputError, match=r"^say it better$"):
+        registry.make("selector", "ours")
+    with pytest.raises(PluginError, match=r"cannot be made \(TypeError"):
+        registry.make("selector", "wants more")
+
+
+class Picky(toy.ToyAdapter):
+    """An adapter that fails when it is asked."""
+
+    def matches(self, model: nn.Module) -> bool:
+        raise AttributeError("no attribute 'blocks'")
+
+
+def test_an_adapter_that_fails_is_named() -> None:
+    """It is asked about models of every other family too, so it is easy to get wrong."""
+    registry = Registry.of(toy, plugin("careless", scalekv_model_adapters=lambda: {"picky": Picky}))
+
+    with pytest.raises(
+        PluginError, match=r"adapter 'picky' of plugin 'careless' .* cannot tell .* \(AttributeError: no attribute"
+    ):
+        registry.adapter_for(nn.Linear(1, 1))
+
+
+# -- installed plugins --------------------------------------------------------------------------------------------
+
+
+def test_a_third_party_plugin_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through nothing but its distribution's entry point, and it works together with what is built in."""
+    monkeypatch.syspath_prepend(PLUGINS)
+    monkeypatch.delitem(sys.modules, "scalekv_lottery", raising=False)
+    registry = Registry.installed()
+
+    assert "plugin 'lottery' (scalekv-lottery 0.1)" == str(registry.offer("selector", "lottery").owner)
+    policy = registry.policy("uniform", selector="lottery", options={"seed": "3"})
+    model = toy.ToyCard().load()
+    with compress(model, policy, "50%", registry=Registry.of(toy)) as session:
+        model.generate(["1", "2"], seeds=[0, 0])
+    assert session.report().images[0].as_planned
+
+
+def test_a_plugin_leaves_with_its_path() -> None:
+    """The plugin of the test before is gone."""
+    assert "lottery" not in Registry.installed().names("selector")
+
+
+def test_nothing_installed_is_an_error(only_site: Callable[..., None]) -> None:
+    """A bare checkout has no entry points; silence would look like an empty list of policies."""
+    with pytest.raises(PluginError, match=r"no plugin is installed in the entry-point group 'scalekv'; .*pip install"):
+        Registry.installed()
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (
+            "import a_module_that_is_nowhere",
+            "does not import (ModuleNotFoundError: No module named 'a_module_that_is_nowhere')",
+        ),
+        ("this is no python", "does not import (SyntaxError: "),
+        ("raise RuntimeError('boom')", "does not import (RuntimeError: boom)"),
+        ("import sys; sys.exit('usage: ...')", "does not import (SystemExit: usage: ...)"),
+        ("", "it offers nothing"),
+        (GOOD.replace("token_selectors", "selectors"), "unknown hook 'scalekv_selectors'"),
+        (GOOD.replace('{"NAME": Latest}', "1 / 0"), "its hook scalekv_token_selectors failed (ZeroDivisionError"),
+        (GOOD.replace("NAME", "a-good"), "selector 'a-good' is already offered by plugin 'a-good' (a-good 1.2)"),
+    ],
+)
+def test_one_bad_plugin_does_not_stop_the_others(only_site: Callable[..., None], module: str, reason: str) -> None:
+    """It is named with distribution and version; the good ones before and after it work."""
+    only_site("a-good", GOOD.replace("NAME", "a-good"), version="1.2")
+    only_site("m-bad", module, version="3.4")
+    only_site("z-good", GOOD.replace("NAME", "z-good"))
+    registry = Registry.installed()
+
+    assert ["a-good", "z-good"] == registry.names("selector")
+    assert ["a-good", "z-good"] == [owner.plugin for owner in registry.owners]
+    (problem,) = map(str, registry.problems)
+    assert problem.startswith("plugin 'm-bad' (m-bad 3.4) is not in use: ")
+    assert reason in problem
+    assert 1 == len(problem.splitlines())
+    with pytest.raises(UnknownName, match=r"m-bad 3\.4"):
+        registry.make("policy", "what m-bad would have offered")
+    with pytest.raises(SessionError, match=r"m-bad 3\.4"):
+        registry.adapter_for(nn.Linear(1, 1))
+
+
+def test_an_interrupt_is_no_fault_of_a_plugin(only_site: Callable[..., None]) -> None:
+    """Control-C while plugins load ends the program."""
+    only_site("m-slow", "raise KeyboardInterrupt")
+
+    with pytest.raises(KeyboardInterrupt):
+        Registry.installed()
+
+
+def test_a_taken_entry_point_name_is_named(only_site: Callable[..., None]) -> None:
+    """pluggy's own loader would leave the second one out in silence."""
+    only_site("a-first", GOOD.replace("NAME", "one"), entry_point="same")
+    only_site("b-second", GOOD.replace("NAME", "two"), entry_point="same")
+    registry = Registry.installed()
+
+    assert ["one"] == registry.names("selector")
+    assert [
+        "plugin 'same' (b-second 0.1) is not in use: the entry point name 'same' is taken by plugin 'same' (a-first 0.1); rename one"
+    ] == list(map(str, registry.problems))
+
+
+def test_our_own_rooms_come_first(only_site: Callable[..., None]) -> None:
+    """No third party takes a name from scalekv by being earlier in the alphabet."""
+    only_site("aaa", GOOD.replace("NAME", "wanted"))
+    only_site("scalekv", GOOD.replace("NAME", "wanted"))
+    registry = Registry.installed()
+
+    assert "scalekv" == registry.offer("selector", "wanted").owner.distribution
+    assert ["aaa"] == [problem.owner.distribution for problem in registry.problems]
+
+
+@pytest.fixture
+def fresh_shared_registry() -> Iterator[None]:
+    """The cached registry is made anew in this test and after it."""
+    shared_registry.cache_clear()
+    yield
+    shared_registry.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_shared_registry")
+@pytest.mark.parametrize(
+    ("chosen", "names"), [(None, ["one", "two"]), ("b-two", ["two"]), (" b-two , a-one ", ["one", "two"]), ("", [])]
+)
+def test_an_environment_variable_chooses(
+    only_site: Callable[..., None], monkeypatch: pytest.MonkeyPatch, chosen: str | None, names: list[str]
+) -> None:
+    """SCALEKV_PLUGINS names the entry points to load; empty loads none; the shared registry is made once."""
+    only_site("a-one", GOOD.replace("NAME", "one"))
+    only_site("b-two", GOOD.replace("NAME", "two"))
+    monkeypatch.delenv("SCALEKV_PLUGINS", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("SCALEKV_PLUGINS", chosen)
+
+    assert names == shared_registry().names("selector")
+    assert shared_registry() is shared_registry()
+
+
+@pytest.mark.usefixtures("fresh_shared_registry")
+def test_a_chosen_plugin_has_to_be_there(only_site: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt entry point is answered with the nearest."""
+    only_site("a-one", GOOD.replace("NAME", "one"))
+    monkeypatch.setenv("SCALEKV_PLUGINS", "a-two")
+
+    with pytest.raises(UnknownName, match=r"no plugin is called 'a-two'; did you mean 'a-one'\? Installed: a-one"):
+        shared_registry()
+
+
+def test_a_plugin_that_is_not_chosen_is_not_imported(only_site: Callable[..., None]) -> None:
+    """The way to find out which plugin is at fault."""
+    only_site("a-one", GOOD.replace("NAME", "one"))
+    only_site("b-bad", "raise RuntimeError")
+    registry = Registry.installed(["a-one"])
+
+    assert () == registry.problems
+    assert "b_bad" not in sys.modules
+
+
+def test_the_installation_has_no_problems() -> None:
+    """What is built in loads, and can be made."""
+    registry = Registry.installed()
+
+    assert () == registry.problems
+    for kind, name in registry.offers:
+        registry.make(kind, name)
+
+
+def test_hooks_and_kinds_agree() -> None:
+    """Every hook of the specification belongs to one kind."""
+    manager = pluggy.PluginManager("scalekv")
+    from scalekv_core.plugins import hookspecs
+
+    manager.add_hookspecs(hookspecs)
+    assert sorted(HOOKS.values()) == sorted(name for name in vars(manager.hook) if not name.startswith("_"))

@@ -1,0 +1,678 @@
+"""Sessions: the model draws compressed inside the block, and is what it was after it, whatever happened."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from attrs import evolve, frozen
+from torch import Tensor, nn
+
+from scalekv_core import (
+    AttentionProfile,
+    BudgetError,
+    CacheGeometry,
+    CacheView,
+    ContractError,
+    InputError,
+    LayerClassifier,
+    LayerRoles,
+    Policy,
+    ProfileError,
+    Registry,
+    ScaleSchedule,
+    SessionError,
+    TokenSelector,
+    UnknownName,
+    compress,
+)
+from scalekv_core.cache.clock import STAGES, Clock
+from scalekv_core.memory.meter import StorageTracker
+from scalekv_core.testing import toy
+from scalekv_core.testing.toy import ToyImageModel, ToyModel
+
+TOY = Registry.of(toy)
+OTHER_SCHEDULE = ScaleSchedule([(1, 1), (1, 3), (3, 3)])
+
+
+@pytest.fixture
+def model() -> ToyImageModel:
+    return cast(ToyImageModel, toy.ToyCard().load())
+
+
+@pytest.fixture
+def module(model: ToyImageModel) -> ToyModel:
+    return cast(ToyModel, model.module)
+
+
+def draw(model: ToyImageModel, *labels: int) -> list[Tensor]:
+    """The logits of a batch, scale by scale."""
+    generation = model.generate(
+        [str(label) for label in labels or (3,)], seeds=[0] * (len(labels) or 1), keep_logits=True
+    )
+    assert generation.logits is not None
+    return list(generation.logits)
+
+
+def same(mine: list[Tensor], theirs: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(mine, theirs, strict=True))
+
+
+def begin(model: nn.Module, scales: int, *, rows: int = 1) -> None:
+    """Draws some maps of an image through the module's own seam and leaves it unfinished, with the cache open."""
+    toy_model = cast(ToyModel, model)
+    cache = toy_model.new_cache(toy_model.schedule)
+    for n in toy_model.schedule.tokens[:scales]:
+        for layer in range(len(toy_model.blocks)):
+            q, k, v = torch.randn(3, rows, toy_model.heads, n, 8)
+            cache.attend(layer, q, k, v, softmax_scale=1.0)
+
+
+# -- inside and after the block -----------------------------------------------------------------------------------
+
+
+def test_the_whole_budget_draws_the_same_image(model: ToyImageModel) -> None:
+    """Bit-identical to the model without a session, for a batch too."""
+    before = draw(model, 1, 2, 3)
+    with compress(model, "toy-latest", "100%", registry=TOY, check=True):
+        inside = draw(model, 1, 2, 3)
+
+    assert same(before, inside)
+    assert same(before, draw(model, 1, 2, 3))
+
+
+def test_a_smaller_budget_draws_another_image(model: ToyImageModel) -> None:
+    """Otherwise the other tests would prove nothing; the same image every time."""
+    before = draw(model, 1, 2)
+    with compress(model, "toy-latest", "2 tokens", registry=TOY, check=True):
+        inside = draw(model, 1, 2)
+        assert same(inside, draw(model, 1, 2))
+        assert not same(before, inside)
+
+
+def test_the_report_has_three_figures_and_the_unmodified(model: ToyImageModel) -> None:
+    """By hand: 4 of 9 tokens held in 3 layers of 4 heads and 2 rows, 64 bytes each and 4 for the position once cut."""
+    with compress(model, "toy-latest", "50%", registry=TOY, measure_peak=True) as session:
+        draw(model, 1, 2)
+    (image,) = session.report().images
+
+    assert image.as_planned
+    assert image.dropped
+    assert (1 * 64 * 24, 3 * 64 * 24, 4 * 68 * 24, 0) == image.resident
+    figures = session.report().as_dict()
+    assert (4 * 68 * 24, 4 * 68 * 24, 29 * 64 * 24) == (
+        figures["planned_bytes"],
+        figures["resident_bytes"],
+        figures["unmodified_bytes"],
+    )
+    assert figures["peak_bytes"] > figures["resident_bytes"]
+    assert (4.0, 2, "float32", 1) == tuple(
+        figures[name] for name in ("tokens_per_layer_and_head", "rows", "dtype", "images")
+    )
+    assert "toy-latest, 50% of history: holds 6.4 KiB (planned 6.4 KiB, peak " in str(session.report())
+
+
+def test_measuring_the_peak_changes_no_image(model: ToyImageModel) -> None:
+    """And without it no peak is claimed."""
+    with compress(model, "toy-latest", registry=TOY) as plain:
+        mine = draw(model, 1)
+    with compress(model, "toy-latest", registry=TOY, measure_peak=True) as measured:
+        theirs = draw(model, 1)
+
+    assert same(mine, theirs)
+    assert plain.report().images[0].peak is None
+    assert "peak not measured" in str(plain.report())
+    assert measured.report().images[0].peak is not None
+
+
+def test_batches_and_schedules_may_change_in_one_block(module: ToyModel) -> None:
+    """Every image is planned for its own rows, dtype and maps."""
+    with compress(module, "toy-latest", registry=TOY, check=True) as session, torch.no_grad():
+        module.draw(torch.tensor([1]))
+        module.draw(torch.tensor([1, 2, 3]))
+        module.schedule = OTHER_SCHEDULE
+        module.draw(torch.tensor([4]))
+        module.double().draw(torch.tensor([4]))
+    images = session.report().images
+
+    assert [(1, 29), (3, 29), (1, 13), (1, 13)] == [
+        (image.planned.geometry.rows, image.planned.geometry.schedule.total) for image in images
+    ]
+    assert [torch.float32] * 3 + [torch.float64] == [image.planned.geometry.dtype for image in images]
+    assert all(image.as_planned for image in images)
+
+
+def test_an_image_model_and_its_module_are_the_same(model: ToyImageModel, module: ToyModel) -> None:
+    """compress takes either."""
+    with compress(model, "toy-latest", registry=TOY):
+        mine = draw(model, 5)
+    with compress(module, "toy-latest", registry=TOY):
+        assert same(mine, draw(model, 5))
+
+
+def test_a_clock_sees_every_stage(model: ToyImageModel) -> None:
+    """Seconds per scale and stage; nothing is merged where nothing merges."""
+    clock = Clock()
+    with compress(model, "toy-latest", "2 tokens", registry=TOY, clock=clock):
+        draw(model)
+
+    assert {"read", "attention", "select", "store"} == {stage for _, stage in clock.seconds}
+    assert set(range(4)) == {scale for scale, _ in clock.seconds}
+    assert clock.total() == pytest.approx(sum(clock.total(stage) for stage in STAGES))
+    assert all(seconds >= 0 for seconds in clock.seconds.values())
+
+
+def test_an_observer_sees_every_cut(model: ToyImageModel) -> None:
+    """One call per scale and layer, with what stays."""
+    calls: list[tuple[int, int, int | None]] = []
+
+    def observer(view: CacheView, kept: Tensor | None) -> None:
+        calls.append((view.scale, view.layer, None if kept is None else kept.shape[2]))
+
+    with compress(model, "toy-latest", "2 tokens", registry=TOY, observer=observer):
+        draw(model)
+    assert [(k, la, keep) for k, keep in enumerate([None, 2, 2, 0]) for la in range(3)] == calls
+
+
+# -- restored, whatever happens -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unchanged(module: ToyModel) -> Iterator[None]:
+    """After the test the model is attribute by attribute, and class by class, what it was before."""
+    attributes, of_class = dict(vars(module)), dict(vars(ToyModel))
+    new_cache = module.new_cache
+    yield
+    assert new_cache is module.new_cache
+    assert attributes == dict(vars(module))
+    assert list(attributes) == list(vars(module))
+    assert of_class == dict(vars(ToyModel))
+
+
+@pytest.mark.usefixtures("unchanged")
+class TestRestored:
+    """The instance has its own attribute back: the same object, whatever ended the block."""
+
+    def test_after_an_image(self, model: ToyImageModel, module: ToyModel) -> None:
+        before = module.new_cache
+        with compress(model, "toy-latest", registry=TOY):
+            assert before is not module.new_cache
+            draw(model)
+
+    @pytest.mark.parametrize(
+        "error", [RuntimeError, KeyboardInterrupt, SystemExit, GeneratorExit, torch.cuda.OutOfMemoryError]
+    )
+    def test_after_an_exception_in_the_block(self, model: ToyImageModel, error: type[BaseException]) -> None:
+        def block() -> None:
+            with compress(model, "toy-latest", registry=TOY):
+                draw(model)
+                raise error
+
+        with pytest.raises(error):
+            block()
+
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+    def test_after_an_exception_in_an_image(self, model: ToyImageModel, error: type[BaseException]) -> None:
+        def observer(view: CacheView, kept: Tensor | None) -> None:
+            if (view.scale, view.layer) == (2, 1):
+                raise error
+
+        with pytest.raises(error), compress(model, "toy-latest", registry=TOY, observer=observer):
+            draw(model)
+
+    def test_when_a_generator_is_dropped(self, model: ToyImageModel) -> None:
+        def images() -> Iterator[list[Tensor]]:
+            with compress(model, "toy-latest", registry=TOY):
+                while True:
+                    yield draw(model)
+
+        generator = images()
+        next(generator)
+        generator.close()
+
+    def test_when_nothing_was_drawn(self, model: ToyImageModel) -> None:
+        with pytest.raises(SessionError, match="no image was drawn"), compress(model, "toy-latest", registry=TOY):
+            pass
+
+    def test_when_the_budget_is_refused(self, model: ToyImageModel) -> None:
+        with pytest.raises(BudgetError), compress(model, "toy-latest", "1000 tokens", registry=TOY):
+            pass
+
+    def test_when_a_second_session_is_refused(self, model: ToyImageModel, module: ToyModel) -> None:
+        with compress(model, "toy-latest", registry=TOY):
+            attached = module.new_cache
+            with (
+                pytest.raises(
+                    SessionError, match=r"this ToyModel is already attached to 'toy-latest'; leave that block"
+                ),
+                compress(module, "toy-latest", registry=TOY),
+            ):
+                pass
+            assert attached == module.new_cache, "the first session goes on"
+            draw(model)
+
+
+def test_a_model_can_be_attached_again(model: ToyImageModel) -> None:
+    """One block after the other, also after one that failed."""
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), compress(model, "toy-latest", registry=TOY):
+            1 / 0  # noqa: B018
+        with compress(model, "toy-latest", registry=TOY):
+            draw(model)
+
+
+def test_two_models_have_two_sessions(model: ToyImageModel) -> None:
+    """Side by side, of the same class: only instances are patched."""
+    other = cast(ToyImageModel, toy.ToyCard().load())
+    whole = draw(model)
+    with (
+        compress(model, "toy-latest", "1 token", registry=TOY) as small,
+        compress(other, "toy-latest", "100%", registry=TOY),
+    ):
+        assert same(whole, draw(other))
+        assert not same(whole, draw(model))
+    assert small.report().images[0].dropped
+
+
+@frozen
+class Unwilling(toy.ToyAdapter):
+    """An adapter that cannot attach."""
+
+    def attach(self, model: nn.Module, source: Any) -> Callable[[], None]:
+        raise SessionError("this instance was compiled")
+
+
+def test_a_failed_attach_leaves_no_trace(model: ToyImageModel) -> None:
+    """The same model can be attached by an adapter that can."""
+    registry = Registry.of(evolve_toy(adapter=Unwilling))
+    with (
+        pytest.raises(SessionError, match="this instance was compiled"),
+        compress(model, toy.latest(), registry=registry),
+    ):
+        pass
+    with compress(model, "toy-latest", registry=TOY):
+        draw(model)
+
+
+def evolve_toy(*, adapter: type = toy.ToyAdapter) -> Any:
+    """A plugin that offers another adapter for the toy."""
+    from types import SimpleNamespace
+
+    from scalekv_core import hookimpl
+
+    return SimpleNamespace(__name__="other", scalekv_model_adapters=hookimpl(lambda: {"toy": adapter}))
+
+
+# -- no state survives --------------------------------------------------------------------------------------------
+
+
+def test_an_image_that_failed_does_not_show_in_the_next(model: ToyImageModel, module: ToyModel) -> None:
+    """Interrupted at every place, and left open without close: the next image is as if alone, and only it is reported."""
+    with compress(model, "toy-latest", "2 tokens", registry=TOY):
+        expected = draw(model, 1, 2)
+
+    fail_at = [(9, 9)]
+
+    def observer(view: CacheView, kept: Tensor | None) -> None:
+        if (view.scale, view.layer) == fail_at[0]:
+            raise KeyboardInterrupt
+
+    with compress(model, "toy-latest", "2 tokens", registry=TOY, observer=observer, check=True) as session:
+        for scale in range(4):
+            for layer in range(3):
+                fail_at[0] = (scale, layer)
+                with pytest.raises(KeyboardInterrupt):
+                    draw(model, 7)
+                fail_at[0] = (9, 9)
+                begin(module, scale, rows=3)
+                assert same(expected, draw(model, 1, 2))
+    assert 12 == len(session.report().images)
+    assert all(image.as_planned for image in session.report().images)
+
+
+def test_only_finished_images_count(model: ToyImageModel, module: ToyModel) -> None:
+    """An early stop is no image: the session says that nothing was drawn to its end."""
+    with (
+        pytest.raises(SessionError, match="no image was drawn to its end inside the block"),
+        compress(model, "toy-latest", registry=TOY) as session,
+    ):
+        begin(module, 3)
+    with pytest.raises(SessionError, match="there is nothing to report"):
+        session.report()
+
+
+def test_an_image_that_is_over_cannot_go_on(module: ToyModel) -> None:
+    """After close, after another image was begun, and after the block: one clear line instead of a wrong image."""
+    q = torch.randn(1, 4, 1, 8)
+    with compress(module, "toy-latest", registry=TOY), torch.no_grad():
+        first = module.new_cache(module.schedule)
+        first.attend(0, q, q, q, softmax_scale=1.0)
+        second = module.new_cache(module.schedule)
+        with pytest.raises(SessionError, match="'toy-latest' is over: it was closed, another image was begun"):
+            first.attend(1, q, q, q, softmax_scale=1.0)
+        second.attend(0, q, q, q, softmax_scale=1.0)
+        second.close()
+        with pytest.raises(SessionError, match="is over"):
+            second.attend(0, q, q, q, softmax_scale=1.0)
+        module.draw(torch.tensor([1]))
+        last = module.new_cache(module.schedule)
+    with pytest.raises(SessionError, match="or the block was left"):
+        last.attend(0, q, q, q, softmax_scale=1.0)
+
+
+def test_closing_twice_counts_once(module: ToyModel) -> None:
+    """A model that is careful does no harm."""
+    kept = []
+    with compress(module, "toy-latest", registry=TOY) as session, torch.no_grad():
+        new_cache = module.new_cache
+        module.new_cache = lambda schedule: kept.append(new_cache(schedule)) or kept[-1]  # type: ignore[func-returns-value]
+        module.draw(torch.tensor([1]))
+        kept[0].close()
+        module.new_cache = new_cache
+    assert 1 == len(session.report().images)
+
+
+def test_memory_is_free_after_an_image(model: ToyImageModel, module: ToyModel) -> None:
+    """Of a finished image, of a failed one, and of the session when the block ends; also while the report is kept."""
+    draw(model)
+    with StorageTracker() as tracker:
+        with compress(model, "toy-latest", registry=TOY) as session:
+            draw(model, 1, 2)
+            assert 0 == tracker.live
+            begin(module, 3)
+            assert tracker.live > 0
+        assert 0 == tracker.live
+    assert session.report().images
+
+
+def test_a_session_keeps_no_model_alive() -> None:
+    """The register of attached models is weak, and empty after the block."""
+    model = cast(ToyImageModel, toy.ToyCard().load())
+    with compress(model, "toy-latest", registry=TOY) as session:
+        draw(model)
+    gone = weakref.ref(model.module)
+    del model
+    gc.collect()
+    assert gone() is None
+    assert session.report().images
+
+
+# -- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"budget": "0GiB"}, BudgetError, "holds nothing"),
+        ({"policy": "toy-last"}, UnknownName, "did you mean 'toy-latest'"),
+        ({"selector": "toy-lates"}, UnknownName, "no selector is called 'toy-lates'; did you mean 'toy-latest'"),
+        ({"selector": 3}, InputError, "must be a name or a TokenSelector; got 3"),
+        ({"options": {"window": 3}}, InputError, "policy 'toy-latest' has no option 'window'"),
+        ({"budget": "lots"}, BudgetError, "budget 'lots' is not understood"),
+        ({"budget": "0%"}, BudgetError, "holds nothing"),
+        ({"budget": "101%"}, BudgetError, "more than the whole history: at most 9 of the 29 tokens"),
+        ({"budget": "10 tokens"}, BudgetError, "more than the whole history"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_drawing(
+    model: ToyImageModel, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """On entering the block, in one line."""
+    with pytest.raises(error, match=message), compress(model, **{"policy": "toy-latest", "registry": TOY, **arguments}):
+        raise AssertionError("the block was entered")
+
+
+@pytest.mark.parametrize("thing", [None, "toy", 3, object(), ToyModel], ids=lambda thing: type(thing).__name__)
+def test_what_is_no_model_is_refused(thing: object) -> None:
+    """With what it is."""
+    with (
+        pytest.raises(SessionError, match="compress wants a torch module or an image model; got"),
+        compress(thing, registry=TOY),
+    ):
+        pass
+
+
+def test_an_unknown_model_is_refused() -> None:
+    """The message lists the adapters and says where to read on."""
+    with (
+        pytest.raises(SessionError, match=r"no adapter knows a Linear; installed adapters: toy; docs/adapters\.md"),
+        compress(nn.Linear(2, 2), "toy-latest", registry=TOY),
+    ):
+        pass
+
+
+def test_a_model_that_was_not_called_is_an_error(model: ToyImageModel) -> None:
+    """The commonest mistake: another instance was drawn with."""
+    other = cast(ToyImageModel, toy.ToyCard().load())
+    with (
+        pytest.raises(
+            SessionError, match=r"was attached, but no image was drawn .* was another model instance called\?"
+        ),
+        compress(model, "toy-latest", registry=TOY),
+    ):
+        draw(other)
+
+
+def test_an_error_in_the_block_is_not_covered_up(model: ToyImageModel) -> None:
+    """Where the block fails, its own error is raised and not that nothing was drawn."""
+    with pytest.raises(ZeroDivisionError), compress(model, "toy-latest", registry=TOY):
+        1 / 0  # noqa: B018
+
+
+def test_a_policy_that_should_have_dropped_is_an_error(model: ToyImageModel) -> None:
+    """A plan with cuts, and an image without any: something in between was bypassed."""
+    with compress(model, "toy-latest", registry=TOY) as session:
+        draw(model)
+        session.check_used()
+        (image,) = session._images
+        session._images[0] = evolve(image, dropped=False)
+        with pytest.raises(SessionError, match="should have dropped tokens under 50% of history and dropped none"):
+            session.check_used()
+        session._images[0] = image
+
+
+@frozen
+class NoHistory(TokenSelector):
+    """Holds nothing at all, and says so."""
+
+    def least(self, schedule: ScaleSchedule, scale: int) -> int:
+        return 0
+
+    def select(self, view: CacheView, keep: int) -> Tensor:
+        raise AssertionError("there is nothing to select")
+
+
+def test_holding_nothing_is_dropping(model: ToyImageModel) -> None:
+    """A policy may keep no history: it drops everything without ever selecting."""
+    with compress(model, "toy-latest", "0.5 tokens", selector=NoHistory(), registry=TOY) as session:
+        draw(model)
+
+    assert session.report().images[0].dropped
+    assert (0, 0, 0, 0) == session.report().images[0].resident
+
+
+@frozen
+class Needy(TokenSelector):
+    """Cannot work with fewer than three tokens."""
+
+    def least(self, schedule: ScaleSchedule, scale: int) -> int:
+        return 3
+
+    def select(self, view: CacheView, keep: int) -> Tensor:
+        assert keep >= 3
+        return toy.Latest().select(view, keep)
+
+
+def test_the_least_budget_that_is_named_works(model: ToyImageModel) -> None:
+    """And one token less does not."""
+    with (
+        pytest.raises(
+            BudgetError,
+            match=r"^budget 1 token is too small for policy 'toy-latest selector=Needy': "
+            r"after scale 1 layer 0 would hold 1 where selector Needy needs 3, in tokens; the least that works here is '3 tokens' \(33\.33% of the history\)$",
+        ),
+        compress(model, "toy-latest", "1 token", selector=Needy(), registry=TOY),
+    ):
+        pass
+    with (
+        pytest.raises(BudgetError, match="'3 tokens'"),
+        compress(model, "toy-latest", "2 tokens", selector=Needy(), registry=TOY),
+    ):
+        pass
+    with compress(model, "toy-latest", "3 tokens", selector=Needy(), registry=TOY):
+        draw(model)
+
+
+def test_bytes_are_of_the_batch_that_is_drawn(model: ToyImageModel) -> None:
+    """A budget that is more than everything for one image is a real one for eight, and the other way round."""
+    with compress(model, "toy-latest", "8KB", registry=TOY, check=True) as session:
+        draw(model, *range(8))
+    (image,) = session.report().images
+    assert image.dropped
+    assert max(image.resident) <= 8000
+
+    with (
+        pytest.raises(BudgetError, match="more than the whole history"),
+        compress(model, "toy-latest", "8KB", registry=TOY),
+    ):
+        draw(model)
+    with pytest.raises(BudgetError, match="is too small"), compress(model, "toy-latest", "1KB", registry=TOY):
+        draw(model, 1, 2)
+
+
+# -- profiles -----------------------------------------------------------------------------------------------------
+
+
+@frozen
+class ByProfile(LayerClassifier):
+    """One role, but only for those who measured."""
+
+    needs_profile = True
+
+    def classify(self, profile: AttentionProfile | None, geometry: CacheGeometry) -> LayerRoles:
+        assert profile is not None
+        return LayerRoles.alike("any", geometry)
+
+
+def profile_of(
+    schedule: ScaleSchedule = toy.SCHEDULE, *, name: str = "toy", layers: int = 3, heads: int = 4
+) -> AttentionProfile:
+    scales = len(schedule)
+    return AttentionProfile(
+        model=name,
+        schedule=schedule,
+        mass=np.zeros((scales, layers, heads, scales), dtype=np.float32),
+        fractions=(0.1,),
+        top_share=np.ones((scales, layers, heads, 1), dtype=np.float32),
+    )
+
+
+@pytest.mark.parametrize("budget", ["50%", "8KB"])
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        (None, "needs an attention profile of the model; make one with: scalekv calibrate --model toy"),
+        (
+            profile_of(name="var-d16"),
+            "was measured on 'var-d16', the model is 'toy'; make one with: scalekv calibrate --model toy",
+        ),
+        (profile_of(layers=2), "was measured on 2 layers x 4 heads, the model has 3 x 4"),
+        (profile_of(heads=8), "was measured on 3 layers x 8 heads, the model has 3 x 4"),
+        (profile_of(OTHER_SCHEDULE), "was measured with maps 1x1 1x3 3x3, the image has 1x1 2x1 2x3 4x5"),
+    ],
+    ids=["missing", "another model", "fewer layers", "more heads", "another schedule"],
+)
+def test_a_profile_is_of_this_very_model(
+    model: ToyImageModel, profile: AttentionProfile | None, message: str, budget: str
+) -> None:
+    """A missing or foreign profile is refused on entering, with the command that makes the right one."""
+    with (
+        pytest.raises(ProfileError, match=message),
+        compress(model, "toy-latest", budget, classifier=ByProfile(), profile=profile, registry=TOY),
+    ):
+        raise AssertionError("the block was entered")
+
+
+def test_a_models_own_profile_is_used(model: ToyImageModel) -> None:
+    """Unless another one is given."""
+    model.profile = profile_of()
+    with compress(model, "toy-latest", classifier=ByProfile(), registry=TOY):
+        draw(model)
+    with (
+        pytest.raises(ProfileError, match="'another'"),
+        compress(model, "toy-latest", classifier=ByProfile(), profile=profile_of(name="another"), registry=TOY),
+    ):
+        pass
+
+
+def test_a_profile_of_another_schedule_is_refused_where_it_matters(module: ToyModel) -> None:
+    """An image of other maps in the same block is refused at its first map, and the model's own goes on working."""
+    with (
+        compress(module, "toy-latest", classifier=ByProfile(), profile=profile_of(), registry=TOY),
+        torch.no_grad(),
+    ):
+        module.schedule = OTHER_SCHEDULE
+        with pytest.raises(ProfileError, match="was measured with maps 1x1 2x1 2x3 4x5, the image has 1x1 1x3 3x3"):
+            module.draw(torch.tensor([1]))
+        module.schedule = toy.SCHEDULE
+        module.draw(torch.tensor([1]))
+
+
+# -- faults of adapters -------------------------------------------------------------------------------------------
+
+
+@frozen
+class Mistaken(toy.ToyAdapter):
+    """Says something else than what attention does."""
+
+    def geometry(self, model: nn.Module) -> CacheGeometry:
+        return evolve(super().geometry(model), heads=2)
+
+
+def test_an_adapter_with_the_wrong_shape_is_found_out(model: ToyImageModel) -> None:
+    """At the first map, by what attention really brings."""
+    with (
+        pytest.raises(SessionError, match=r"the adapter said 2 heads of width 8; .* = \(1, 4, 1, 8\)"),
+        compress(model, toy.latest(), registry=Registry.of(evolve_toy(adapter=Mistaken))),
+    ):
+        draw(model)
+
+
+def test_a_policy_that_breaks_its_contract_stops_the_image(model: ToyImageModel) -> None:
+    """And leaves the model usable."""
+
+    class Greedy(toy.Latest):
+        def select(self, view: CacheView, keep: int) -> Tensor:
+            return super().select(view, keep + 1)
+
+    policy = Policy(name="greedy", allocator=toy.Even(), selector=Greedy(), budget="50%")
+    with (
+        pytest.raises(ContractError, match="selector Greedy of policy 'greedy', layer 0 at scale 2"),
+        compress(model, policy, registry=TOY),
+    ):
+        draw(model)
+    with compress(model, "toy-latest", registry=TOY):
+        draw(model)
+
+
+@pytest.mark.parametrize("short", [1, 0])
+def test_a_cache_larger_than_what_is_free_is_refused_at_the_first_map(
+    model: ToyImageModel, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the image was kept, and the next one may be drawn; to the byte, what is free is enough."""
+    with compress(model, "toy-latest", registry=TOY) as session:
+        weighs = session.planned(session.geometry.schedule, rows=1).footprint
+        free = weighs.most_planned + weighs.scratch - short
+        monkeypatch.setattr("scalekv_core.session.session.free_memory", lambda device: free)
+        if short:
+            with pytest.raises(
+                InputError, match=r"'toy-latest' at 50% of history takes .* for 1 row, and cpu has .* free"
+            ):
+                draw(model)
+        monkeypatch.setattr("scalekv_core.session.session.free_memory", lambda device: None if short else free)
+        draw(model)
