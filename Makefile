@@ -4,10 +4,10 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint wheel example docs tables mutants bench clean
+.PHONY: help demo test test-all lint wheel example docs tables mutants bench clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("scalekv needs Python >= 3.10; run: make PYTHON=python3.11 ...") if sys.version_info < (3, 10) else None'
@@ -19,8 +19,11 @@ demo: .venv/ready  ## draw digits and captions under several policies, side by s
 	$(BIN)/scalekv generate 0 3 5 8 --policy full --policy uniform --policy h2o --policy snapkv --policy scalekv --budget 10% --out demo
 	$(BIN)/scalekv generate "a red circle left of a blue square" "three yellow triangles" "a green circle above a red triangle" --policy full --policy uniform --policy h2o --policy snapkv --policy scalekv --budget 10% --out demo/captions
 
-test: .venv/ready  ## the whole test suite
-	$(BIN)/pytest -n auto --maxprocesses 4
+test: .venv/ready  ## the test suite in a few minutes: every promise, few examples
+	$(BIN)/pytest -n auto --maxprocesses 4 -m 'not thorough'
+
+test-all: .venv/ready  ## the test suite with many examples and all that takes long
+	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -n auto --maxprocesses 4
 
 lint: .venv/ready  ## format, lint and types
 	$(BIN)/ruff format --check

@@ -1,6 +1,6 @@
 """How the suite runs: with one torch thread, no network, and a Hypothesis profile by name.
 
-Quick by default (`dev`), thorough in CI (`ci`), the same cases every time for mutants (`same`).
+Few examples by default (`dev`), many in `make test-all` (`thorough`), the same cases every time for mutants (`same`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _COMMON = {
     "suppress_health_check": [HealthCheck.too_slow],
     "database": DirectoryBasedExampleDatabase(".hypothesis/examples"),
 }
-settings.register_profile("dev", max_examples=20, stateful_step_count=20, **_COMMON)
-settings.register_profile("ci", max_examples=150, stateful_step_count=40, **_COMMON)
+settings.register_profile("dev", max_examples=10, stateful_step_count=15, **_COMMON)
+settings.register_profile("thorough", max_examples=150, stateful_step_count=40, **_COMMON)
 settings.register_profile(
     "same", max_examples=20, stateful_step_count=20, derandomize=True, **_COMMON | {"database": None}
 )

@@ -134,7 +134,7 @@ def test_a_name_of_another_kind_is_free(run) -> None:
     assert 0 == run("new-plugin", "even")[0]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_example_keeps_its_promises(installing, tmp_path: Path) -> None:
     """The selector's tests pass as its author runs them, in a process of their own; ``make example`` runs all of them."""
     installing(EXAMPLE)
