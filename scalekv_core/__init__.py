@@ -2,23 +2,21 @@
 
 from scalekv_core.cache.clock import Clock
 from scalekv_core.cache.kv_cache import KVCache
+from scalekv_core.contracts.adapter import AttentionCache, CacheSource, ModelAdapter
 from scalekv_core.contracts.encoded import Encoded
-from scalekv_core.contracts.interfaces import (
-    AttentionCache,
+from scalekv_core.contracts.plan import CachePlan
+from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.strategies import (
     BudgetAllocator,
     CacheCodec,
-    CacheSource,
-    CacheView,
     LayerClassifier,
-    LayerRoles,
-    ModelAdapter,
     ScoringSelector,
     TokenMerger,
     TokenSelector,
 )
-from scalekv_core.contracts.plan import CachePlan
-from scalekv_core.contracts.policy import Policy
-from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import (
     BudgetError,
     CheckpointError,

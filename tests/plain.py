@@ -27,7 +27,7 @@ from scalekv_core import (
     TokenMerger,
     TokenSelector,
 )
-from scalekv_core.contracts.interfaces import Kind
+from scalekv_core.contracts.encoded import Kind
 
 # -- strategies of a policy, all of them functions of what they see ------------------------------------------------
 

@@ -16,7 +16,7 @@ from scalekv_core.shapes.schedule import ScaleSchedule
 class ConcatCache:
     """Keeps the keys and values of all scales of all layers, for one image (or batch) of this schedule.
 
-    It is an :class:`~scalekv_core.contracts.interfaces.AttentionCache`.
+    It is an :class:`~scalekv_core.contracts.adapter.AttentionCache`.
 
     >>> cache = ConcatCache(ScaleSchedule.square(1, 2))
     >>> maps = torch.ones(1, 1, 1, 8), torch.zeros(1, 1, 4, 8)

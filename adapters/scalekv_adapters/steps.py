@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import AttentionCache
+from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.models.image_model import Generation
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from scalekv_core.contracts.defaults import Dense, Drop, OneRole
-from scalekv_core.contracts.interfaces import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.plugins.hookspecs import hookimpl
 from scalekv_policies.ams_kv import CondensedAndLocal, ams_kv
 from scalekv_policies.float8 import Float8

@@ -7,8 +7,8 @@ from attrs import frozen
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.contracts.encoded import Encoded
-from scalekv_core.contracts.interfaces import CacheCodec, Kind
+from scalekv_core.contracts.encoded import Encoded, Kind
+from scalekv_core.contracts.strategies import CacheCodec
 from scalekv_core.errors import InputError
 
 LARGEST = 448.0

@@ -11,8 +11,9 @@ from attrs.validators import ge
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.contracts.interfaces import CacheView, ScoringSelector, TokenMerger
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.strategies import ScoringSelector, TokenMerger
+from scalekv_core.contracts.view import CacheView
 from scalekv_policies.maps import patch_centres
 from scalekv_policies.uniform import EvenBudget
 

@@ -11,9 +11,10 @@ from typing import ClassVar
 from attrs import frozen
 
 from scalekv_core.contracts import plan
-from scalekv_core.contracts.interfaces import BudgetAllocator, LayerRoles
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.strategies import BudgetAllocator
 from scalekv_core.errors import BudgetError
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_policies.uniform import UniformSelector

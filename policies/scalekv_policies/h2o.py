@@ -14,8 +14,9 @@ from attrs import field, frozen
 from attrs.validators import ge, lt
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import CacheView, ScoringSelector
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.strategies import ScoringSelector
+from scalekv_core.contracts.view import CacheView
 from scalekv_policies.uniform import EvenBudget
 
 

@@ -16,8 +16,8 @@ from attrs.validators import ge, in_
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.contracts.encoded import Encoded
-from scalekv_core.contracts.interfaces import CacheCodec, Kind
+from scalekv_core.contracts.encoded import Encoded, Kind
+from scalekv_core.contracts.strategies import CacheCodec
 from scalekv_core.errors import InputError
 
 Ranges = Literal["channel", "token"]

@@ -9,9 +9,10 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import ge
 
-from scalekv_core.contracts.interfaces import BudgetAllocator, LayerRoles
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.strategies import BudgetAllocator
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_policies.shares import fair_shares, refuse_less_than_one_each
 from scalekv_policies.snapkv import SnapSelector

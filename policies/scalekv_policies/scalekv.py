@@ -17,10 +17,12 @@ from attrs.validators import ge, gt, in_, le, lt
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import BudgetAllocator, CacheView, LayerClassifier, LayerRoles, ScoringSelector
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.strategies import BudgetAllocator, LayerClassifier, ScoringSelector
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import ProfileError
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_policies.maps import patch_centres, pool_average, pool_max

@@ -26,10 +26,12 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import BudgetAllocator, CacheView, LayerClassifier, LayerRoles, ScoringSelector
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.strategies import BudgetAllocator, LayerClassifier, ScoringSelector
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import BudgetError, InputError
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import Map, ScaleSchedule

@@ -10,9 +10,11 @@ from attrs import field, frozen
 from attrs.validators import in_
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import BudgetAllocator, CacheView, LayerRoles, ScoringSelector
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.strategies import BudgetAllocator, ScoringSelector
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_policies.shares import refuse_less_than_one_each

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scalekv_core.cache.clock import Clock
 from scalekv_core.cache.kv_cache import KVCache
-from scalekv_core.contracts.interfaces import AttentionCache
+from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.contracts.plan import CachePlan, HeadGroup
 from scalekv_core.planning.planner import Planned
 from scalekv_core.shapes.geometry import CacheGeometry

@@ -21,9 +21,10 @@ from scalekv_core import ops
 from scalekv_core.cache.clock import Clock, NoClock
 from scalekv_core.cache.prefetch import CopyStreamOf, Scratch, Stored, copy_stream_for
 from scalekv_core.contracts.encoded import Encoded
-from scalekv_core.contracts.interfaces import CacheView, described
 from scalekv_core.contracts.plan import CachePlan, HeadGroup
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.strategies import described
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import ContractError, SessionError
 from scalekv_core.planning.footprint import scratch_slots
 

@@ -15,8 +15,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from scalekv_core.contracts.encoded import Encoded
-from scalekv_core.contracts.interfaces import KINDS, CacheCodec, Kind
+from scalekv_core.contracts.encoded import KINDS, Encoded, Kind
+from scalekv_core.contracts.strategies import CacheCodec
 
 Stored = tuple[Encoded, Encoded]
 """Keys and values of a history."""

@@ -15,8 +15,9 @@ from attrs import define, field
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import CacheView, LayerRoles
 from scalekv_core.contracts.plan import CachePlan
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import InputError, missing_extra
 from scalekv_core.planning.planner import Planned
 

@@ -9,9 +9,11 @@ from attrs import frozen
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.contracts.encoded import Encoded
-from scalekv_core.contracts.interfaces import CacheCodec, CacheView, Kind, LayerClassifier, LayerRoles, TokenMerger
+from scalekv_core.contracts.encoded import Encoded, Kind
 from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.strategies import CacheCodec, LayerClassifier, TokenMerger
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.geometry import CacheGeometry
 
 

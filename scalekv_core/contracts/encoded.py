@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from attrs import evolve, field, frozen
 from torch import Tensor
 
 from scalekv_core import ops
+
+Kind = Literal["key", "value"]
+KINDS: tuple[Kind, Kind] = ("key", "value")
 
 
 @frozen(eq=False)

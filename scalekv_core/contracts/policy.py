@@ -9,8 +9,8 @@ from attrs import evolve, field, frozen
 from attrs.validators import instance_of
 
 from scalekv_core.contracts.defaults import Dense, Drop, OneRole
-from scalekv_core.contracts.interfaces import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.contracts.options import assign_options
+from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 
 PARTS = ("classifier", "allocator", "selector", "merger", "codec")
 

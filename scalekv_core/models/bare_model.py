@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from scalekv_core.contracts.interfaces import AttentionCache
+from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.shapes.schedule import ScaleSchedule
 
 

@@ -7,7 +7,7 @@ import torch
 from attrs import frozen
 from numpy.typing import NDArray
 
-from scalekv_core.contracts.interfaces import KINDS
+from scalekv_core.contracts.encoded import KINDS
 from scalekv_core.contracts.plan import CachePlan, HeadGroup
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.shapes.geometry import CacheGeometry

@@ -6,10 +6,11 @@ from fractions import Fraction
 
 from attrs import frozen
 
-from scalekv_core.contracts.interfaces import KINDS, LayerRoles
+from scalekv_core.contracts.encoded import KINDS
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.errors import BudgetError, ContractError, ProfileError
 from scalekv_core.planning.budget import Budget
 from scalekv_core.planning.footprint import Footprint, footprint

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from scalekv_core.contracts.interfaces import (
+    from scalekv_core.contracts.adapter import ModelAdapter
+    from scalekv_core.contracts.policy import Policy
+    from scalekv_core.contracts.strategies import (
         BudgetAllocator,
         CacheCodec,
         LayerClassifier,
-        ModelAdapter,
         TokenMerger,
         TokenSelector,
     )
-    from scalekv_core.contracts.policy import Policy
     from scalekv_core.models.image_model import ModelCard
 
 PROJECT = "scalekv"

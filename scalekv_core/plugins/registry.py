@@ -19,16 +19,10 @@ import torch
 from attrs import field, frozen
 from torch import nn
 
-from scalekv_core.contracts.interfaces import (
-    BudgetAllocator,
-    CacheCodec,
-    LayerClassifier,
-    ModelAdapter,
-    TokenMerger,
-    TokenSelector,
-)
+from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.options import set_options
 from scalekv_core.contracts.policy import PARTS, Policy
+from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.errors import InputError, PluginError, ScaleKVError, SessionError, unknown_name
 from scalekv_core.models.image_model import ImageModel, ModelCard
 from scalekv_core.plugins import hookspecs

@@ -15,10 +15,12 @@ from attrs import define, field
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.contracts.interfaces import BudgetAllocator, CacheView, LayerRoles, TokenSelector
 from scalekv_core.contracts.plan import CachePlan, everything
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import FRACTIONS, AttentionProfile
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.strategies import BudgetAllocator, TokenSelector
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import InputError, SessionError
 from scalekv_core.plugins.registry import Registry, shared_registry
 from scalekv_core.session.session import Session, _unwrap, attached

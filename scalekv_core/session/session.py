@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from scalekv_core.cache.clock import Clock
 from scalekv_core.cache.kv_cache import KVCache, Observer
 from scalekv_core.cache.prefetch import reads_ahead
-from scalekv_core.contracts.interfaces import ModelAdapter
+from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError, SessionError

@@ -14,8 +14,9 @@ from attrs import field, frozen
 from attrs.validators import in_
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import CacheView, LayerRoles
 from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import InputError
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import CacheView
 from scalekv_core.contracts.profile import FRACTIONS, AttentionProfile
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.geometry import CacheGeometry
 
 if TYPE_CHECKING:

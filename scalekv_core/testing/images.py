@@ -10,9 +10,9 @@ from attrs import define, evolve, field, frozen
 from torch import Tensor
 
 from scalekv_core.cache.kv_cache import KVCache
-from scalekv_core.contracts.interfaces import CacheView
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import BudgetError, ContractError
 from scalekv_core.planning.footprint import footprint
 from scalekv_core.planning.planner import Planned, plan_policy

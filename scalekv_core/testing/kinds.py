@@ -11,15 +11,9 @@ from typing import Any
 
 from attrs import frozen
 
-from scalekv_core.contracts.interfaces import (
-    BudgetAllocator,
-    CacheCodec,
-    LayerClassifier,
-    ModelAdapter,
-    TokenMerger,
-    TokenSelector,
-)
+from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.errors import InputError, unknown_name
 from scalekv_core.models.image_model import ModelCard
 from scalekv_core.testing import checks

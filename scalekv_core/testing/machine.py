@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import CacheView
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.testing.cases import ImageCase
 from scalekv_core.testing.common import NotApplicable, same_bits
 from scalekv_core.testing.images import Drawing

@@ -11,8 +11,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from scalekv_core.contracts.interfaces import CacheView, LayerRoles
 from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import Map, ScaleSchedule
 from scalekv_core.testing.cases import (

@@ -16,17 +16,12 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from scalekv_core import ops
-from scalekv_core.contracts.interfaces import (
-    AttentionCache,
-    BudgetAllocator,
-    CacheSource,
-    CacheView,
-    LayerRoles,
-    ModelAdapter,
-    TokenSelector,
-)
+from scalekv_core.contracts.adapter import AttentionCache, CacheSource, ModelAdapter
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.strategies import BudgetAllocator, TokenSelector
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import InputError
 from scalekv_core.models.bare_model import BareModel
 from scalekv_core.models.image_model import Generation, ImageModel, ModelCard, Sampling

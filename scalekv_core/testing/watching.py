@@ -12,7 +12,7 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
 
-from scalekv_core.contracts.interfaces import ModelAdapter
+from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import DrawCase
 from scalekv_core.testing.specimens import Specimen, differences, inside

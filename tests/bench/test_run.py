@@ -153,9 +153,9 @@ def test_a_spread_of_nothing_is_none():
 
 def test_the_bench_needs_no_policy_of_the_shelf(settings, geometry):
     from scalekv_core.contracts.defaults import Drop
-    from scalekv_core.contracts.interfaces import BudgetAllocator, ScoringSelector
     from scalekv_core.contracts.plan import CachePlan
     from scalekv_core.contracts.policy import Policy
+    from scalekv_core.contracts.strategies import BudgetAllocator, ScoringSelector
     from scalekv_core.planning.planner import plan_policy
 
     class Half(BudgetAllocator):

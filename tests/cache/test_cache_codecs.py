@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scalekv_core import CacheCodec, CacheGeometry, CachePlan, Encoded, KVCache, ScaleSchedule, footprint
 from scalekv_core.contracts.defaults import Dense
-from scalekv_core.contracts.interfaces import Kind
+from scalekv_core.contracts.encoded import Kind
 from scalekv_core.memory.meter import PeakMeter
 from tests.plain import (
     Case,

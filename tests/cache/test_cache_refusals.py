@@ -26,7 +26,7 @@ from scalekv_core import (
     ops,
 )
 from scalekv_core.contracts.defaults import Dense
-from scalekv_core.contracts.interfaces import Kind
+from scalekv_core.contracts.encoded import Kind
 from scalekv_core.testing.toy import Latest
 from tests.plain import Case, FoldIntoNearest, HashScores, Seen, drive, policy_of
 

@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 from scalekv_core import hookimpl, ops
 from scalekv_core.cli import main
 from scalekv_core.contracts import plan
-from scalekv_core.contracts.interfaces import BudgetAllocator, CacheView, LayerClassifier, LayerRoles, TokenSelector
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.strategies import BudgetAllocator, LayerClassifier, TokenSelector
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import CheckpointError
 from scalekv_core.models.image_model import Generation, ImageModel
 from scalekv_core.models.weights import WeightsFormat

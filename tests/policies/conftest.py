@@ -12,8 +12,9 @@ from attrs import evolve
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import CacheView, TokenSelector
 from scalekv_core.contracts.profile import FRACTIONS, AttentionProfile
+from scalekv_core.contracts.strategies import TokenSelector
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
 

@@ -24,7 +24,7 @@ from scalekv_core import (
     shared_registry,
 )
 from scalekv_core.compare.metrics import compare
-from scalekv_core.contracts.interfaces import Kind
+from scalekv_core.contracts.encoded import Kind
 from scalekv_core.memory.meter import PeakMeter
 from scalekv_core.testing import parametrize_with_checks
 from scalekv_policies import Fold, Int4, Int8

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scalekv_core import CacheGeometry, ScaleSchedule
-from scalekv_core.contracts.interfaces import LayerRoles
+from scalekv_core.contracts.roles import LayerRoles
 from scalekv_policies.pyramidkv import PyramidBudget
 
 SCHEDULE = ScaleSchedule.square(1, 2, 4, 8, 16, 20)

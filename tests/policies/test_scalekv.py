@@ -10,7 +10,7 @@ import torch
 from attrs import evolve
 
 from scalekv_core import BudgetError, CacheGeometry, ProfileError, ScaleSchedule
-from scalekv_core.contracts.interfaces import LayerRoles
+from scalekv_core.contracts.roles import LayerRoles
 from scalekv_policies.maps import patch_centres, pool_average, pool_max
 from scalekv_policies.scalekv import ScaleKVAllocator, ScaleKVClassifier, ScaleKVSelector
 from scalekv_policies.scalekv_reference import ReleasedClassifier

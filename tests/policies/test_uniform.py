@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scalekv_core import BudgetError, CacheGeometry, ScaleSchedule, plan_policy
-from scalekv_core.contracts.interfaces import LayerRoles
+from scalekv_core.contracts.roles import LayerRoles
 from scalekv_policies.uniform import EvenBudget, UniformSelector, spaced_order, uniform
 
 INFINITY = ScaleSchedule.square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)

@@ -9,7 +9,7 @@ from torch import nn
 
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.instances import replace_attributes
-from scalekv_core.contracts.interfaces import CacheSource, ModelAdapter
+from scalekv_core.contracts.adapter import CacheSource, ModelAdapter
 from scalekv_core.shapes.geometry import CacheGeometry
 
 

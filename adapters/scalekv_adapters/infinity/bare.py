@@ -16,7 +16,7 @@ from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_adapters.sampling import image_generators
-from scalekv_core.contracts.interfaces import AttentionCache
+from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.models.bare_model import BareModel
 from scalekv_core.models.image_model import Sampling
 

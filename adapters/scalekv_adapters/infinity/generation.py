@@ -22,7 +22,7 @@ from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.sampling import choose, filter_logits, image_generators
 from scalekv_adapters.steps import collect
-from scalekv_core.contracts.interfaces import AttentionCache
+from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError
 from scalekv_core.models.image_model import Generation, Sampling
 

@@ -10,7 +10,7 @@ from torch import nn
 from scalekv_adapters.instances import replace_attributes
 from scalekv_adapters.var.config import check_trained
 from scalekv_adapters.var.transformer import VAR
-from scalekv_core.contracts.interfaces import CacheSource, ModelAdapter
+from scalekv_core.contracts.adapter import CacheSource, ModelAdapter
 from scalekv_core.shapes.geometry import CacheGeometry
 
 

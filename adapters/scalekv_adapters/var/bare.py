@@ -13,7 +13,7 @@ from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import draw
 from scalekv_adapters.var.transformer import VAR, Block
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
-from scalekv_core.contracts.interfaces import AttentionCache
+from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.models.bare_model import BareModel
 from scalekv_core.models.image_model import Sampling
 

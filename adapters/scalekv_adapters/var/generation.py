@@ -17,7 +17,7 @@ from scalekv_adapters.sampling import choose, filter_logits, image_generators
 from scalekv_adapters.steps import collect
 from scalekv_adapters.var.config import check_trained
 from scalekv_adapters.var.guidance import guide
-from scalekv_core.contracts.interfaces import AttentionCache
+from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError
 from scalekv_core.models.image_model import Generation, Sampling
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from scalekv_adapters.instances import drops_out, replace_attributes
 from scalekv_adapters.var.config import check_trained
-from scalekv_core.contracts.interfaces import AttentionCache, CacheSource, ModelAdapter
+from scalekv_core.contracts.adapter import AttentionCache, CacheSource, ModelAdapter
 from scalekv_core.errors import SessionError
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule

@@ -20,7 +20,7 @@ from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import generate
 from scalekv_adapters.var.initial import init_weights
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
-from scalekv_core.contracts.interfaces import AttentionCache
+from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError
 from scalekv_core.shapes.schedule import ScaleSchedule
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scalekv_core.contracts.interfaces import ModelAdapter
+from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.session.session import Session, attached
 from scalekv_core.testing.cases import DrawCase

@@ -8,8 +8,8 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import BudgetAllocator
 from scalekv_core.contracts.plan import CachePlan
+from scalekv_core.contracts.strategies import BudgetAllocator
 from scalekv_core.errors import BudgetError
 from scalekv_core.planning.budget import Budget
 from scalekv_core.testing.cases import PlanCase

@@ -12,7 +12,8 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import CacheView, ScoringSelector
+from scalekv_core.contracts.strategies import ScoringSelector
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import ViewCase
 from scalekv_core.testing.checks.selectors import Make, answer, keep_of, observed, view_of

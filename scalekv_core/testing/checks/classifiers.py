@@ -9,8 +9,9 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import LayerClassifier, LayerRoles
 from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.strategies import LayerClassifier
 from scalekv_core.testing.cases import ProfileCase
 from scalekv_core.testing.common import NotMade, all_same, check_randomness, check_value, refused
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scalekv_core import ops
 from scalekv_core.contracts.encoded import Encoded
-from scalekv_core.contracts.interfaces import CacheCodec
+from scalekv_core.contracts.strategies import CacheCodec
 from scalekv_core.testing.cases import CodecCase
 from scalekv_core.testing.common import (
     NotMade,

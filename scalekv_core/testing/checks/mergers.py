@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.contracts.interfaces import CacheView, TokenMerger
+from scalekv_core.contracts.strategies import TokenMerger
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.testing.cases import ViewCase
 from scalekv_core.testing.checks import views
 from scalekv_core.testing.common import NotMade, check_value, only_if, refused

@@ -9,8 +9,9 @@ from attrs import evolve
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.contracts.interfaces import KINDS, CacheCodec, Kind
+from scalekv_core.contracts.encoded import KINDS, Kind
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.strategies import CacheCodec
 from scalekv_core.errors import ContractError
 from scalekv_core.testing.cases import ImageCase, read_maps
 from scalekv_core.testing.common import (

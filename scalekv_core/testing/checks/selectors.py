@@ -10,7 +10,8 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import CacheView, ScoringSelector, TokenSelector
+from scalekv_core.contracts.strategies import ScoringSelector, TokenSelector
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.testing.cases import ViewCase
 from scalekv_core.testing.checks import views
 from scalekv_core.testing.common import NotApplicable, NotMade, check_value, only_if, refused

@@ -13,7 +13,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from scalekv_core.contracts.interfaces import CacheView
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import ViewCase
 from scalekv_core.testing.common import NotApplicable, all_same, check_randomness, same_bits

@@ -1,157 +1,27 @@
-"""The contracts: what a strategy is given, what it answers, and what it may never see.
-
-Axes, the same everywhere::
-
-    B  rows of the batch (with guidance: conditioned rows first, then the unconditioned)
-    H  heads               L  layers               K  scales of the schedule
-    n  tokens of the current map                   N  cached tokens followed by the n current ones
-    D  width of a head     keep  tokens that stay
+"""The five parts of a policy as base classes: classifier, allocator, selector, merger, codec.
 
 Strategies are frozen attrs classes whose fields are their options. They hold no tensors and no state: what changes
-during an image lives in the cache, which the core owns. Plans and roles are numpy arrays on the host, made before
-the first token is drawn; tensors appear only in views.
+while an image is generated lives in the cache, which the core owns. Axes are named in :mod:`scalekv_core.contracts`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
-import numpy as np
 import torch
-from attrs import evolve, field, frozen
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.contracts.encoded import Encoded
+from scalekv_core.contracts.encoded import Encoded, Kind
+from scalekv_core.contracts.plan import CachePlan
+from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import ContractError
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
-
-if TYPE_CHECKING:
-    from scalekv_core.contracts.plan import CachePlan
-    from scalekv_core.contracts.profile import AttentionProfile
-
-Kind = Literal["key", "value"]
-KINDS: tuple[Kind, Kind] = ("key", "value")
-
-
-@frozen(eq=False)
-class LayerRoles:
-    """Which role each head of each layer plays at each scale.
-
-    Attributes:
-        names: the roles; label i means ``names[i]``.
-        labels: [K, L, H] integers. Row k is the role while scale k is drawn, so it decides what is held *for* scale k.
-        scores: [K, L, H] the measure that decided, if there is one (``scalekv explain`` draws it).
-
-    Raises:
-        ContractError: labels are not three-dimensional integers, or point past ``names``.
-    """
-
-    names: tuple[str, ...]
-    labels: NDArray[np.integer]
-    scores: NDArray[np.floating] | None = None
-
-    def __attrs_post_init__(self) -> None:
-        labels = self.labels
-        if labels.ndim != 3 or not np.issubdtype(labels.dtype, np.integer):
-            raise ContractError(f"layer roles are integers [K, L, H]; got {labels.dtype} of shape {labels.shape}")
-        if labels.size and not 0 <= labels.min() <= labels.max() < len(self.names):
-            raise ContractError(
-                f"layer roles name {len(self.names)} roles; labels go from {labels.min()} to {labels.max()}"
-            )
-
-    @classmethod
-    def alike(cls, name: str, geometry: CacheGeometry) -> LayerRoles:
-        """The same role everywhere."""
-        shape = (len(geometry.schedule), geometry.layers, geometry.heads)
-        return cls((name,), np.zeros(shape, dtype=np.int8))
-
-    def is_role(self, name: str) -> NDArray[np.bool_]:
-        """[K, L, H] where the role of this name is played; nowhere, if it does not exist."""
-        return self.labels == (self.names.index(name) if name in self.names else -1)
-
-
-@frozen(eq=False, kw_only=True)
-class CacheView:
-    """All that a selector or merger may see of one group of heads, right after a scale's attention.
-
-    The last n of the N tokens are the current map, seen whole. Tensors are read-only by contract.
-
-    Attributes:
-        q: (B, H, n, D) queries of the current map, exactly as attention used them.
-        k, v: (B, H, N, D) keys and values, exactly as attention used them.
-        positions: (B, H, N) integers, the index of each token in the full sequence of the schedule; ascending.
-        counts: (B, H, N) how many tokens each one stands for, or None where all stand for themselves.
-        statistics: {name: (B, H, N)}: for ``observe`` what it returned at the last scale, zero for the current map; for
-            ``select`` and ``assign`` what ``observe`` has just returned.
-        schedule, layer, scale: where we are; ``scale`` is that of the current map.
-        heads: which heads of the layer these are.
-        softmax_scale: the factor on q.k in the attention.
-        asked: {id: (queries, mass)} what ``attention_mass`` has answered so far; its own business.
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    positions: Tensor
-    counts: Tensor | None = None
-    statistics: Mapping[str, Tensor] = field(factory=dict)
-    schedule: ScaleSchedule
-    layer: int
-    scale: int
-    heads: tuple[int, ...]
-    softmax_scale: float
-    asked: dict[int, tuple[Tensor | None, Tensor]] = field(factory=dict, init=False, repr=False)
-
-    @property
-    def tokens(self) -> int:
-        """N, the cached tokens and the current map."""
-        return self.k.shape[2]
-
-    @property
-    def current(self) -> int:
-        """n, the tokens of the current map."""
-        return self.q.shape[2]
-
-    @property
-    def history(self) -> int:
-        """N - n, the cached tokens."""
-        return self.tokens - self.current
-
-    @property
-    def map(self) -> tuple[int, int, int]:
-        """(t, h, w) of the current map."""
-        return self.schedule.maps[self.scale]
-
-    def attention_mass(self, queries: Tensor | None = None) -> Tensor:
-        """(B, H, N) the attention that each token gets, summed over queries (all of the map, or those given).
-
-        Args:
-            queries: indices into the current map, 1-D.
-
-        Streamed in chunks of at most :data:`scalekv_core.ops.CHUNK_BYTES`; never an n x N matrix at once. Computed once for
-        the same tensor of queries, so that a merger need not pay for what the selector has asked; so it is read-only, too.
-        """
-        if id(queries) not in self.asked:
-            q = self.q if queries is None else self.q.index_select(2, queries)
-            mass = ops.attention_mass(q, self.k, softmax_scale=self.softmax_scale, counts=self.counts)
-            self.asked[id(queries)] = queries, mass  # with the queries themselves, so that nothing else gets their id
-        return self.asked[id(queries)][1]
-
-    def slice(self, start: int, stop: int) -> CacheView:
-        """The same view, restricted to the tokens ``start:stop``."""
-        return evolve(
-            self,
-            k=self.k[:, :, start:stop],
-            v=self.v[:, :, start:stop],
-            positions=self.positions[:, :, start:stop],
-            counts=None if self.counts is None else self.counts[:, :, start:stop],
-            statistics={name: value[:, :, start:stop] for name, value in self.statistics.items()},
-        )
 
 
 class LayerClassifier(ABC):
@@ -348,43 +218,3 @@ class CacheCodec(ABC):
         fresh = self.encode(current, kind, like=stored)
         joined = fresh if stored is None else stored.join(fresh)
         return joined if index is None else joined.gather(index)
-
-
-class AttentionCache(Protocol):
-    """What a model's attention talks to while one image (or batch) is drawn."""
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
-        """(B, H, n, D) the attention of the current map over the history and itself; remembers k and v."""
-        ...
-
-    def close(self) -> None:
-        """Forget everything; called when the image is done, or has failed."""
-        ...
-
-
-class CacheSource(Protocol):
-    """What an adapter is given to attach: it makes a cache for every image."""
-
-    def new_cache(self, schedule: ScaleSchedule | Sequence[tuple[int, int, int]]) -> AttentionCache:
-        """A cache for one image (or batch) of this schedule."""
-        ...
-
-
-class ModelAdapter(ABC):
-    """Connects one family of models: finds its shape, and puts a cache in place of its own."""
-
-    @abstractmethod
-    def matches(self, model: torch.nn.Module) -> bool:
-        """Whether this is a model of the family, judged by its structure and never by importing its code."""
-
-    @abstractmethod
-    def geometry(self, model: torch.nn.Module) -> CacheGeometry:
-        """The shape of the model's cache: its own schedule, one row."""
-
-    @abstractmethod
-    def attach(self, model: torch.nn.Module, source: CacheSource) -> Callable[[], None]:
-        """Puts the source's caches into this *instance*; returns what restores it exactly.
-
-        Raises:
-            SessionError: the instance cannot be attached to.
-        """
