@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import scalekv_core
 from scalekv_core import Registry
 from scalekv_core.plugins.registry import HOOKS
 
@@ -126,7 +127,7 @@ state = (torch.get_default_dtype(), torch.is_grad_enabled(), torch.initial_seed(
 opened = []
 sys.addaudithook(lambda event, args: opened.append([event, str(args[0]), str(args[1]) if event == "open" else ""])
     if event in ("open", "subprocess.Popen", "os.system", "socket.connect", "os.mkdir", "os.remove") else None)
-import ROOM
+from ROOM import *
 changed = [
     f"{thing.__name__}.{name}"
     for thing, old in zip(watched, before)
@@ -170,7 +171,7 @@ def test_importing_reads_no_file(room: str, imported: dict[str, dict]) -> None:
 
 
 def test_core_is_light(imported: dict[str, dict]) -> None:
-    """Importing it loads no room, no optional package, no metric and no command line."""
+    """All of its public names load no room, no optional package, no metric and no command line."""
     heavy = {
         *TEST_TOOLS,
         "matplotlib",
@@ -183,6 +184,24 @@ def test_core_is_light(imported: dict[str, dict]) -> None:
     }
 
     assert set() == {*heavy, "scalekv_adapters"} & set(imported["scalekv_core"]["modules"])
+
+
+def test_public_names_are_imported_when_they_are_used() -> None:
+    """``import scalekv_core`` alone imports no torch; what type checkers see is what ``__getattr__`` gives."""
+    tree = tree_of(ROOMS["scalekv_core"] / "__init__.py")
+    seen = {
+        alias.name: node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    given = {name: f"scalekv_core.{module}" for name, module in scalekv_core._MODULE_OF.items()}
+    script = "import scalekv_core, sys; print('torch' in sys.modules)"
+    alone = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+
+    assert "False" == alone.stdout.strip()
+    assert given == {name: module for name, module in seen.items() if name in scalekv_core.__all__}
+    assert sorted(given) == sorted(scalekv_core.__all__)
+    assert all(getattr(scalekv_core, name).__module__ == module for name, module in given.items() if name != "hookimpl")
+    with pytest.raises(AttributeError, match="has no attribute 'compres'"):
+        _ = scalekv_core.compres
 
 
 # -- the hot path -------------------------------------------------------------------------------------------------

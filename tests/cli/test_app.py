@@ -10,6 +10,15 @@ import pytest
 from scalekv_core.cli.app import COMMANDS
 
 
+def test_as_a_module() -> None:
+    """``python -m scalekv_core`` is the same command, where no script is on the path."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "scalekv_core", "--version"], capture_output=True, text=True, check=True
+    )
+
+    assert ran.stdout.startswith("scalekv ")
+
+
 def test_version(run) -> None:
     """Name and number."""
     ran = run("--version")
@@ -43,10 +52,10 @@ def test_an_unknown_command(run) -> None:
 
 
 def test_help_imports_nothing_slow() -> None:
-    """Scores, plots and the models are imported when they are needed."""
+    """torch, plots and the models are imported when they are needed."""
     code = (
         "import sys; from scalekv_core.cli.app import make_app; make_app(); "
-        "print([n for n in ('torchmetrics', 'matplotlib', 'scalekv_policies', 'scalekv_adapters') if n in sys.modules])"
+        "print([n for n in ('torch', 'numpy', 'matplotlib', 'scalekv_policies', 'scalekv_adapters') if n in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
