@@ -6,12 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
-import torch
-import torch.nn.functional as F
 from attrs import frozen
-from torch import Tensor
 
 from scalekv_core.cache.clock import Clock
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.cache.kv_cache import KVCache
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.contracts.plan import CachePlan, HeadGroup
@@ -87,7 +85,7 @@ class Unmodified(Contender):
         return cls(name="unmodified", geometry=geometry, layers=tuple(run))
 
     def new_cache(self, clock: Clock) -> BenchCache:
-        return ConcatenatedCache(self.geometry.unmodified_key_dtype or self.geometry.dtype, clock)
+        return ConcatCache(key_dtype=self.geometry.unmodified_key_dtype or self.geometry.dtype, clock=clock)
 
 
 @frozen(eq=False, kw_only=True)
@@ -124,41 +122,3 @@ def part_of(plan: CachePlan, layers: Sequence[int]) -> CachePlan:
     """The same plan for these layers only, which are numbered anew from 0."""
     chosen = list(layers)
     return CachePlan(plan.schedule, plan.capacity[:, chosen], None if plan.quota is None else plan.quota[:, chosen])
-
-
-class ConcatenatedCache:
-    """Keys and values of all maps of all layers, concatenated anew at every scale, as the unmodified models do.
-
-    Args:
-        key_dtype: in which keys are kept; attention reads them in the dtype of the queries.
-        clock: measures the stages.
-    """
-
-    def __init__(self, key_dtype: torch.dtype, clock: Clock) -> None:
-        self._key_dtype = key_dtype
-        self._clock = clock
-        self._held: dict[int, tuple[Tensor, Tensor]] = {}
-        self._scales: dict[int, int] = {}
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
-        scale = self._scales.get(layer, 0)
-        self._scales[layer] = scale + 1
-        with self._clock.stage(scale, "read"):
-            k = k.to(self._key_dtype)
-            if layer in self._held:
-                k = torch.cat((self._held[layer][0], k), dim=2)
-                v = torch.cat((self._held[layer][1], v), dim=2)
-            self._held[layer] = k, v
-        with self._clock.stage(scale, "attention"):
-            return F.scaled_dot_product_attention(q, k.to(q.dtype), v, scale=softmax_scale)
-
-    @property
-    def scratch_bytes(self) -> int:
-        return 0
-
-    def resident_bytes(self) -> int:
-        return sum(x.nbytes for pair in self._held.values() for x in pair)
-
-    def close(self) -> None:
-        self._held.clear()
-        self._scales.clear()

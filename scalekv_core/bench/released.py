@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor
 
-from scalekv_core.bench.contenders import BenchCache, ConcatenatedCache, Contender, kinds_of_layers, part_of
+from scalekv_core.bench.contenders import BenchCache, Contender, kinds_of_layers, part_of
 from scalekv_core.cache.clock import Clock
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.planning.planner import Planned
 from scalekv_core.shapes.schedule import Map
@@ -42,7 +43,7 @@ class ReleasedCode(Contender):
         return ReleasedCache(plan, self.geometry.unmodified_key_dtype or self.geometry.dtype, clock)
 
 
-class ReleasedCache(ConcatenatedCache):
+class ReleasedCache(ConcatCache):
     """Concatenates as the unmodified model does, and then cuts; also after the last scale, where nobody reads it.
 
     Args:
@@ -52,22 +53,22 @@ class ReleasedCache(ConcatenatedCache):
     """
 
     def __init__(self, plan: CachePlan, key_dtype: torch.dtype, clock: Clock) -> None:
-        super().__init__(key_dtype, clock)
+        super().__init__(key_dtype=key_dtype, clock=clock)
         self._maps = plan.schedule.maps
         held = plan.held.max(axis=2)
         held[-1] = held[-2] if len(held) > 1 else plan.schedule.total
         self._keep: list[list[int]] = held.tolist()
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
-        scale = self._scales.get(layer, 0)
+        scale = self._scales[layer]
         out = super().attend(layer, q, k, v, softmax_scale=softmax_scale)
-        keys, values = self._held[layer]
+        keys, values = self.keys[layer], self.values[layer]
         keep = self._keep[scale][layer]
         if keep < keys.shape[2]:
             with self._clock.stage(scale, "select"):
                 index = released_choice(q, keys, self._maps[scale], keep)
             with self._clock.stage(scale, "store"):
-                self._held[layer] = released_gather(keys, values, index)
+                self.keys[layer], self.values[layer] = released_gather(keys, values, index)
         return out
 
 

@@ -16,6 +16,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from scalekv_core import ops
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.adapter import AttentionCache, CacheSource, ModelAdapter
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.policy import Policy
@@ -33,23 +34,6 @@ CODES = 16
 SCHEDULE = ScaleSchedule([(1, 1), (2, 1), (2, 3), (4, 5)])
 GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=3, heads=4, head_dim=8)
 SAMPLING = Sampling(greedy=True)
-
-
-class WholeCache:
-    """The unmodified behaviour: concatenate everything, keep everything."""
-
-    def __init__(self) -> None:
-        self._stored: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
-        if layer in self._stored:
-            keys, values = self._stored[layer]
-            k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
-        self._stored[layer] = (k, v)
-        return F.scaled_dot_product_attention(q, k, v, scale=softmax_scale)
-
-    def close(self) -> None:
-        self._stored.clear()
 
 
 class ToyBlock(nn.Module):
@@ -80,7 +64,7 @@ class ToyModel(nn.Module):
         self.places = nn.Embedding(schedule.total, width)
         self.blocks = nn.ModuleList(ToyBlock(layer, heads, width) for layer in range(layers))
         self.head = nn.Linear(width, CODES)
-        self.new_cache: Callable[[ScaleSchedule], AttentionCache] = lambda schedule: WholeCache()
+        self.new_cache: Callable[[ScaleSchedule], AttentionCache] = ConcatCache
 
     def draw(
         self, labels: Tensor, forced: Sequence[Tensor] | None = None

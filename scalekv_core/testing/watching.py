@@ -12,11 +12,11 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
 
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import DrawCase
 from scalekv_core.testing.specimens import Specimen, differences, inside
-from scalekv_core.testing.toy import WholeCache
 
 
 class Stop(Exception):
@@ -65,7 +65,7 @@ class Watch:
         return sum(cache() is not None for cache in self.caches)
 
 
-class _WatchedCache(WholeCache):
+class _WatchedCache(ConcatCache):
     def __init__(self, watch: Watch, image: int) -> None:
         super().__init__()
         self._watch, self._image = watch, image

@@ -11,9 +11,9 @@ import torch
 from attrs import evolve
 
 from scalekv_core.bench import Bench, PolicyContender, ReleasedCode, Spread, Unmodified
-from scalekv_core.bench.contenders import ConcatenatedCache
 from scalekv_core.bench.figures import Goal, as_record
 from scalekv_core.cache.clock import STAGES
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.errors import InputError
 
 
@@ -60,13 +60,13 @@ def test_stages_and_the_rest_are_all_of_the_time(result):
 
 def test_the_processors_time_leaves_waiting_out(settings, contenders, monkeypatch):
     """Who sleeps takes time by the clock on the wall, and none of the processor."""
-    attend = ConcatenatedCache.attend
+    attend = ConcatCache.attend
 
     def sleepy(*arguments, **options):
         time.sleep(0.02)
         return attend(*arguments, **options)
 
-    monkeypatch.setattr(ConcatenatedCache, "attend", sleepy)
+    monkeypatch.setattr(ConcatCache, "attend", sleepy)
     by = {
         clock: Bench(evolve(settings, clock=clock, repeats=1), contenders[:1]).run() for clock in ("wall", "processor")
     }

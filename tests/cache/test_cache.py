@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scalekv_core import CacheGeometry, CachePlan, CacheView, KVCache, ScaleSchedule, SessionError, footprint
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.plan import everything
 from scalekv_core.memory.meter import PeakMeter, StorageTracker
-from scalekv_core.testing.toy import WholeCache
 from tests.plain import (
     Case,
     HashPicks,
@@ -131,7 +131,7 @@ def test_the_whole_budget_is_lossless(case: Case, dtype: torch.dtype) -> None:
     g = case.geometry
     whole = Case(everything(g), g, seed=case.seed)
     tensors = [tuple(x.to(dtype) for x in layer) for layer in whole.tensors]
-    reference, cache = WholeCache(), KVCache(whole.plan, policy_of(), check=True)
+    reference, cache = ConcatCache(), KVCache(whole.plan, policy_of(), check=True)
 
     assert same(drive(whole, reference, tensors), drive(whole, cache, tensors))
     assert not cache.dropped
@@ -146,7 +146,7 @@ def test_heads_with_room_for_everything_are_lossless_beside_others(data: st.Data
     case = Case(CachePlan(case.schedule, capacity), case.geometry, seed=case.seed)
     tensors = [tuple(x.to(dtype) for x in layer) for layer in case.tensors]
 
-    mine, theirs = drive(case, KVCache(case.plan, policy_of()), tensors), drive(case, WholeCache(), tensors)
+    mine, theirs = drive(case, KVCache(case.plan, policy_of()), tensors), drive(case, ConcatCache(), tensors)
     assert all(
         torch.equal(x[:, 0], y[:, 0]) for a, b in zip(mine, theirs, strict=True) for x, y in zip(a, b, strict=True)
     )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.cli import main
 from scalekv_core.memory.estimate import Batch, plan_batch, whole_need
 from scalekv_core.testing import toy
@@ -362,7 +363,7 @@ class TestTrouble:
         ran = run(*self.TROUBLED)
 
         assert (130, "scalekv: interrupted; nothing was written") == (ran.code, ran.complaint)
-        assert isinstance(models[-1].module.new_cache(None), toy.WholeCache)
+        assert isinstance(models[-1].module.new_cache(None), ConcatCache)
         assert not Path("scalekv-out").exists()
 
     @pytest.mark.parametrize(

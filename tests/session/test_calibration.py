@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalekv_core import AttentionProfile, InputError, Registry, ScaleSchedule, SessionError, calibrate, compress
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.profile import FRACTIONS
 from scalekv_core.session.calibration import Calibration
 from scalekv_core.testing import toy
@@ -28,7 +29,7 @@ def model() -> ToyImageModel:
     return cast(ToyImageModel, toy.ToyCard().load())
 
 
-class Recorder(toy.WholeCache):
+class Recorder(ConcatCache):
     """The unmodified cache, which also writes down every query and key."""
 
     def __init__(self, calls: list[list[tuple[Tensor, Tensor, float]]]) -> None:
@@ -37,7 +38,7 @@ class Recorder(toy.WholeCache):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
         out = super().attend(layer, q, k, v, softmax_scale=softmax_scale)
-        self.calls[layer].append((q, self._stored[layer][0], softmax_scale))
+        self.calls[layer].append((q, self.keys[layer], softmax_scale))
         return out
 
 

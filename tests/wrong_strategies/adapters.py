@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from attrs import evolve
 
-from scalekv_core.testing.toy import ToyAdapter, ToyModel, WholeCache
+from scalekv_core.cache.concat_cache import ConcatCache
+from scalekv_core.testing.toy import ToyAdapter, ToyModel
 from tests.wrong_strategies.catalogue import breaks
 
 
@@ -167,7 +168,7 @@ class AttendsForItself(Wrapping):
     class wrapper(Through):
         def __init__(self, cache):
             super().__init__(cache)
-            self.own = WholeCache()
+            self.own = ConcatCache()
 
         def attend(self, layer, q, k, v, *, softmax_scale):
             super().attend(layer, q, k, v, softmax_scale=softmax_scale)

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor, nn
 
-from scalekv_adapters.concat_cache import ConcatCache
 from scalekv_adapters.infinity.config import MAX_SCALES, InfinityConfig
 from scalekv_adapters.infinity.generation import generate
 from scalekv_adapters.infinity.initial import init_weights
@@ -27,6 +26,7 @@ from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.text_attention import CrossAttention, TextNorm, TextPool
 from scalekv_adapters.infinity.vae import BSQVAE
 from scalekv_adapters.var.transformer import MaskedAttention, future_mask
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError
 from scalekv_core.shapes.schedule import ScaleSchedule

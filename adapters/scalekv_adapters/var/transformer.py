@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalekv_adapters.concat_cache import ConcatCache
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import generate
 from scalekv_adapters.var.initial import init_weights
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError
 from scalekv_core.shapes.schedule import ScaleSchedule

@@ -9,6 +9,7 @@ from attrs import evolve
 from torch import Tensor
 
 from scalekv_core import ops
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.encoded import KINDS, Kind
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import CacheCodec
@@ -25,7 +26,6 @@ from scalekv_core.testing.common import (
     same_bits,
 )
 from scalekv_core.testing.images import Drawing, Seen, plan_for
-from scalekv_core.testing.toy import WholeCache
 
 Make = Callable[[], Policy]
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 4e-3}
@@ -161,7 +161,7 @@ def check_the_whole_budget_is_lossless(make: Make, case: ImageCase) -> None:
     drawing = Drawing.of(make(), evolve(case, budget="100%"))
     if not drawing.is_exact:
         raise NotMade("its codec is lossy, and says so")
-    assert all_same(drawing.draw(WholeCache()), drawing.draw(drawing.cache())), "the outputs are not bit-identical"
+    assert all_same(drawing.draw(ConcatCache()), drawing.draw(drawing.cache())), "the outputs are not bit-identical"
 
 
 @only_if(lambda policy: policy.allocator.spends_all, "the budget is not its to choose")

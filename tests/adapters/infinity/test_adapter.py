@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from scalekv_adapters.concat_cache import ConcatCache
 from scalekv_adapters.infinity.adapter import InfinityAdapter
 from scalekv_adapters.infinity.config import CANVASES, PUBLISHED, InfinityConfig
 from scalekv_adapters.infinity.official import OfficialInfinityAdapter
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_core import ScaleKVError, SessionError, calibrate, compress, plan_policy, shared_registry
+from scalekv_core.cache.concat_cache import ConcatCache
 from tests.adapters.drawing import draw_until_block, everything_in, same
 
 LENS = (5, 9)

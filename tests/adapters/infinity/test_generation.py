@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scalekv_adapters.concat_cache import ConcatCache
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.transformer import Infinity
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.errors import InputError
 
 SEEDS = [1, 2, 3]

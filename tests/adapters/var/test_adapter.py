@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from scalekv_adapters.concat_cache import ConcatCache
 from scalekv_adapters.var.adapter import VARAdapter
 from scalekv_adapters.var.official import OfficialVARAdapter
 from scalekv_adapters.var.transformer import VAR
@@ -21,6 +20,7 @@ from scalekv_core import (
     plan_policy,
     shared_registry,
 )
+from scalekv_core.cache.concat_cache import ConcatCache
 from tests.adapters.drawing import draw_until_block, everything_in, same
 
 LABELS = (3, 7, 1)

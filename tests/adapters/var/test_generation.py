@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scalekv_adapters.concat_cache import ConcatCache
 from scalekv_adapters.var.transformer import VAR
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.errors import InputError
 from scalekv_core.shapes.schedule import ScaleSchedule
 
@@ -128,7 +128,7 @@ class Closing(ConcatCache):
 
     def __init__(self, schedule):
         super().__init__(schedule)
-        self.closed = False
+        self.schedule, self.closed = schedule, False
         self.made.append(self)
 
     def close(self):

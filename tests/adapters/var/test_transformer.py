@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scalekv_adapters.concat_cache import ConcatCache
 from scalekv_adapters.var.config import PUBLISHED, VARConfig
 from scalekv_adapters.var.transformer import VAR
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.errors import InputError, UnknownName
 
 SCALES = range(6)
