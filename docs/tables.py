@@ -35,7 +35,7 @@ from scalekv_core.contracts.options import options_of
 from scalekv_core.contracts.policy import PARTS
 from scalekv_core.contracts.profile import FRACTIONS
 from scalekv_core.memory.estimate import Need
-from scalekv_core.models.image_model import ModelCard
+from scalekv_core.models.card import ModelCard
 from scalekv_core.plugins.registry import summary_of
 from scalekv_core.shapes.geometry import format_bytes
 from scalekv_core.testing.kinds import KINDS, promises

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     )
     from scalekv_core.memory.estimate import MemoryPlan, plan_memory
     from scalekv_core.models.bare_model import BareModel
-    from scalekv_core.models.image_model import Generation, ImageModel, ModelCard, Sampling
+    from scalekv_core.models.card import ModelCard
+    from scalekv_core.models.image_model import Generation, ImageModel
+    from scalekv_core.models.sampling import Sampling
     from scalekv_core.planning.budget import Budget
     from scalekv_core.planning.footprint import Footprint, footprint
     from scalekv_core.planning.planner import Planned, plan_policy
@@ -136,7 +138,9 @@ _MODULES = {
     ),
     "memory.estimate": ("MemoryPlan", "plan_memory"),
     "models.bare_model": ("BareModel",),
-    "models.image_model": ("Generation", "ImageModel", "ModelCard", "Sampling"),
+    "models.card": ("ModelCard",),
+    "models.image_model": ("Generation", "ImageModel"),
+    "models.sampling": ("Sampling",),
     "planning.budget": ("Budget",),
     "planning.footprint": ("Footprint", "footprint"),
     "planning.planner": ("Planned", "plan_policy"),

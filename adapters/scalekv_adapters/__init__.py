@@ -15,7 +15,7 @@ from scalekv_adapters.var.config import PUBLISHED as VARS
 from scalekv_adapters.var.model import TinyVARCard, VARCard
 from scalekv_adapters.var.official import OfficialVARAdapter
 from scalekv_core.contracts.adapter import ModelAdapter
-from scalekv_core.models.image_model import ModelCard
+from scalekv_core.models.card import ModelCard
 from scalekv_core.plugins.hookspecs import hookimpl
 
 

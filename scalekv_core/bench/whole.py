@@ -54,7 +54,7 @@ class WholeTransformer(Subject):
             if contender.projects_twice:
                 for module, weight in model.projections:
                     stack.enter_context(_projected_twice(module, weight))
-            images = model.draw(self._batch.images, cache, guidance=self._batch.guidance)
+            images = model.generate(self._batch.images, cache, guidance=self._batch.guidance)
             for scale in range(self.scales):
                 around(scale, WHOLE, functools.partial(next, images))
             images.close()

@@ -229,7 +229,7 @@ def batch_of(model: str | None, dtype: Any, images: int | None, aspect: str | No
     """What the model draws at once; None if none is named.
 
     Raises:
-        InputError: it draws no such images, or no model is named that could.
+        InputError: it generates no such images, or no model is named that could.
     """
     from scalekv_core.cli.loading import model_card
     from scalekv_core.errors import InputError

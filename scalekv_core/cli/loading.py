@@ -14,7 +14,9 @@ from scalekv_core.cli import defaults
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import CheckpointError, InputError, unknown_name
 from scalekv_core.memory.estimate import Batch
-from scalekv_core.models.image_model import ImageModel, ModelCard, Sampling
+from scalekv_core.models.card import ModelCard
+from scalekv_core.models.image_model import ImageModel
+from scalekv_core.models.sampling import Sampling
 from scalekv_core.plugins import registry as registries
 from scalekv_core.plugins.registry import Registry
 
@@ -78,7 +80,7 @@ def model_for(prompts: Sequence[str] | None) -> str:
         return defaults.MODEL
     cards = {name: model_card(name) for name in the_registry().names("model")}
     shipped = {name: card for name, card in cards.items() if not card.needs_weights}
-    fitting = [name for name, card in shipped.items() if all(card.draws(prompt) for prompt in prompts)]
+    fitting = [name for name, card in shipped.items() if all(card.accepts(prompt) for prompt in prompts)]
     if not fitting:
         listed = ", ".join(f"{name} (like {card.example!r})" for name, card in shipped.items() if card.example)
         which = "draws" if len(prompts) == 1 else "draws all of"
@@ -101,7 +103,7 @@ def load_model(batch: Batch, *, weights: Path | None, device: str) -> ImageModel
         loaded = batch.card.random(device=place, dtype=dtype)
     else:
         loaded = registries.load_model(batch.model, weights=weights, device=place, dtype=dtype, registry=the_registry())
-    loaded.draw_on(aspect=batch.aspect, size=batch.size)
+    loaded.set_shape(aspect=batch.aspect, size=batch.size)
     return loaded
 
 
@@ -232,7 +234,7 @@ def job_of(
         **how: aspect, size, dtype and random_weights of a :class:`~scalekv_core.memory.estimate.Batch`.
 
     Raises:
-        InputError: there is nothing to draw, the numbers of seeds and images do not agree, the model draws no such images, or
+        InputError: there is nothing to draw, the numbers of seeds and images do not agree, the model generates no such images, or
             not with this sampling.
     """
     card = model_card(model)

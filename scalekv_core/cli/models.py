@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from scalekv_core.cli import console
 
 if TYPE_CHECKING:
-    from scalekv_core.models.image_model import ModelCard
+    from scalekv_core.models.card import ModelCard
 
 
 def models() -> None:

@@ -80,7 +80,7 @@ def dry_run(model: BareModel, images: int, *, guidance: bool = True) -> DryRun:
     nothing = _Nothing(tracker)
     scales = []
     with on_meta(tracker):
-        for _ in model.draw(images, nothing, guidance=guidance):
+        for _ in model.generate(images, nothing, guidance=guidance):
             scales.append(nothing.scale())
     opening, attending, between, closing = zip(*scales, strict=True)
     return DryRun(opening=opening, attending=attending, between=between, closing=closing, kept=tracker.live)

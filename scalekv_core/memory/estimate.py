@@ -22,7 +22,7 @@ from scalekv_core.errors import InputError
 from scalekv_core.memory.attention_dry_run import attending_bytes
 from scalekv_core.memory.dry_run import LAYERS, DryRun, decoding_bytes, dry_run, weight_bytes
 from scalekv_core.models.bare_model import BareModel
-from scalekv_core.models.image_model import ModelCard
+from scalekv_core.models.card import ModelCard
 from scalekv_core.planning.assumed import assumed_profile, default_drafters
 from scalekv_core.planning.budget import Budget, read_bytes
 from scalekv_core.planning.footprint import layer_bytes
@@ -59,12 +59,12 @@ class Batch:
         """The shape of its cache.
 
         Raises:
-            InputError: the model draws no such images.
+            InputError: the model generates no such images.
         """
         try:
             one_row = self.card.shape(aspect=self.aspect, size=self.size)
         except InputError as error:
-            raise InputError(f"model {self.model!r} draws no such images: {error}") from error
+            raise InputError(f"model {self.model!r} generates no such images: {error}") from error
         shape = one_row.for_rows(self.images * (1 + self.guidance))
         return shape if self.dtype is None else evolve(shape, dtype=self.dtype)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         TokenMerger,
         TokenSelector,
     )
-    from scalekv_core.models.image_model import ModelCard
+    from scalekv_core.models.card import ModelCard
 
 PROJECT = "scalekv"
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -24,7 +24,8 @@ from scalekv_core.contracts.options import set_options
 from scalekv_core.contracts.policy import PARTS, Policy
 from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.errors import InputError, PluginError, ScaleKVError, SessionError, unknown_name
-from scalekv_core.models.image_model import ImageModel, ModelCard
+from scalekv_core.models.card import ModelCard
+from scalekv_core.models.image_model import ImageModel
 from scalekv_core.plugins import hookspecs
 
 GROUP = "scalekv"

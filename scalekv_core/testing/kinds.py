@@ -15,7 +15,7 @@ from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.errors import InputError, unknown_name
-from scalekv_core.models.image_model import ModelCard
+from scalekv_core.models.card import ModelCard
 from scalekv_core.testing import checks
 from scalekv_core.testing.cases import Case
 from scalekv_core.testing.specimens import Specimen

@@ -10,7 +10,8 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from scalekv_core.contracts.adapter import ModelAdapter
-from scalekv_core.models.image_model import ImageModel, ModelCard
+from scalekv_core.models.card import ModelCard
+from scalekv_core.models.image_model import ImageModel
 from scalekv_core.plugins.registry import Registry
 from scalekv_core.testing.common import same_bits
 

@@ -25,7 +25,9 @@ from scalekv_core.contracts.strategies import BudgetAllocator, TokenSelector
 from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import InputError
 from scalekv_core.models.bare_model import BareModel
-from scalekv_core.models.image_model import Generation, ImageModel, ModelCard, Sampling
+from scalekv_core.models.card import ModelCard
+from scalekv_core.models.image_model import Generation, ImageModel
+from scalekv_core.models.sampling import Sampling
 from scalekv_core.plugins.hookspecs import hookimpl
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
@@ -173,7 +175,7 @@ class BareToy(BareModel):
         self.blocks = blocks
         self.projections = [(block, block.qkv.weight) for block in blocks]
 
-    def draw(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Generator[None, None, None]:
+    def generate(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Generator[None, None, None]:
         labels = torch.zeros(images * (1 + guidance), dtype=torch.int64, device=self.module.head.weight.device)
         for _ in self.module.steps(labels, cache):
             yield

@@ -78,7 +78,7 @@ def test_stated_drafters_are_named(run) -> None:
     [
         (("--memory", "much"), "memory is written as 24GiB, 80GB or 512MiB; got 'much'"),
         (("--model", "toi"), "did you mean 'toy'"),
-        (("--size", "1M"), "model 'toy' draws no such images: there is one size only"),
+        (("--size", "1M"), "model 'toy' generates no such images: there is one size only"),
         (("--aspect", "3:4"), "there is no aspect ratio '3:4'; there is 1:1 only"),
         (("--dtype", "float8"), "no dtype is called 'float8'"),
         (("--policy", "all"), "one policy at a time"),

@@ -117,7 +117,7 @@ def test_activations_are_those_of_a_real_device() -> None:
     real: BareModel = card.bare(device="cpu")
     peaks = []
     with torch.inference_mode(), StorageTracker() as tracker:
-        for _ in real.draw(2, Kept()):
+        for _ in real.generate(2, Kept()):
             peaks.append(tracker.peak)
             tracker.peak = tracker.live
 
@@ -310,7 +310,7 @@ def test_a_codec_of_fewer_bytes_makes_the_cache_smaller() -> None:
         (
             {"aspect": "3:4"},
             InputError,
-            "model 'var-d16' draws no such images: there is no aspect ratio '3:4'; there is 1:1",
+            "model 'var-d16' generates no such images: there is no aspect ratio '3:4'; there is 1:1",
         ),
         ({"size": "1M"}, InputError, "one size only"),
         ({"memory": "much"}, InputError, "memory is written as 24GiB"),
@@ -339,7 +339,7 @@ def test_a_card_may_say_nothing_of_its_model() -> None:
         def scalekv_image_models(self) -> dict[str, Any]:
             return {"silent": Silent}
 
-    with pytest.raises(InputError, match=r"Silent does not say how its model runs without weights"):
+    with pytest.raises(InputError, match=r"Silent cannot make its model without weights"):
         plan_memory("silent", "toy-latest", registry=Registry.of(toy, Plugin()))
 
 

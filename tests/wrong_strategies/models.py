@@ -7,7 +7,8 @@ from itertools import count
 import torch
 from attrs import define, evolve, field, frozen
 
-from scalekv_core.models.image_model import ModelCard, Sampling
+from scalekv_core.models.card import ModelCard
+from scalekv_core.models.sampling import Sampling
 from scalekv_core.testing import toy
 from tests.wrong_strategies.catalogue import breaks
 

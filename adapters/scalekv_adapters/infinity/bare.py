@@ -18,7 +18,7 @@ from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_adapters.sampling import image_generators
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.models.bare_model import BareModel
-from scalekv_core.models.image_model import Sampling
+from scalekv_core.models.sampling import Sampling
 
 PROMPT = 64
 """Text tokens of a prompt: some sentences."""
@@ -62,7 +62,7 @@ class BareInfinity(BareModel):
             infinity = Infinity(sizes, decoder, canvas=canvas).eval().requires_grad_(False)
         return cls(infinity if dtype == torch.float32 else infinity.blocks_to(dtype), sampling)
 
-    def draw(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Generator[None, None, None]:
+    def generate(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Generator[None, None, None]:
         config, canvas = self.infinity.config, self.infinity.canvas
         how, scales = self.sampling, len(self.schedule)
         length = min(PROMPT, config.text_maxlen)

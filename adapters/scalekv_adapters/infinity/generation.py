@@ -24,7 +24,8 @@ from scalekv_adapters.sampling import choose, filter_logits, image_generators
 from scalekv_adapters.steps import collect
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError
-from scalekv_core.models.image_model import Generation, Sampling
+from scalekv_core.models.image_model import Generation
+from scalekv_core.models.sampling import Sampling
 
 if TYPE_CHECKING:
     from scalekv_adapters.infinity.config import InfinityConfig

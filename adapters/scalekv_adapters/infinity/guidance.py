@@ -13,7 +13,7 @@ from attrs import frozen
 from torch import Tensor
 
 from scalekv_core.errors import InputError
-from scalekv_core.models.image_model import ON_LOGITS
+from scalekv_core.models.sampling import ON_LOGITS
 
 
 @frozen

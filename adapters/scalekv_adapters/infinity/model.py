@@ -25,7 +25,9 @@ from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
-from scalekv_core.models.image_model import Generation, ImageModel, ModelCard, Sampling
+from scalekv_core.models.card import ModelCard
+from scalekv_core.models.image_model import Generation, ImageModel
+from scalekv_core.models.sampling import Sampling
 from scalekv_core.models.weights import WeightsFormat
 from scalekv_core.shapes.geometry import CacheGeometry
 
@@ -76,14 +78,14 @@ class InfinityImageModel(ImageModel):
         self.sampling = sampling
         self.profiles = tuple(profiles)
         self._read: dict[str, Tensor] = {}
-        self.draw_on()
+        self.set_shape()
 
-    def draw_on(self, *, aspect: str | None = None, size: str | None = None) -> None:
+    def set_shape(self, *, aspect: str | None = None, size: str | None = None) -> None:
         canvas = self.infinity.canvas
         try:
             self.infinity.canvas = Canvas(aspect or canvas.aspect, size or canvas.pixels)
         except InputError as error:
-            raise InputError(f"model {self.name!r} draws no such images: {error}") from error
+            raise InputError(f"model {self.name!r} generates no such images: {error}") from error
         self.aspect, self.size = self.infinity.canvas.aspect, self.infinity.canvas.pixels
         self.schedule = self.infinity.canvas.schedule
         fitting = [profile for profile in self.profiles if profile.schedule == self.schedule]

@@ -15,7 +15,7 @@ from scalekv_adapters.var.transformer import VAR, Block
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.models.bare_model import BareModel
-from scalekv_core.models.image_model import Sampling
+from scalekv_core.models.sampling import Sampling
 
 
 class BareVAR(BareModel):
@@ -56,7 +56,7 @@ class BareVAR(BareModel):
         decoder.eval().requires_grad_(False)
         return cls(var.eval().requires_grad_(False), sampling)
 
-    def draw(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Generator[None, None, None]:
+    def generate(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Generator[None, None, None]:
         labels = torch.zeros(images, dtype=torch.int64, device=self.var.head.weight.device)
         sampling = self.sampling if guidance else attrs.evolve(self.sampling, guidance=0.0)
         for _ in draw(self.var, labels, cache, sampling, image_generators(range(images), images), ()):

@@ -19,7 +19,8 @@ from scalekv_adapters.var.config import check_trained
 from scalekv_adapters.var.guidance import guide
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError
-from scalekv_core.models.image_model import Generation, Sampling
+from scalekv_core.models.image_model import Generation
+from scalekv_core.models.sampling import Sampling
 
 if TYPE_CHECKING:
     from scalekv_adapters.var.config import VARConfig

@@ -21,7 +21,9 @@ from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAEConfig
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import CheckpointError, InputError
-from scalekv_core.models.image_model import ON_LOGITS, Generation, ImageModel, ModelCard, Sampling, in_words
+from scalekv_core.models.card import ModelCard
+from scalekv_core.models.image_model import Generation, ImageModel
+from scalekv_core.models.sampling import Sampling
 from scalekv_core.models.weights import WeightsFormat, beside
 from scalekv_core.shapes.geometry import CacheGeometry
 
@@ -53,10 +55,7 @@ def check_sampling(name: str, sampling: Sampling) -> None:
     """Raises InputError where guidance is told by scale, or at another place than the logits."""
     if isinstance(sampling.guidance, tuple):
         raise InputError(f"model {name!r} wants one guidance, which grows from scale to scale by itself")
-    if sampling.guidance_at != (ON_LOGITS,):
-        raise InputError(
-            f"model {name!r} applies guidance on the logits (0) and nowhere else; got {in_words(sampling.guidance_at)}"
-        )
+    sampling.check_guided_on_logits(f"model {name!r}")
 
 
 class VARImageModel(ImageModel):
@@ -225,7 +224,7 @@ class TinyVARCard(ModelCard):
         var, _ = tiny.load(device, dtype)
         return VARImageModel(TINY, var, sampling=self.sampling, profile=self.profile_of(self.geometry.schedule))
 
-    def draws(self, prompt: str) -> bool:
+    def accepts(self, prompt: str) -> bool:
         return prompt.strip().isdecimal()
 
     @property

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from scalekv_core.errors import InputError
-from scalekv_core.models.image_model import Generation, ImageModel, ModelCard
+from scalekv_core.models.card import ModelCard
+from scalekv_core.models.image_model import Generation, ImageModel
 from scalekv_core.testing.cases import DrawCase
 from scalekv_core.testing.common import all_same, check_randomness, check_value, only_if
 

@@ -19,7 +19,7 @@ from scalekv_core.memory.dry_run import LAYERS, decoding_bytes, dry_run, module_
 from scalekv_core.memory.estimate import plan_memory
 from scalekv_core.memory.meter import StorageTracker
 from scalekv_core.memory.suggestions import cheapest
-from scalekv_core.models.image_model import Sampling
+from scalekv_core.models.sampling import Sampling
 
 MANIFESTS = Path(__file__).parents[2] / "data" / "manifests"
 VAES = {
@@ -69,7 +69,7 @@ def test_activations_are_those_of_a_real_device() -> None:
         def close(self) -> None: ...
 
     with torch.inference_mode(), StorageTracker() as tracker:
-        for _ in real.draw(2, Kept()):
+        for _ in real.generate(2, Kept()):
             peaks.append(tracker.peak)
             tracker.peak = tracker.live
 
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_made_to() -> None:
 def test_the_plan_of_infinity_tiny_is_what_a_session_measures(aspect: str, policy: str) -> None:
     """The cache to the byte, weights too, and the whole within a tenth."""
     model, prompts = load_model("infinity-tiny"), ["a red circle", "a blue square"]
-    model.draw_on(aspect=aspect)
+    model.set_shape(aspect=aspect)
     plan = plan_memory("infinity-tiny", policy, "30%", images=2, aspect=aspect)
     with compress(model, policy, "30%") as session, StorageTracker() as tracker:
         model.generate(prompts, seeds=[0, 1])

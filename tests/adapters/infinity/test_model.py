@@ -134,13 +134,13 @@ def test_rows_are_those_that_attention_sees(model, guidance, rows):
 
 def test_a_canvas_is_chosen(model):
     """Aspect ratio and size change schedule, geometry and images; what is not given stays."""
-    model.draw_on(aspect="3:4")
+    model.set_shape(aspect="3:4")
     assert Canvas("3:4", "0.06M").schedule == model.schedule
     assert (1, 3, 20, 15) == tuple(model.generate(["a"], seeds=[0]).images.shape)
-    model.draw_on(size="0.25M")
+    model.set_shape(size="0.25M")
     assert Canvas("3:4", "0.25M").schedule == model.schedule
     with pytest.raises(InputError, match="the nearest are 4:7, 1:2"):
-        model.draw_on(aspect="9:16")
+        model.set_shape(aspect="9:16")
     assert Canvas("3:4", "0.25M").schedule == model.schedule
 
 
@@ -148,13 +148,13 @@ def test_a_profile_is_that_of_the_canvas(model):
     """Each canvas has its own; without one there is none."""
     profiles = []
     for aspect in ("1:1", "3:4"):
-        model.draw_on(aspect=aspect)
+        model.set_shape(aspect=aspect)
         with calibrate(model) as calibration:
             model.generate(["a"], seeds=[0])
         profiles.append(calibration.profile())
     several = InfinityImageModel("several", model.infinity, model.encoder, sampling=model.sampling, profiles=profiles)
     for aspect, profile in (("1:1", profiles[0]), ("3:4", profiles[1]), ("2:1", None)):
-        several.draw_on(aspect=aspect)
+        several.set_shape(aspect=aspect)
         assert profile is several.profile
 
 
@@ -285,11 +285,11 @@ def test_generate_takes_places_of_guidance(scalekv):
     [
         (
             ("--aspect", "9:16"),
-            "model 'infinity-small' draws no such images: there is no aspect ratio '9:16' (width:height); the nearest are 4:7, 1:2",
+            "model 'infinity-small' generates no such images: there is no aspect ratio '9:16' (width:height); the nearest are 4:7, 1:2",
         ),
         (
             ("--size", "8M"),
-            "model 'infinity-small' draws no such images: there is no image size of '8M' pixels; there are 0.06M, 0.25M, 0.60M, 1M",
+            "model 'infinity-small' generates no such images: there is no image size of '8M' pixels; there are 0.06M, 0.25M, 0.60M, 1M",
         ),
         (("--guidance", "1,3"), "Infinity wants one guidance for all 7 scales or one per scale; got 2"),
         (("--guidance", "much"), "--guidance wants a number, or one per scale with commas between; got 'much'"),

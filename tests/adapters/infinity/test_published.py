@@ -48,7 +48,7 @@ def folder(make_infinity, make_vae, infinity_config, tmp_path: Path, monkeypatch
 def model(folder: Path):
     """That model, on its smallest canvas."""
     loaded = load_model("infinity-2b", weights=folder)
-    loaded.draw_on(aspect=SMALL.aspect, size=SMALL.pixels)
+    loaded.set_shape(aspect=SMALL.aspect, size=SMALL.pixels)
     return loaded
 
 
@@ -74,7 +74,7 @@ def test_half_precision(folder: Path) -> None:
 def test_profiles_beside_the_weights_are_found(model, folder: Path) -> None:
     """One for each canvas that it was calibrated on."""
     for aspect in ("1:1", "3:4"):
-        model.draw_on(aspect=aspect, size="0.06M")
+        model.set_shape(aspect=aspect, size="0.06M")
         with calibrate(model) as calibration:
             model.generate(["a cat"], seeds=[0])
         calibration.profile().save(folder / f"profile-{aspect.replace(':', 'x')}.safetensors")
@@ -82,7 +82,7 @@ def test_profiles_beside_the_weights_are_found(model, folder: Path) -> None:
     again = load_model("infinity-2b", weights=folder)
     assert again.profile is None  # of its own canvas there is none
     for aspect in ("3:4", "1:1"):
-        again.draw_on(aspect=aspect, size="0.06M")
+        again.set_shape(aspect=aspect, size="0.06M")
         assert again.schedule == again.profile.schedule
 
 
@@ -94,7 +94,7 @@ def test_converted_once_it_draws_the_same(model, folder: Path, tmp_path: Path, c
     shutil.copytree(folder / "flan-t5-xl", tmp_path / "converted" / "flan-t5-xl")
 
     converted = load_model("infinity-2b", weights=tmp_path / "converted")
-    converted.draw_on(aspect=SMALL.aspect, size=SMALL.pixels)
+    converted.set_shape(aspect=SMALL.aspect, size=SMALL.pixels)
     want, got = (one.generate(["a cat"], seeds=[3]).images for one in (model, converted))
     assert torch.equal(want, got)
 

@@ -76,13 +76,13 @@ def test_load_casts_the_transformer_only() -> None:
 @pytest.mark.parametrize("aspect", ASPECTS)
 def test_every_aspect_ratio_it_learnt_is_drawn(model, aspect: str) -> None:
     """Square, upright and lying pictures have the published schedules of their aspect ratio, and a profile each."""
-    model.draw_on(aspect=aspect)
+    model.set_shape(aspect=aspect)
     images = model.generate(["a red circle"], seeds=[0]).images
     height, width = model.schedule.maps[-1][-2:]
     assert (1, 3, 4 * height, 4 * width) == images.shape
     assert model.profile is not None
     assert model.profile.schedule == model.schedule
-    model.draw_on(aspect="1:1")
+    model.set_shape(aspect="1:1")
 
 
 def test_a_picture_depends_on_its_own_prompt_and_seed(model) -> None:

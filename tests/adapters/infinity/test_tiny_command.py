@@ -68,11 +68,11 @@ def test_several_captions_at_once_in_another_shape(run: Run) -> None:
         (("a purple cow",), "unknown word 'purple'; the words are a, two, three, red"),
         (
             ("3", "--aspect", "3:4"),
-            "model 'var-tiny' draws no such images: there is no aspect ratio '3:4'; there is 1:1 only",
+            "model 'var-tiny' generates no such images: there is no aspect ratio '3:4'; there is 1:1 only",
         ),
         (
             (PROMPT, "--aspect", "7:5"),
-            "model 'infinity-tiny' draws no such images: there is no aspect ratio '7:5'; there are 1:1, 3:4",
+            "model 'infinity-tiny' generates no such images: there is no aspect ratio '7:5'; there are 1:1, 3:4",
         ),
         ((PROMPT, "--guidance", "0.5"), "guidance of 1 or more"),
         ((PROMPT, "--guidance-at", "-99"), "on the logits (0) or after a block (-1 to -5); got -99"),

@@ -175,7 +175,7 @@ def test_an_exception_closes_the_cache(plain_var, closing):
         ({"labels": [[3], [7]]}, r"one or more integers; got torch.int64 \(2, 1\)"),
         ({"labels": [3.0, 7.0]}, r"one or more integers; got torch.float32 \(2,\)"),
         ({"seeds": [1]}, "one seed per image: 2 images, got 1 seeds"),
-        ({"guidance": -1.0}, r"sampling wants guidance at least 0 \(0 draws without\); got -1.0"),
+        ({"guidance": -1.0}, r"sampling wants guidance at least 0 \(0 generates without\); got -1.0"),
         ({"top_k": -5}, r"sampling wants top_k at least 0, whole \(0 lets all compete\); got -5"),
         ({"top_k": 0.5}, r"sampling wants top_k at least 0, whole \(0 lets all compete\); got 0.5"),
         ({"top_p": 1.5}, r"sampling wants top_p from 0 to 1 \(0 lets all compete\); got 1.5"),

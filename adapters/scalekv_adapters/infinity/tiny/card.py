@@ -16,7 +16,9 @@ from scalekv_adapters.infinity.tiny.words import WordEncoder
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
 from scalekv_core.memory.dry_run import module_bytes
-from scalekv_core.models.image_model import ImageModel, ModelCard, Sampling
+from scalekv_core.models.card import ModelCard
+from scalekv_core.models.image_model import ImageModel
+from scalekv_core.models.sampling import Sampling
 from scalekv_core.shapes.geometry import CacheGeometry
 
 TINY = "infinity-tiny"
@@ -86,7 +88,7 @@ class TinyInfinityCard(ModelCard):
     def check_sampling(self, sampling: Sampling, shape: CacheGeometry) -> None:
         check_sampling(sampling, shape)
 
-    def draws(self, prompt: str) -> bool:
+    def accepts(self, prompt: str) -> bool:
         return any(letter.isalpha() for letter in prompt)
 
     @property

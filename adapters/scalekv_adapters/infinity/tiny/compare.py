@@ -38,7 +38,7 @@ def main(
 ) -> None:
     """Prints the judge's table for infinity-tiny and writes it as JSON."""
     model, asked = load_model(MODEL), captions(per_task)
-    model.draw_on(aspect=aspect)
+    model.set_shape(aspect=aspect)
     batches = Batch.cut([(str(question.caption), question.seed) for question in asked], batch)
 
     def judge(images: Tensor) -> dict[str, float]:

@@ -1,0 +1,96 @@
+"""How a model chooses tokens: what two runs must share to be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+from attrs import Attribute, field, frozen
+
+from scalekv_core.errors import InputError
+
+ON_LOGITS = 0
+"""The place where every family applies guidance."""
+
+
+def _wants(text: str, fits: Callable[[Any], bool]) -> Callable[[Any, Attribute[Any], Any], None]:
+    """An attrs validator that refuses in one line what does not fit."""
+
+    def check(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+        if not fits(value):
+            raise InputError(f"sampling wants {attribute.name} {text}; got {value!r}")
+
+    return check
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and isinstance(value, int) and value >= 0
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_temperature(value: Any) -> bool:
+    return _is_number(value) and 0 < value < inf
+
+
+def _is_strength(value: Any) -> bool:
+    several = value if isinstance(value, tuple) else (value,)
+    return bool(several) and all(_is_number(strength) and 0 <= strength < inf for strength in several)
+
+
+def _as_strength(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@frozen(kw_only=True)
+class Sampling:
+    """How a model chooses tokens. Two runs are compared only if these are equal.
+
+    Attributes:
+        guidance: strength of classifier-free guidance, for all scales or one per scale; 0 generates without guidance.
+        top_k: how many of the most probable values compete; 0 means all.
+        top_p: how much probability the competing values may hold together; 0 means all.
+        temperature: divides the logits.
+        greedy: take the most probable value; seeds have no effect.
+        guidance_at: where guidance is applied, in models that know several places: 0 is on the logits, others are the
+            family's own.
+
+    Raises:
+        InputError: a value is out of its range.
+
+    >>> Sampling(top_p=1.5)
+    Traceback (most recent call last):
+    scalekv_core.errors.InputError: sampling wants top_p from 0 to 1 (0 lets all compete); got 1.5
+    """
+
+    guidance: float | tuple[float, ...] = field(
+        default=0.0, converter=_as_strength, validator=_wants("at least 0 (0 generates without)", _is_strength)
+    )
+    top_k: int = field(default=0, validator=_wants("at least 0, whole (0 lets all compete)", _is_count))
+    top_p: float = field(default=0.0, validator=_wants("from 0 to 1 (0 lets all compete)", _is_share))
+    temperature: float = field(default=1.0, validator=_wants("above 0 (see greedy)", _is_temperature))
+    greedy: bool = False
+    guidance_at: tuple[int, ...] = field(default=(ON_LOGITS,), converter=tuple)
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """The guidance as a tuple: of one number for all scales, or of one per scale."""
+        return self.guidance if isinstance(self.guidance, tuple) else (self.guidance,)
+
+    def check_guided_on_logits(self, who: str = "the model") -> None:
+        """Raises InputError if guidance is applied anywhere else than on the logits.
+
+        >>> Sampling(guidance_at=(0, -5)).check_guided_on_logits()
+        Traceback (most recent call last):
+        scalekv_core.errors.InputError: the model applies guidance on the logits (0) and nowhere else; got 0,-5
+        """
+        if self.guidance_at != (ON_LOGITS,):
+            places = ",".join(map(str, self.guidance_at))
+            raise InputError(f"{who} applies guidance on the logits (0) and nowhere else; got {places}")
