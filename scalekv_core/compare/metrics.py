@@ -1,16 +1,20 @@
-"""How far a picture that was drawn with a compressed cache is from the one that the unmodified model draws.
+"""How far images generated with a compressed cache are from those of the unmodified model.
 
-Two kinds of figures, which answer two questions. *Free-running*: the compressed model draws on its own, so that one
-other token leads to others; images are compared (PSNR, SSIM), and tokens place by place. *Forced*: the compressed model
+Two kinds of figures answer two questions. *Free-running*: the compressed model generates on its own, so one different
+token leads to others; images are compared (PSNR, SSIM), and tokens position by position. *Forced*: the compressed model
 is given the unmodified model's tokens at every scale and is only asked what it would choose; so every scale is judged
 by itself, by agreement and by the Kullback-Leibler divergence of its distributions.
+
+A figure of something that is not a number is not a number: nothing here replaces it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor
 
@@ -19,6 +23,9 @@ from scalekv_core.models.image_model import Generation
 
 PIECE = 1 << 24
 """Numbers that a divergence is computed over at once (64 MiB of float32)."""
+
+WINDOW, SIGMA = 11, 1.5
+"""Width and standard deviation, in pixels, of the Gaussian window of SSIM."""
 
 
 @frozen(kw_only=True)
@@ -29,10 +36,10 @@ class Fidelity:
         psnr: dB of all images together, that is of their mean squared error; infinite if they are identical.
         ssim: mean structural similarity; None where the images are too small for its window.
         image_psnr, image_ssim: image by image.
-        agreement: per scale, the share of tokens that are the same when both draw on their own.
+        agreement: per scale, the share of tokens that are the same when both models generate on their own.
         tokens: per scale, the number of tokens that this is a share of.
-        forced_agreement: per scale, the share of choices that are the same when it was given the other's tokens.
-        kl: per scale, mean divergence (nats a token or bit) of its distribution from the unmodified one, tokens forced.
+        forced_agreement: per scale, the share of choices that are the same, given the unmodified model's tokens.
+        kl: per scale, mean divergence (nats per token or bit) from the unmodified distribution, tokens forced.
     """
 
     psnr: float
@@ -47,40 +54,42 @@ class Fidelity:
     @property
     def identical(self) -> bool:
         """Whether all images are bit-identical."""
-        return self.psnr == float("inf")
+        return self.psnr == math.inf
 
     def over_scales(self, values: Sequence[float]) -> float:
-        """The mean of a figure that is given per scale, over all tokens."""
+        """The mean of a per-scale figure over all tokens."""
         return sum(value * n for value, n in zip(values, self.tokens, strict=True)) / sum(self.tokens)
 
 
-def compare(drawn: Generation, reference: Generation, forced: Generation | None = None) -> Fidelity:
-    """All figures of what a compressed model drew.
+def compare(compressed: Generation, unmodified: Generation, forced: Generation | None = None) -> Fidelity:
+    """All figures of what a compressed model generated.
 
     Args:
-        drawn: what it drew on its own.
-        reference: what the unmodified model drew, same prompts, seeds and sampling.
-        forced: what it drew when given ``reference.tokens``; with logits if the divergence is wanted (then
-            ``reference`` needs them too).
+        compressed: what it generated on its own.
+        unmodified: what the unmodified model generated with the same prompts, seeds and sampling.
+        forced: what the compressed model generated when given ``unmodified.tokens``; with logits if the divergence is
+            wanted (then ``unmodified`` needs them too).
 
     Raises:
-        InputError: the two are not of the same images, or only one of them has logits.
+        InputError: the two differ in shape or schedule, or only one of them has logits.
     """
-    _check_same(drawn, reference)
-    image_ssim = ssim(drawn.images, reference.images)
+    _check_same(compressed, unmodified)
+    image_ssim = ssim(compressed.images, unmodified.images)
     kl = None
     if forced is not None and forced.logits is not None:
-        if reference.logits is None:
-            raise InputError("a divergence needs the logits of both; the reference was drawn without keep_logits")
-        kl = divergence(forced.logits, reference.logits, reference.tokens)
+        if unmodified.logits is None:
+            raise InputError(
+                "a divergence needs the logits of both; the unmodified images were generated without keep_logits"
+            )
+        kl = divergence(forced.logits, unmodified.logits, unmodified.tokens)
     return Fidelity(
-        psnr=float(psnr(drawn.images[None].flatten(1), reference.images[None].flatten(1))),
+        psnr=float(psnr(compressed.images[None].flatten(1), unmodified.images[None].flatten(1))),
         ssim=None if image_ssim is None else float(image_ssim.mean()),
-        image_psnr=tuple(psnr(drawn.images, reference.images).tolist()),
+        image_psnr=tuple(psnr(compressed.images, unmodified.images).tolist()),
         image_ssim=None if image_ssim is None else tuple(image_ssim.tolist()),
-        agreement=agreement(drawn.tokens, reference.tokens),
-        tokens=tuple(tokens.numel() for tokens in reference.tokens),
-        forced_agreement=None if forced is None else agreement(forced.choices, reference.tokens),
+        agreement=agreement(compressed.tokens, unmodified.tokens),
+        tokens=tuple(tokens.numel() for tokens in unmodified.tokens),
+        forced_agreement=None if forced is None else agreement(forced.choices, unmodified.tokens),
         kl=kl,
     )
 
@@ -99,20 +108,35 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, reference: Tensor) -> Tensor | None:
-    """(B,) structural similarity of each image (Wang et al. 2004: Gaussian window of 11, sigma 1.5).
+    """(B,) structural similarity of each image (Wang et al. 2004; windows at the border see the image reflected).
+
+    Computed in float64, so that only identical images have exactly 1.
 
     Args:
         images, reference: (B, 3, H, W) in [0, 1]; None comes back where a side is shorter than the window.
-    """
-    if min(images.shape[2:]) < 11:
-        return None
-    from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
 
-    value = structural_similarity_index_measure(
-        images.float(), reference.float(), data_range=1.0, reduction="none", return_full_image=False
-    )
-    assert isinstance(value, Tensor)
-    return value.reshape(-1)
+    >>> ssim(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
+    tensor([1.], dtype=torch.float64)
+    """
+    if min(images.shape[2:]) < WINDOW:
+        return None
+    a, b = images.double(), reference.double()
+    mean_a, mean_b, aa, bb, ab = map(_window_mean, (a, b, a * a, b * b, a * b))
+    variances, covariance = (aa - mean_a**2) + (bb - mean_b**2), ab - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return (luminance * (2 * covariance + c2) / (variances + c2)).flatten(1).mean(dim=1)
+
+
+def _window_mean(x: Tensor) -> Tensor:
+    """(B, C, H, W) the Gaussian-weighted mean around every pixel."""
+    reach = WINDOW // 2
+    offsets = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
+    weights = (-((offsets / SIGMA) ** 2) / 2).exp()
+    weights = weights / weights.sum()
+    planes = F.pad(x, (reach, reach, reach, reach), mode="reflect").flatten(0, 1)[:, None]
+    rows = F.conv2d(planes, weights.view(1, 1, -1, 1))
+    return F.conv2d(rows, weights.view(1, 1, 1, -1)).view_as(x)
 
 
 def agreement(tokens: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple[float, ...]:
@@ -128,7 +152,7 @@ def agreement(tokens: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple[fl
 
 
 def divergence(logits: Sequence[Tensor], reference: Sequence[Tensor], tokens: Sequence[Tensor]) -> tuple[float, ...]:
-    """Per scale, the mean of KL(reference || other) in nats a token (or bit).
+    """Per scale, the mean of KL(reference || other) in nats per token (or bit); not a number where logits are not.
 
     Args:
         logits, reference: per scale (B, n, V).
@@ -145,7 +169,7 @@ def divergence(logits: Sequence[Tensor], reference: Sequence[Tensor], tokens: Se
 
 
 def _own_axis(logits: Tensor, tokens: Tensor) -> Tensor:
-    """(M, V) one distribution a row: one per token, or one per bit."""
+    """(M, V): one row per distribution, that is per token or per bit."""
     if tokens.dim() == 3 and logits.dim() == 3:
         logits = logits.unflatten(-1, (tokens.shape[-1], -1))
     return logits.flatten(0, -2)
@@ -159,13 +183,12 @@ def _divergence(logits: Tensor, reference: Tensor) -> float:
         theirs = reference[start : start + step].float().log_softmax(dim=-1)
         mine = logits[start : start + step].to(theirs.device).float().log_softmax(dim=-1)
         terms = theirs.exp() * (theirs - mine)
-        total += float(
-            terms.masked_fill_(theirs == -torch.inf, 0.0).double().sum()
-        )  # what cannot be drawn costs nothing
-    return max(0.0, total / rows)  # rounding
+        impossible = (theirs == -torch.inf) & ~mine.isnan()  # what is never chosen costs nothing
+        total += float(terms.masked_fill_(impossible, 0.0).double().sum())
+    return 0.0 if total < 0 else total / rows  # rounding can leave a little less than 0; nan is not less
 
 
-def _check_same(drawn: Generation, reference: Generation) -> None:
-    mine, theirs = (tuple(tuple(t.shape) for t in (g.images, *g.tokens)) for g in (drawn, reference))
+def _check_same(compressed: Generation, unmodified: Generation) -> None:
+    mine, theirs = (tuple(tuple(t.shape) for t in (g.images, *g.tokens)) for g in (compressed, unmodified))
     if mine != theirs:
         raise InputError(f"fidelity compares images of the same shape and schedule; got {mine[0]} and {theirs[0]}")

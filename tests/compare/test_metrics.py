@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torchmetrics.functional.image import peak_signal_noise_ratio
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from scalekv_core.compare import metrics as fidelity
 from scalekv_core.errors import InputError
@@ -36,6 +36,18 @@ def test_psnr_is_that_of_torchmetrics() -> None:
     assert together == pytest.approx(fidelity.compare(g, Generation(images=b, tokens=(), choices=())).psnr, rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [(24, 32), (11, 11), (64, 40)])
+@pytest.mark.parametrize("noise", [0.001, 0.1, 1.0])
+def test_ssim_is_that_of_torchmetrics(size: tuple[int, int], noise: float) -> None:
+    """Per image; theirs is computed in the images' dtype, so the comparison is in float64."""
+    a = images(seed=0, size=size).double()
+    b = (a + noise * (images(seed=1, size=size) - 0.5)).clamp(0, 1)
+    wanted = structural_similarity_index_measure(b, a, data_range=1.0, reduction="none")
+
+    torch.testing.assert_close(wanted, fidelity.ssim(b, a), rtol=0, atol=1e-12)
+    torch.testing.assert_close(wanted, fidelity.ssim(b.float(), a.float()), rtol=0, atol=1e-6)
+
+
 def test_identical_images_have_infinite_psnr_and_ssim_one() -> None:
     """And nothing else has: one changed bit is seen."""
     a = generation(0)
@@ -43,7 +55,8 @@ def test_identical_images_have_infinite_psnr_and_ssim_one() -> None:
 
     same = fidelity.compare(a, a, a)
     assert same.identical
-    assert (math.inf, 1.0) == (same.psnr, pytest.approx(same.ssim))
+    assert (math.inf, 1.0) == (same.psnr, same.ssim)
+    assert fidelity.compare(almost, a).ssim < 1
     assert not fidelity.compare(almost, a).identical
 
 
@@ -101,7 +114,7 @@ def test_divergence_of_bits_is_per_bit() -> None:
     assert first / 2 == pytest.approx(value)
 
 
-def test_what_cannot_be_drawn_costs_nothing() -> None:
+def test_what_is_never_chosen_costs_nothing() -> None:
     """Values that both exclude have no part in the divergence."""
     cut = torch.tensor([[[0.0, 1.0, -math.inf]]])
 
@@ -123,3 +136,58 @@ def test_what_cannot_be_compared_is_refused() -> None:
         fidelity.compare(small, generation(0))
     with pytest.raises(InputError, match="needs the logits of both"):
         fidelity.compare(generation(1), generation(0, logits=False), generation(1))
+
+
+class TestNotANumber:
+    """It stays one in every figure: a model that overflows must not look better than one that does not."""
+
+    NAN = torch.full((1, 4, 8), math.nan)
+    ZEROS = torch.zeros(1, 4, 8)
+    TOKENS = torch.zeros(1, 4, dtype=torch.long)
+
+    @pytest.mark.parametrize(("mine", "theirs"), [(NAN, ZEROS), (ZEROS, NAN), (NAN, NAN)])
+    def test_in_a_divergence(self, mine: torch.Tensor, theirs: torch.Tensor) -> None:
+        """Whichever of the two has it."""
+        assert math.isnan(fidelity.divergence([mine], [theirs], [self.TOKENS])[0])
+
+    @pytest.mark.parametrize("piece", [1 << 24, 8])
+    @pytest.mark.parametrize("row", [0, 3])
+    def test_in_one_row_of_a_divergence(self, monkeypatch: pytest.MonkeyPatch, piece: int, row: int) -> None:
+        """The other rows do not hide it, in whichever piece it is."""
+        monkeypatch.setattr(fidelity, "PIECE", piece)
+        mine = self.ZEROS.clone()
+        mine[0, row, 0] = math.nan
+
+        assert math.isnan(fidelity.divergence([mine], [self.ZEROS], [self.TOKENS])[0])
+        assert math.isnan(fidelity.divergence([self.ZEROS], [mine], [self.TOKENS])[0])
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_beside_a_value_that_is_never_chosen(self, value: float) -> None:
+        """A logit of -inf on the other side does not hide it; one of +inf leaves no distribution."""
+        mine, theirs = torch.tensor([[[0.0, value]]]), torch.tensor([[[0.0, -math.inf]]])
+
+        assert math.isnan(fidelity.divergence([mine], [theirs], [self.TOKENS[:, :1]])[0])
+
+    def test_what_the_compressed_model_excludes_costs_infinitely_much(self) -> None:
+        """A token that the unmodified model may choose."""
+        mine, theirs = torch.tensor([[[0.0, -math.inf]]]), torch.tensor([[[0.0, 0.0]]])
+
+        assert (math.inf,) == fidelity.divergence([mine], [theirs], [self.TOKENS[:, :1]])
+
+    @pytest.mark.parametrize("both", [True, False])
+    def test_in_one_pixel(self, both: bool) -> None:
+        """PSNR and SSIM of that image and of all images; the other images keep theirs. It is not identical."""
+        a, b = generation(0), generation(0)
+        for one in (a, b) if both else (a,):
+            one.images[1, 0, 0, 0] = math.nan
+        figures = fidelity.compare(a, b)
+
+        assert math.isnan(figures.psnr)
+        assert math.isnan(figures.ssim)
+        assert [False, True, False] == [math.isnan(value) for value in figures.image_psnr]
+        assert [False, True, False] == [math.isnan(value) for value in figures.image_ssim]
+        assert not figures.identical
+
+    def test_in_a_mean_over_scales(self) -> None:
+        """One scale is enough."""
+        assert math.isnan(fidelity.compare(generation(0), generation(0)).over_scales((1.0, math.nan)))
