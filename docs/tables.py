@@ -1,8 +1,8 @@
 """The tables of the documentation that come from the registry: ``make tables`` writes them into the pages.
 
-A table stands between two comments, ``<!-- table: NAME -->`` and ``<!-- end of table -->``; a test compares the pages with
-what this would write. Figures of fidelity are read from ``data/*.json``, which the modules ``compare`` of var-tiny and
-infinity-tiny write.
+A table stands between two comments, ``<!-- table: NAME -->`` and ``<!-- end of table -->``. In every table of a page, columns
+of figures are aligned to the right. A test compares the pages with what this would write. Figures of fidelity are read from
+``data/*.json``, which the modules ``compare`` of var-tiny and infinity-tiny write.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ CAPTIONS, ENCODED_CAPTIONS = PAGES / "data" / "captions.json", PAGES / "data" / 
 UNMODIFIED = "unmodified"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
+TABLE = re.compile(r"(?P<titles>^\|.*\|\n)^\|[ :|-]+\|\n(?P<rows>(?:^\|.*\|\n)+)", re.MULTILINE)
+FIGURE = re.compile(r"[-+]?\d[\d,.]*( ?(%|dB|s|ms|[KMG]iB|±|\(|,|x|$)|$)")
+
 SCHEDULE = ScaleSchedule.square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=32, heads=16, head_dim=128)
 """Infinity-2B at 1024 x 1024."""
@@ -60,6 +63,8 @@ COMPARED = (
     ("fold codec=int4", "scalekv"),
 )
 """Policies whose difference is shown with what it scatters over seeds."""
+
+BUDGETS = ("50%", "20%", "10%", "5%", "2.5%")
 
 BATCHES = (1, 8)
 PLANNED = ("full", "scalekv")
@@ -112,13 +117,31 @@ def parts() -> str:
     return table(["part", "name", "what it does", "options"], rows)
 
 
+def reference() -> str:
+    """A section of the reference for every module that offers a policy or a part."""
+    known = registry()
+    offered: dict[str, list[tuple[str, str]]] = {}
+    for kind in ("policy", *PARTS):
+        for name in known.names(kind):
+            offered.setdefault(known.offer(kind, name).factory.__module__, []).append((kind, name))
+    return "\n".join(section(module, names) for module, names in offered.items())
+
+
+def section(module: str, names: Sequence[tuple[str, str]]) -> str:
+    """The heading of a module, its names, and what makes mkdocstrings write the rest."""
+    heading = ", ".join(name for kind, name in names if kind == "policy" or names[0][0] != "policy")
+    listed = ", ".join(f"{kind} `{name}`" for kind, name in names)
+    options = 'show_root_heading: false, show_root_toc_entry: false, heading_level: 3, filters: ["!^[A-Z_]+$", "!^_"]'
+    return f"## {heading}\n\nNames: {listed}.\n\n::: {module}\n    options: {{{options}}}\n"
+
+
 def promises_of(kind: str) -> str:
     """Every promise of a kind of strategy, in the words of its check."""
     rows = [[f"`{promise.name}`", promise.why, promise.unless] for promise in promises(kind)]
     return table(["promise", "what it says, and why", "not made if"], rows)
 
 
-def judged(budgets: Container[str] = ("50%", "20%", "10%", "5%", "2.5%")) -> str:
+def judged(budgets: Container[str] = BUDGETS) -> str:
     """What every policy does to digits of var-tiny: the rows at some budgets, as far as they were measured."""
     rows = [
         [named(row), row["budget"], f"{row['judged']['recognised']:.1%}", *in_figures(row)]
@@ -136,6 +159,16 @@ def encoded(path: Path, budgets: tuple[str, ...] = ("20%", "10%", "5%", "2.5%"))
         lines.setdefault(named(row), {})[row["budget"]] = f"{kl}, {psnr}, {held}"
     rows = [[name, *(cells.get(budget, "") for budget in budgets)] for name, cells in lines.items()]
     return table(["KL, PSNR, of unmodified", *budgets], rows)
+
+
+def encoded_at(path: Path, budget: str, policies: Container[str] = ("fold", "scalekv", "uniform")) -> str:
+    """What some policies do with and without codecs at one budget: a line for each pair."""
+    rows = []
+    for row in measured(path):
+        if row["budget"] == budget and row["policy"] in policies:
+            psnr, same, kl, held = in_figures(row)
+            rows.append([f"`{row['policy']}`", f"`{row['options'].get('codec', 'dense')}`", kl, psnr, same, held])
+    return table(["policy", "codec", "KL, forced", "PSNR", "same", "of unmodified"], rows)
 
 
 def differences(budgets: tuple[str, ...] = ("20%", "10%", "5%")) -> str:
@@ -156,11 +189,12 @@ def further(one: dict[str, Any], other: dict[str, Any], figure: str, digits: int
     return f"{fmean(differences):+.{digits}f} ± {error_of_mean(differences):.{digits}f}"
 
 
-def captions() -> str:
+def captions(budgets: Container[str] = BUDGETS) -> str:
     """What every policy does to the captions of infinity-tiny, task by task."""
     rows = [
         [named(row), row["budget"], *(f"{share:.0%}" for share in row["judged"].values()), *in_figures(row)]
         for row in measured(CAPTIONS, unmodified=True)
+        if row["policy"] == UNMODIFIED or row["budget"] in budgets
     ]
     looked_at = next(iter(measured(CAPTIONS)))["judged"]
     return table(["policy", "budget", *looked_at, "PSNR", "same bits", "KL, forced", "of unmodified"], rows)
@@ -298,36 +332,53 @@ def linked(paper: str) -> str:
     return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", paper)
 
 
-def table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    titles = list(titles)
     lines = [titles, ["---"] * len(titles), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def aligned(found: re.Match[str]) -> str:
+    """A table whose columns of figures are aligned to the right."""
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in found["rows"].splitlines()]
+    rules = ["---:" if holds_figures(column) else "---" for column in zip(*cells, strict=True)]
+    return f"{found['titles']}| {' | '.join(rules)} |\n{found['rows']}"
+
+
+def holds_figures(cells: Iterable[str]) -> bool:
+    """Whether a column has figures, and beside them only empty cells."""
+    filled = [cell.strip() for cell in cells if cell.strip()]
+    return bool(filled) and all(map(FIGURE.match, filled))
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "policies": policies,
     "properties": properties,
     "parts": parts,
+    "reference": reference,
     "judged": judged,
     "codecs": partial(encoded, ENCODED),
     "captions-codecs": partial(encoded, ENCODED_CAPTIONS),
     "differences": differences,
     "judged-10": partial(judged, ["10%"]),
     "captions": captions,
+    "captions-10": partial(captions, ["10%"]),
+    "codecs-10": partial(encoded_at, ENCODED, "10%"),
+    "captions-codecs-10": partial(encoded_at, ENCODED_CAPTIONS, "10%"),
     "memory": memory,
     **{f"promises-{kind}": partial(promises_of, kind) for kind in KINDS},
 }
 
 
 def filled(page: str) -> str:
-    """A page with all its tables as they should be."""
-    return BLOCK.sub(lambda found: f"{found[1]}\n{TABLES[found['name']]()}\n{found[3]}", page)
+    """A page with its tables written, and the columns of all tables aligned."""
+    written = BLOCK.sub(lambda found: f"{found[1]}\n{TABLES[found['name']]()}\n{found[3]}", page)
+    return TABLE.sub(aligned, written)
 
 
 def main() -> None:
     """Writes the tables into the pages."""
-    for path in [*sorted(PAGES.glob("*.md")), PAGES.parent / "README.md"]:
+    for path in [*sorted(PAGES.glob("**/*.md")), PAGES.parent / "README.md", PAGES.parent / "policies" / "README.md"]:
         before = path.read_text(encoding="utf-8")
         after = filled(before)
         if after != before:

@@ -1,7 +1,7 @@
 """Folding: a token that does not stay goes into the kept one whose key is most alike, instead of being lost.
 
 No paper; the idea of token merging (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023, arXiv 2210.09461) for
-a cache. What was tried and what it brought stands in docs/performance.md.
+a cache. What was tried and what it brought is in docs/notebook.md.
 """
 
 from __future__ import annotations
