@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        make_app()(args=arguments, prog_name="scalekv", obj=tuple(arguments))
+        make_app(arguments)(args=arguments, prog_name="scalekv", obj=tuple(arguments))
     except KeyboardInterrupt:  # before a command has begun; commands see to it themselves
         sys.exit(130)
     sys.exit(0)

@@ -29,8 +29,11 @@ COMMANDS = (
 docstring the help."""
 
 
-def make_app() -> typer.Typer:
-    """The application with all its commands."""
+def make_app(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The application with the command that the arguments call, or with all where they call none.
+
+    Only the called command is built: building all twelve takes longer than most of them run.
+    """
     app = typer.Typer(
         add_completion=False,
         no_args_is_help=True,
@@ -39,7 +42,8 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(scalekv)
-    for name in COMMANDS:
+    called = tuple(arguments[:1])
+    for name in called if set(called) & set(COMMANDS) else COMMANDS:
         function = name.replace("-", "_")
         module = importlib.import_module(f"{__package__}.{function}")
         app.command(name)(guarded(getattr(module, function)))
