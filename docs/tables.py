@@ -47,7 +47,7 @@ UNMODIFIED = "unmodified"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 TABLE = re.compile(r"(?P<titles>^\|.*\|\n)^\|[ :|-]+\|\n(?P<rows>(?:^\|.*\|\n)+)", re.MULTILINE)
-FIGURE = re.compile(r"[-+]?\d[\d,.]*( ?(%|dB|s|ms|[KMG]iB|±|\(|,|x|$)|$)")
+FIGURE = re.compile(r"identical$|[-+]?\d[\d,.]*( ?(%|dB|s|ms|[KMG]iB|±|\(|,|x|$)|$)")
 
 SCHEDULE = ScaleSchedule.square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=32, heads=16, head_dim=128)
@@ -86,8 +86,18 @@ def policies() -> str:
     return table(["policy", "what it does", "from"], rows)
 
 
+def readme() -> str:
+    """Every policy in one line: its rule, its paper, and how near it is to the unmodified model."""
+    known = registry()
+    rows = []
+    for name in known.names("policy"):
+        does = summary_of(known.offer("policy", name).factory)
+        rows.append([f"`{name}`", does, ", ".join(arxiv(known.policy(name).paper)), *nearness(name)])
+    return table(["policy", "rule", "arXiv", "PSNR", "same tokens", "KL"], rows)
+
+
 def properties() -> str:
-    """Every policy: what it needs, how it shares, what choosing costs, how true it stays."""
+    """Every policy: what it needs, how it shares the budget, and what selection costs."""
     known = registry()
     rows = []
     for name in known.names("policy"):
@@ -99,10 +109,9 @@ def properties() -> str:
                 shares(policy),
                 "yes" if differs_by_head(policy.selector) else "no",
                 queries_scored(policy.selector),
-                fidelity(name),
             ]
         )
-    return table(["policy", "profile", "shares", "own tokens per head", "looks at", "fidelity"], rows)
+    return table(["policy", "profile", "shares", "own tokens per head", "looks at"], rows)
 
 
 def parts() -> str:
@@ -230,15 +239,12 @@ def error_of_mean(figures: Sequence[float]) -> float:
     return float(stdev(figures) / len(figures) ** 0.5)
 
 
-def fidelity(name: str) -> str:
-    """A policy's figures at 10 % in words."""
+def nearness(name: str) -> list[str]:
+    """PSNR, share of equal tokens and divergence of a policy at 10 %; empty where it was not measured."""
     if name == "full":
-        return "identical"
-    for row in measured(JUDGED):
-        if row["policy"] == name and row["budget"] == "10%" and not row["options"]:
-            psnr, same, _, _ = in_figures(row)
-            return f"{psnr}, {same} the same"
-    return "not measured"
+        return ["identical", "100.0%", "0.000"]
+    found = [row for row in measured(JUDGED) if (row["policy"], row["budget"]) == (name, "10%") and not row["options"]]
+    return [figure.partition(" ±")[0] for figure in in_figures(found[0])[:3]] if found else ["", "", ""]
 
 
 def memory() -> str:
@@ -327,6 +333,11 @@ def random_profile(geometry: CacheGeometry) -> AttentionProfile:
 # -- Markdown -----------------------------------------------------------------------------------------------------
 
 
+def arxiv(paper: str) -> list[str]:
+    """The arXiv numbers in a reference, as links."""
+    return [f"[{number}](https://arxiv.org/abs/{number})" for number in re.findall(r"arXiv (\d{4}\.\d{5})", paper)]
+
+
 def linked(paper: str) -> str:
     """The paper with its arXiv number as a link."""
     return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", paper)
@@ -352,6 +363,7 @@ def holds_figures(cells: Iterable[str]) -> bool:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "readme": readme,
     "policies": policies,
     "properties": properties,
     "parts": parts,

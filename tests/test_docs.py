@@ -69,6 +69,16 @@ def test_every_hook_is_described(hook: str) -> None:
     assert f"## {hook}\n\n`{signature}`\n" in (DOCS / "hooks.md").read_text()
 
 
+@pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", DOCS / "design.md"], ids=NAMED.get)
+def test_the_house_shows_every_room(page: Path) -> None:
+    """The picture of the house has the packages of scalekv_core, and no others."""
+    picture = next(block.text for block in blocks(page) if block.text.startswith("scalekv_core/"))
+    shown = re.findall(r"^  (\w+)", picture.partition("policies/")[0], re.MULTILINE)
+    rooms = {path.parent.name for path in (ROOT / "scalekv_core").glob("*/__init__.py")}
+
+    assert sorted({*rooms, "errors"}) == sorted(shown)
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     """What can be imported from scalekv_core is on a page of the reference."""
     text = "".join(page.read_text() for page in DOCS.glob("reference/*.md"))
