@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -35,37 +35,49 @@ def all_tokens(x: Tensor, start: int, stop: int) -> Tensor:
     return torch.arange(start, stop, device=x.device).expand(x.shape[0], x.shape[1], -1)
 
 
-def other_tokens(kept: Tensor, tokens: int) -> Tensor:
-    """(B, H, tokens - keep) the indices that are not among ``kept`` (B, H, keep), ascending.
-
-    >>> other_tokens(torch.tensor([[[1, 3]]]), 5)
-    tensor([[[0, 2, 4]]])
-    """
-    rows, heads, keep = kept.shape
-    stays = torch.zeros(rows, heads, tokens, dtype=torch.bool, device=kept.device).scatter_(2, kept, True)
-    place = (~stays).cumsum(dim=2).sub_(1).masked_fill_(stays, tokens - keep)  # a last place, which is cut off again
-    others = kept.new_empty(rows, heads, tokens - keep + 1).scatter_(2, place, all_tokens(kept, 0, tokens))
-    return others[:, :, : tokens - keep]
+def token_starts(places: int, tokens: int, *, device: torch.device) -> Tensor:
+    """(places,) where the tokens of each row and head begin, when all of them lie one behind the other."""
+    return torch.arange(0, places * tokens, tokens, device=device)
 
 
-def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
-    """(B, H, keep, ...) the tokens of x at ``index``, in new memory.
+def flat_index(index: Tensor, rows: int, tokens: int, starts: Tensor | None = None) -> Tensor:
+    """(rows H keep,) the same tokens, counted through all rows and heads of a (rows, H, N, ...) tensor.
 
     Args:
-        x: (B, H, N, ...).
-        index: (B, H, keep) int64.
+        index: (B, H, keep) int64; where ``rows`` is a multiple of B, it holds for each B rows.
+        rows, tokens: of that tensor.
+        starts: what :func:`token_starts` returns, if it is there already.
+    """
+    places = rows * index.shape[1]
+    starts = token_starts(places, tokens, device=index.device) if starts is None else starts
+    return (starts.view(-1, *index.shape[:2], 1) + index).flatten()
+
+
+def gather_tokens(x: Tensor, index: Tensor, starts: Tensor | None = None) -> Tensor:
+    """(rows, H, keep, ...) the tokens of x at ``index``, in new memory.
+
+    Args:
+        x: (rows, H, N, ...).
+        index, starts: as :func:`flat_index` takes them.
 
     >>> gather_tokens(torch.tensor([[[[1.0], [2.0], [3.0]]]]), torch.tensor([[[0, 2]]])).flatten()
     tensor([1., 3.])
     """
-    rows, heads, tokens = x.shape[:3]
-    if x.dim() == 3 or not x.is_contiguous():
-        wide = index.reshape(*index.shape, *(1,) * (x.dim() - 3)).expand(*index.shape, *x.shape[3:])
-        return x.gather(2, wide)
-    # Whole rows are copied at once, several times faster than an element-wise gather.
-    first = torch.arange(rows * heads, device=x.device).mul_(tokens).view(rows, heads, 1)
-    flat = x.reshape(rows * heads * tokens, *x.shape[3:]).index_select(0, (index + first).flatten())
-    return flat.view(rows, heads, index.shape[2], *x.shape[3:])
+    if x.dim() == 3 and x.shape[0] == index.shape[0]:
+        return x.gather(2, index)
+    if not x.is_contiguous():
+        wide = index.repeat(x.shape[0] // index.shape[0], 1, 1)
+        return x.gather(2, wide.view(*wide.shape, *(1,) * (x.dim() - 3)).expand(*wide.shape, *x.shape[3:]))
+    return take_tokens(x, flat_index(index, x.shape[0], x.shape[2], starts), index.shape[2])
+
+
+def take_tokens(x: Tensor, flat: Tensor, keep: int) -> Tensor:
+    """(rows, H, keep, ...) the tokens of x (rows, H, N, ...) at an index that :func:`flat_index` has made.
+
+    Whole tokens are copied at once, on a CPU several times faster than an element-wise gather.
+    """
+    rows, heads = x.shape[:2]
+    return x.reshape(-1, *x.shape[3:]).index_select(0, flat).view(rows, heads, keep, *x.shape[3:])
 
 
 def tight(x: Tensor) -> Tensor:
@@ -101,12 +113,14 @@ def attention_mass(
     queries = max(1, min(q.shape[2], chunk_bytes // (4 * tokens)))
     widest = queries if k.dtype == torch.float32 else max(queries, width)
     at_once = max(1, chunk_bytes // (4 * tokens * widest))
+    bias = None if counts is None else counts.log().unsqueeze(2)
+    if at_once >= rows * heads and queries == q.shape[2]:
+        return attention_probabilities(q, k, softmax_scale, bias).sum(2)
     mass = k.new_zeros(rows, heads, tokens, dtype=torch.float32)
-    bias = mass if counts is None else counts.log()  # zero where nothing is counted
-    for q_part, k_part, bias_part, total in blocks(at_once, q, k, bias.unsqueeze(2), mass):
+    for q_part, k_part, bias_part, total in blocks(at_once, q, k, mass if bias is None else bias, mass):
         k_wide = _wide(k_part)
         for part in q_part.split(queries, dim=2):
-            total += attention_probabilities(part, k_wide, softmax_scale, None if counts is None else bias_part).sum(2)
+            total += attention_probabilities(part, k_wide, softmax_scale, None if bias is None else bias_part).sum(2)
     return mass
 
 
@@ -122,32 +136,43 @@ def blocks(at_once: int, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
             return
 
 
-def most_alike(x: Tensor, of: Tensor, among: Tensor, *, every: int = 1, chunk_bytes: int | None = None) -> Tensor:
-    """(B, H, M) for each token ``of`` the place in ``among`` of the one whose direction is nearest (the first of several).
+def most_alike(x: Tensor, among: Tensor, *, every: int = 1, chunk_bytes: int | None = None) -> Tensor:
+    """(B, H, N) for each token the place in ``among`` of the one whose direction is nearest (the first of several).
 
     Args:
         x: (B, H, N, D).
-        of: (B, H, M) indices into the N tokens.
-        among: (B, H, keep) indices.
+        among: (B, H, keep) indices into the N tokens.
         every: which channels are compared: 2 for every second one.
         chunk_bytes: the most that the products of one chunk may take, or its copies of x;
             a quarter of :data:`CHUNK_BYTES` or :data:`CHUNK_BYTES_CPU` by default.
 
     >>> x = torch.tensor([[[[2.0, 0.0], [1.0, 9.0], [0.0, 1.0], [5.0, 1.0]]]])
-    >>> most_alike(x, torch.tensor([[[0, 1]]]), torch.tensor([[[2, 3]]]))
-    tensor([[[1, 0]]])
+    >>> most_alike(x, torch.tensor([[[2, 3]]]))
+    tensor([[[1, 0, 0, 1]]])
     """
-    tokens, width, keep = of.shape[2], x.shape[3], among.shape[2]
+    rows, heads, tokens, width = x.shape
+    keep = among.shape[2]
     chunk_bytes = chunk_bytes or default_chunk_bytes(x.device) // 4
     step = max(1, min(tokens, chunk_bytes // (4 * max(keep, width))))
-    at_once = max(1, chunk_bytes // (4 * max(step * keep, tokens * width)))
-    nearest = torch.empty_like(of)
-    for part, of_part, among_part, place in blocks(at_once, x, of, among, nearest):
-        directions = F.normalize(_wide(gather_tokens(part, among_part)[..., ::every]), dim=-1).transpose(-2, -1)
-        others = gather_tokens(part, of_part)[..., ::every]
-        for some, found in zip(others.split(step, dim=2), place.split(step, dim=2), strict=True):
-            found.copy_(largest(torch.matmul(_wide(some), directions)))
+    at_once = max(1, chunk_bytes // (4 * max(step * keep, keep * width)))
+    if at_once >= rows * heads and step == tokens:
+        return largest(_likeness(x, _directions(x, among, every), every))
+    nearest = x.new_empty(rows, heads, tokens, dtype=torch.int64)
+    for part, among_part, place in blocks(at_once, x, among, nearest):
+        directions = _directions(part, among_part, every)
+        for some, found in zip(part.split(step, dim=2), place.split(step, dim=2), strict=True):
+            found.copy_(largest(_likeness(some, directions, every)))
     return nearest
+
+
+def _directions(x: Tensor, among: Tensor, every: int) -> Tensor:
+    """(B, H, D', keep) some channels of those tokens, of length 1."""
+    return F.normalize(_wide(gather_tokens(x, among)[..., ::every]), dim=-1).transpose(-2, -1)
+
+
+def _likeness(x: Tensor, directions: Tensor, every: int) -> Tensor:
+    """(B, H, N, keep) cosines times the length of each token, which makes no difference to which is largest."""
+    return torch.matmul(_wide(x[..., ::every]), directions)
 
 
 def largest(x: Tensor) -> Tensor:
@@ -183,56 +208,54 @@ def chunk_length(k: Tensor) -> int:
     return max(1, default_chunk_bytes(k.device) // (4 * k.shape[0] * k.shape[1] * k.shape[2]))
 
 
-def fold_counts(counts: Tensor, target: Tensor, keep: int) -> Tensor:
-    """(B, H, keep) float32: how many tokens each of those that stay stands for.
+def fold(x: Tensor, weights: Tensor, counts: Tensor, target: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """Weighted means (..., B, H, keep, D) of the tokens folded together, and how many tokens each stands for (B, H, keep).
 
     Args:
+        x: (..., B, H, N, D); tensors along further axes are folded alike.
+        weights: (B, H, N) float32, greater than zero.
         counts: (B, H, N) float32, whole numbers: their sums are the same in any order.
         target: (B, H, N) which of the ``keep`` tokens each goes to; -1 drops it.
 
-    >>> fold_counts(torch.tensor([[[1.0, 2.0, 1.0]]]), torch.tensor([[[0, 0, -1]]]), 1)
-    tensor([[[3.]]])
-    """
-    stays = torch.where(target < 0, 0, counts)
-    return counts.new_zeros(*counts.shape[:2], keep).scatter_add_(2, target.clamp_min(0), stays)
-
-
-def fold(x: Tensor, weights: Tensor, target: Tensor, keep: int) -> Tensor:
-    """(B, H, keep, D) weighted means of the tokens folded together.
-
-    Args:
-        x: (B, H, N, D) keys or values.
-        weights: (B, H, N) float32, greater than zero.
-        target: (B, H, N) which of the ``keep`` tokens each goes to; -1 drops it.
-
     >>> x = torch.tensor([[[[1.0], [3.0], [9.0]]]])
-    >>> fold(x, torch.tensor([[[3.0, 1.0, 1.0]]]), torch.tensor([[[0, 0, -1]]]), 1)
-    tensor([[[[1.5000]]]])
+    >>> means, counts = fold(x, torch.tensor([[[3.0, 1.0, 1.0]]]), torch.ones(1, 1, 3), torch.tensor([[[0, 0, -1]]]), 1)
+    >>> means.item(), counts.item()
+    (1.5, 2.0)
     """
-    rows, heads, tokens, width = x.shape
+    tokens, width = x.shape[-2:]
     at_once = max(1, default_chunk_bytes(x.device) // (4 * tokens * width))
-    means = x.new_empty(rows, heads, keep, width)
-    for parts in blocks(at_once, x, weights, target, means):
-        _fold_block(*parts)
-    return means
+    means = x.new_empty(*x.shape[:-2], keep, width)
+    totals = counts.new_empty(*counts.shape[:2], keep)
+    parts, into = (y.reshape(-1, *y.shape[-4:]).unbind() for y in (x, means))
+    for weight, count, goes, total, *some in blocks(at_once, weights, counts, target, totals, *parts, *into):
+        _fold_block(some[: len(parts)], weight, count, goes, some[len(parts) :], total)
+    return means, totals
 
 
-def _fold_block(x: Tensor, weights: Tensor, target: Tensor, means: Tensor) -> None:
+def _fold_block(
+    parts: Sequence[Tensor], weights: Tensor, counts: Tensor, target: Tensor, means: Sequence[Tensor], totals: Tensor
+) -> None:
     """Writes what ``fold`` returns for some rows and heads; sums are in float32, as weights are.
 
     Tokens are sorted by where they go and summed bag by bag, in the same order every time; adding them where they go
     would depend, on a GPU, on which comes first.
     """
-    rows, heads, keep, width = means.shape
-    bins = keep + 1  # dropped tokens go to one more, which is left out
-    first = torch.arange(rows * heads, device=x.device).mul_(bins).view(rows, heads, 1)
-    bin_of = (torch.where(target < 0, keep, target) + first).flatten()
-    order = bin_of.argsort(stable=True)
-    sizes = torch.zeros(rows * heads * bins, dtype=torch.int64, device=x.device)
-    sizes.index_add_(0, bin_of, torch.ones_like(bin_of))
-    starts = sizes.cumsum(0) - sizes
-    totals = F.embedding_bag(order, weights.reshape(-1, 1), starts, mode="sum").flatten()
+    rows, heads, keep = totals.shape
+    bins = keep + 1  # the first of each head takes what is dropped, and is left out
+    first = torch.arange(1, rows * heads * bins, bins, device=target.device).view(rows, heads, 1)
+    bin_of, order = (target + first).flatten().sort(stable=True)
+    starts = torch.searchsorted(bin_of, torch.arange(rows * heads * bins, device=target.device))
+
+    def summed(x: Tensor, shares: Tensor | None = None) -> Tensor:
+        return F.embedding_bag(order, x, starts, mode="sum", per_sample_weights=shares)
+
+    def without_dropped(x: Tensor) -> Tensor:
+        return x.view(rows, heads, bins, -1)[:, :, 1:]
+
+    weight_of_bins = summed(weights.reshape(-1, 1))
+    count_of_bins = weight_of_bins if weights is counts else summed(counts.reshape(-1, 1))
+    totals.copy_(without_dropped(count_of_bins).squeeze(3))
     # A token that stays alone has a share of 1, and is not changed by a bit.
-    shares = (weights.flatten() / totals[bin_of])[order]
-    sums = F.embedding_bag(order, x.float().reshape(-1, width), starts, mode="sum", per_sample_weights=shares)
-    means.copy_(sums.view(rows, heads, bins, width)[:, :, :keep])
+    shares = weights.reshape(-1)[order] / weight_of_bins.view(-1)[bin_of]
+    for x, mean in zip(parts, means, strict=True):
+        mean.copy_(without_dropped(summed(x.float().reshape(-1, x.shape[3]), shares)))

@@ -28,7 +28,14 @@ MAY_IMPORT = {
 }
 TEST_TOOLS = {"hypothesis", "pytest", "_pytest"}
 MODULES = [path for folder in ROOMS.values() for path in sorted(folder.rglob("*.py"))]
-HOT_MODULES = ("ops.py", "cache/kv_cache.py", "cache/prefetch.py")
+HOT_MODULES = (
+    "ops.py",
+    *(
+        f"cache/{name}.py"
+        for name in ("answers", "eviction", "inputs", "key_values", "kv_cache", "prefetch", "reading")
+    ),
+    *(f"contracts/{name}.py" for name in ("encoded", "tables", "view")),
+)
 WAITS = {"item", "cpu", "tolist", "numpy", "nonzero", "synchronize", "warn"}
 
 

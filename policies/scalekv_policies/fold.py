@@ -73,11 +73,8 @@ class Fold(TokenMerger):
     patches: int = field(default=QUERIES, validator=ge(1))
 
     def assign(self, view: CacheView, kept: Tensor) -> Tensor:
-        others = ops.other_tokens(kept, view.tokens)
-        into = ops.most_alike(view.k, others, kept, every=-(-view.k.shape[3] // self.channels))
-        target = kept.new_empty(view.positions.shape)
-        target.scatter_(2, kept, ops.all_tokens(kept, 0, kept.shape[2]))
-        return target.scatter_(2, others, into)
+        target = ops.most_alike(view.k, kept, every=-(-view.k.shape[3] // self.channels))
+        return target.scatter_(2, kept, ops.all_tokens(kept, 0, kept.shape[2]))
 
     def weights(self, view: CacheView) -> Tensor:
         mass = mass_of_patches(view, self.patches).clamp_min(FAINTEST)

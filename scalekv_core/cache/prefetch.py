@@ -15,11 +15,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from scalekv_core.contracts.encoded import KINDS, Encoded, Kind
+from scalekv_core.cache import key_values
+from scalekv_core.cache.key_values import Stored
 from scalekv_core.contracts.strategies import CacheCodec
-
-Stored = tuple[Encoded, Encoded]
-"""Keys and values of a history."""
 
 
 def reads_ahead(codec: CacheCodec, device: torch.device) -> bool:
@@ -77,24 +75,20 @@ def copy_stream_for(codec: CacheCodec, device: torch.device) -> CopyStream | Non
 
 
 class Buffers:
-    """One buffer for keys and one for values per device and dtype, shared by all layers and allocated once."""
+    """One buffer for keys and values per device and dtype, shared by all layers and allocated once."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._buffers: dict[tuple[Kind, torch.device, torch.dtype], Tensor] = {}
+        self._buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-    def views(self, like: Tensor, heads: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Keys and values, (B, heads, tokens, D) contiguous each; B, D, dtype and device are those of ``like``."""
+    def block(self, like: Tensor, heads: int, tokens: int) -> Tensor:
+        """(2, B, heads, tokens, D) contiguous; B, D, dtype and device are those of ``like``."""
         rows, _, _, width = like.shape
-        keys, values = (self._buffer(kind, like) for kind in KINDS)
-        size = rows * heads * tokens * width
-        return keys[:size].view(rows, heads, tokens, width), values[:size].view(rows, heads, tokens, width)
-
-    def _buffer(self, kind: Kind, like: Tensor) -> Tensor:
-        key = (kind, like.device, like.dtype)
-        if key not in self._buffers:
-            self._buffers[key] = like.new_empty(like.shape[0] * self._slots * like.shape[3])
-        return self._buffers[key]
+        buffer = self._buffers.get((like.device, like.dtype))
+        if buffer is None:
+            buffer = like.new_empty(2 * rows * self._slots * width)
+            self._buffers[like.device, like.dtype] = buffer
+        return buffer[: 2 * rows * heads * tokens * width].view(2, rows, heads, tokens, width)
 
     @property
     def nbytes(self) -> int:
@@ -117,7 +111,7 @@ class Scratch:
     """Where attention reads a history with the current map behind it.
 
     Args:
-        slots: heads x tokens that there is room for.
+        slots: heads x tokens that there is space for.
         codec: decodes histories.
         copy_stream_of: {device: stream} by which histories come ahead; None where they are read when they are wanted.
     """
@@ -129,8 +123,8 @@ class Scratch:
         self._read, self._filled = Buffers(slots), Buffers(slots)  # they take turns
         self._coming: _Coming | None = None
 
-    def whole(self, stored: Stored | None, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of history and current map, (B, H, N, D) each, until the next call.
+    def whole(self, stored: Stored | None, k: Tensor, v: Tensor) -> Tensor:
+        """(2, B, H, N, D) keys and values of history and current map, until the next call.
 
         Args:
             stored: the history; None if there is none.
@@ -138,11 +132,14 @@ class Scratch:
         """
         history = 0 if stored is None else stored[0].length
         came = stored is not None and self._came(stored, history + k.shape[2])
-        keys, values = self._read.views(k, k.shape[1], history + k.shape[2])
+        block = self._read.block(k, k.shape[1], history + k.shape[2])
+        if self._codec.dense and not came:
+            key_values.append(block, stored, k, v)
+            return block
         if stored is not None and not came:
-            self._decode(stored, keys[:, :, :history], values[:, :, :history])
-        keys[:, :, history:], values[:, :, history:] = k, v
-        return keys, values
+            key_values.decode_into(block[..., :history, :], stored, self._codec)
+        block[0, :, :, history:], block[1, :, :, history:] = k, v
+        return block
 
     def fetch(self, stored: Stored, like: Tensor, heads: int, current: int) -> None:
         """Begins to copy a history to where the next call of `whole` reads it, if its device has a stream.
@@ -158,8 +155,8 @@ class Scratch:
         if stream is None:
             return
         history = stored[0].length
-        keys, values = self._filled.views(like, heads, history + current)  # allocated where attention will read
-        stream.copy(lambda: self._decode(stored, keys[:, :, :history], values[:, :, :history]))
+        block = self._filled.block(like, heads, history + current)  # allocated where attention will read
+        stream.copy(lambda: key_values.decode_into(block[..., :history, :], stored, self._codec))
         self._coming = _Coming(stored, history + current, stream)
 
     def _came(self, stored: Stored, tokens: int) -> bool:
@@ -170,10 +167,6 @@ class Scratch:
         coming.stream.wait()
         self._read, self._filled = self._filled, self._read
         return True
-
-    def _decode(self, stored: Stored, keys: Tensor, values: Tensor) -> None:
-        self._codec.decode(stored[0], "key", keys)
-        self._codec.decode(stored[1], "value", values)
 
     @property
     def nbytes(self) -> int:

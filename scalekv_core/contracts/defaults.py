@@ -42,6 +42,10 @@ class Dense(CacheCodec):
 
     dense: ClassVar[bool] = True
 
+    @property
+    def kinds_alike(self) -> bool:
+        return True
+
     def encode(self, x: Tensor, kind: Kind, *, like: Encoded | None = None) -> Encoded:
         return Encoded({"x": x.clone(memory_format=torch.contiguous_format)})
 

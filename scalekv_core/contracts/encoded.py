@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 from torch import Tensor
 
 from scalekv_core import ops
@@ -38,14 +38,18 @@ class Encoded:
         yield from self.ranges.values()
 
     def gather(self, index: Tensor) -> Encoded:
-        """The codes of the tokens at ``index`` (B, H, keep), copied out of the larger storage."""
-        return evolve(self, tokens={name: ops.gather_tokens(x, index) for name, x in self.tokens.items()})
+        """The codes of the tokens at ``index`` (B, H, keep), copied out of the larger storage.
+
+        Where these are of more rows than the index, it holds for each B rows (see :func:`scalekv_core.ops.flat_index`).
+        """
+        rows, _, tokens = next(iter(self.tokens.values())).shape[:3]
+        flat, keep = ops.flat_index(index, rows, tokens), index.shape[2]
+        return Encoded({name: ops.take_tokens(x, flat, keep) for name, x in self.tokens.items()}, self.ranges)
 
     def join(self, later: Encoded) -> Encoded:
         """These codes followed by later ones, which were encoded ``like`` these: their ranges hold for all."""
-        return evolve(
-            later, tokens={name: torch.cat([x, later.tokens[name]], dim=2) for name, x in self.tokens.items()}
-        )
+        joined = {name: torch.cat([x, later.tokens[name]], dim=2) for name, x in self.tokens.items()}
+        return Encoded(joined, later.ranges)
 
     def owned(self, *foreign: Tensor) -> Encoded:
         """The same in memory of its own: copied where it is a view, or part of one of the foreign tensors.

@@ -172,6 +172,14 @@ class CacheCodec(ABC):
     dense: ClassVar[bool] = False
     """True only where the stored tensor *is* the decoded one, so that attention can read it in place."""
 
+    @property
+    def kinds_alike(self) -> bool:
+        """Whether keys and values are stored by the same rule, row by row.
+
+        Then the cache hands both over at once, as 2 B rows of kind "key": half as many calls.
+        """
+        return False
+
     leaves_device: ClassVar[bool] = False
     """True where codes are kept in the host's memory: a plan of the device's memory does not count them."""
 
@@ -212,7 +220,8 @@ class CacheCodec(ABC):
             stored: the history's codes; None if there is no history, or if the codec is ``dense``: then ``whole`` has it.
             current: (B, H, n, D) of the current map.
             whole: (B, H, N, D) history (decoded) and current map, as attention read them.
-            index: (B, H, keep) into the N tokens; None keeps all.
+            index: (B, H, keep) into the N tokens; None keeps all. Where keys and values come at once, it is that of the
+                first half of the rows and holds for the second too, as :func:`scalekv_core.ops.gather_tokens` takes it.
             kind: key or value.
         """
         fresh = self.encode(current, kind, like=stored)

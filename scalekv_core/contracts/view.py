@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 
-from attrs import evolve, field, frozen
+from attrs import define, evolve, field, frozen
 from torch import Tensor
 
 from scalekv_core import ops
+from scalekv_core.contracts.tables import Tables
 from scalekv_core.shapes.schedule import ScaleSchedule
+
+Asked = tuple[Tensor | None, ...]
+
+
+@define(eq=False)
+class AttentionMasses:
+    """The attention masses computed so far at one scale, shared by all views of it.
+
+    A mass belongs to the very tensors that it was computed from. So a view with further statistics finds it here, and one
+    with other keys does not.
+    """
+
+    _computed: list[tuple[Asked, float, Tensor]] = field(factory=list, init=False)
+
+    def get(self, q: Tensor, k: Tensor, counts: Tensor | None, queries: Tensor | None, softmax_scale: float) -> Tensor:
+        """(B, H, N) the mass that :meth:`CacheView.attention_mass` returns for these tensors."""
+        asked = (q, k, counts, queries)
+        for known, scale, mass in self._computed:
+            if scale == softmax_scale and all(x is y for x, y in zip(known, asked, strict=True)):
+                return mass
+        chosen = q if queries is None else q.index_select(2, queries)
+        mass = ops.attention_mass(chosen, k, softmax_scale=softmax_scale, counts=counts)
+        self._computed.append((asked, softmax_scale, mass))
+        return mass
+
+    def __iter__(self) -> Iterator[tuple[Tensor | None, Tensor]]:
+        """(queries, mass) of each."""
+        return ((asked[3], mass) for asked, _, mass in self._computed)
+
+    def __len__(self) -> int:
+        return len(self._computed)
 
 
 @frozen(eq=False, kw_only=True)
@@ -27,7 +59,8 @@ class CacheView:
         schedule, layer, scale: where we are; ``scale`` is that of the current map.
         heads: which heads of the layer these are.
         softmax_scale: the factor on q.k in the attention.
-        asked: {id: (queries, mass)} what ``attention_mass`` has answered so far; its own business.
+        masses: what ``attention_mass`` has computed so far, shared by all views of this scale.
+        tables: what ``table`` has made so far, shared by all views of the session.
     """
 
     q: Tensor
@@ -41,7 +74,8 @@ class CacheView:
     scale: int
     heads: tuple[int, ...]
     softmax_scale: float
-    asked: dict[int, tuple[Tensor | None, Tensor]] = field(factory=dict, init=False, repr=False)
+    masses: AttentionMasses = field(factory=AttentionMasses, repr=False)
+    tables: Tables = field(factory=Tables, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -70,13 +104,16 @@ class CacheView:
             queries: indices into the current map, 1-D.
 
         Streamed in chunks of at most :data:`scalekv_core.ops.CHUNK_BYTES`; never an n x N matrix at once. Computed once for
-        the same tensor of queries, so that a merger need not pay for what the selector has asked; so it is read-only, too.
+        the same tensor of queries, so that selector and merger share it; so it is read-only, too.
         """
-        if id(queries) not in self.asked:
-            q = self.q if queries is None else self.q.index_select(2, queries)
-            mass = ops.attention_mass(q, self.k, softmax_scale=self.softmax_scale, counts=self.counts)
-            self.asked[id(queries)] = queries, mass  # with the queries themselves, so that nothing else gets their id
-        return self.asked[id(queries)][1]
+        return self.masses.get(self.q, self.k, self.counts, queries, self.softmax_scale)
+
+    def table(self, make: Callable[..., Tensor], *args: Hashable) -> Tensor:
+        """``make(*args, device=...)`` on the view's device, made once per session: for all that depends on sizes alone.
+
+        The result is read-only. See :class:`~scalekv_core.contracts.tables.Tables`.
+        """
+        return self.tables.get(make, *args, device=self.q.device)
 
     def slice(self, start: int, stop: int) -> CacheView:
         """The same view, restricted to the tokens ``start:stop``."""

@@ -63,11 +63,8 @@ def _at_no_cost(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
 
 class _OnPaper(KVCache):
-    """A cache whose answers have no values that could be checked."""
+    """A cache whose storage is counted."""
 
     def __init__(self, plan: CachePlan, policy: Policy) -> None:
         super().__init__(plan, policy)
         self.tracker = MetaTracker()
-
-    def _to_check(self, part: str) -> bool:
-        return False

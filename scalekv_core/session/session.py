@@ -17,6 +17,7 @@ from scalekv_core.cache.prefetch import reads_ahead
 from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.contracts.tables import Tables
 from scalekv_core.errors import InputError, SessionError
 from scalekv_core.memory.meter import PeakMeter, free_memory
 from scalekv_core.planning.budget import Budget
@@ -55,7 +56,9 @@ class Session:
         self._budget = Budget.parse(policy.budget if budget is None else budget)
         self._profile = profile
         self._name = name
-        self._cache_options: dict[str, Any] = {"check": check, "clock": clock, "observer": observer}
+        self._cache_options: dict[str, Any] = {
+            "check": check, "clock": clock, "observer": observer, "tables": Tables(),
+        }  # fmt: skip
         self._measure_peak = measure_peak
         self._plans: dict[tuple[ScaleSchedule, int, torch.dtype, bool], Planned] = {}
         self._images: list[ImageReport] = []

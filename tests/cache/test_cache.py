@@ -225,7 +225,7 @@ def test_gradients_are_refused() -> None:
     """A graph would keep every map alive, and could not be followed back through a cut; one line says what to do."""
     case = _small(torch.float32)
     tensors = [tuple(x.clone().requires_grad_() for x in layer) for layer in case.tensors]
-    with pytest.raises(SessionError, match=r"asked for gradients, .*; draw under torch\.inference_mode\(\)"):
+    with pytest.raises(SessionError, match=r"asked for gradients, .*; generate under torch\.inference_mode\(\)"):
         drive(case, KVCache(case.plan, policy_of()), tensors)
     with torch.no_grad():
         mine = drive(case, KVCache(case.plan, policy_of()), tensors)

@@ -25,7 +25,6 @@ from scalekv_core import (
     TokenSelector,
     ops,
 )
-from scalekv_core.contracts.defaults import Dense
 from scalekv_core.contracts.encoded import Kind
 from scalekv_core.testing.toy import Latest
 from tests.plain import Case, FoldIntoNearest, HashScores, Seen, drive, policy_of
@@ -65,7 +64,7 @@ def test_gradients_are_refused(which: int) -> None:
     """A cache that is cut has none, whichever of the three asks for them; without a graph all is well."""
     tensors = [x.clone() for x in CASE.maps(0)[0]]
     tensors[which].requires_grad_()
-    with pytest.raises(SessionError, match=r"asked for gradients.*draw under torch.inference_mode\(\)"):
+    with pytest.raises(SessionError, match=r"asked for gradients.*generate under torch.inference_mode\(\)"):
         fresh().attend(0, *tensors, softmax_scale=1.0)
     with torch.no_grad():
         fresh().attend(0, *tensors, softmax_scale=1.0)
@@ -351,7 +350,7 @@ def test_a_codec_that_copies_nothing_does_no_harm(codec: CacheCodec, capacity: l
 
 
 @frozen
-class Failing(Dense):
+class Failing(Passing):
     """Fails when it is told to store this layer's map."""
 
     error: type[BaseException] = KeyboardInterrupt

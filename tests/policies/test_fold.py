@@ -90,7 +90,7 @@ def test_choosing_and_weighing_ask_the_same_queries_once(make_view):
     view = make_view(SCHEDULE, 3, held=9)
     fold().selector.score(view, 5)
     fold().merger.weights(view)
-    assert len(view.asked) == 1
+    assert len(view.masses) == 1
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def check_counts_add_up(make: Make, case: ViewCase) -> None:
     if int(target.max()) >= case.keep:
         raise NotMade("see targets_exist")
     counts = torch.ones_like(view.k[..., 0], dtype=torch.float32) if view.counts is None else view.counts
-    folded = ops.fold_counts(counts, target, case.keep)
+    _, folded = ops.fold(view.v, counts, counts, target, case.keep)
     assert torch.equal(folded.sum(dim=2), counts.sum(dim=2)), "the counts do not add up to the tokens seen"
 
 

@@ -94,7 +94,7 @@ def leaves_its_input(ask: Ask, case: ViewCase, statistics: tuple[str, ...]) -> N
         assert mine is None or same_bits(mine, theirs), f"it writes to {name} of the view"
     for name in statistics:
         assert same_bits(untouched.statistics[name], view.statistics[name]), f"it writes to statistic {name!r}"
-    for queries, mass in view.asked.values():
+    for queries, mass in view.masses:
         assert same_bits(untouched.attention_mass(queries), mass), (
             "it writes to what attention_mass gave, which others get too"
         )

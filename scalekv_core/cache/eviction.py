@@ -1,0 +1,141 @@
+"""Eviction: after a scale's attention, from what was read to what the plan allows.
+
+The selector says which tokens are kept, the merger where the others go, the codec how the kept ones are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from attrs import evolve
+from torch import Tensor
+
+from scalekv_core import ops
+from scalekv_core.cache import key_values
+from scalekv_core.cache.answers import AnswerCheck
+from scalekv_core.cache.clock import Clock
+from scalekv_core.cache.group_store import GroupStore
+from scalekv_core.cache.reading import Read
+from scalekv_core.contracts.plan import HeadGroup
+from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.tables import one
+from scalekv_core.contracts.view import CacheView
+
+Observer = Callable[[CacheView, Tensor | None], None]
+"""Called after every scale of every group of heads with what was seen and which tokens are kept (None: all)."""
+
+
+class Evictor:
+    """Leaves in a group of heads what its plan allows.
+
+    Args:
+        policy: whose selector, merger and codec.
+        answers: checks what they answer.
+        clock: measures the stages.
+        observer: is shown every view and what is kept.
+    """
+
+    def __init__(self, policy: Policy, answers: AnswerCheck, clock: Clock, observer: Observer | None) -> None:
+        self._policy = policy
+        self._answers = answers
+        self._clock = clock
+        self._observer = observer
+
+    def needs_view(self, keep: int, tokens: int) -> bool:
+        """Whether anybody looks at the tokens before ``keep`` of them are kept."""
+        observed = self._policy.selector.statistics != ()
+        return self._observer is not None or 0 < keep < tokens or (keep > 0 and observed)
+
+    def evict(self, store: GroupStore, view: CacheView, read: Read) -> None:
+        """Stores what is kept of the tokens in view; the group's store is still that of the history."""
+        keep = store.group.held[view.scale]
+        view = self._observe(view) if keep else view
+        kept = self._select(view, store.group, keep) if 0 < keep < view.tokens else None
+        if self._observer is not None:
+            nothing = view.positions.new_empty(*view.positions.shape[:2], 0, dtype=torch.int64)
+            self._observer(view, kept if keep else nothing)
+        if keep == 0:
+            store.clear()
+            return
+        if kept is None:
+            self.keep_all(store, read, view.scale)
+        elif self._policy.merger.drops:
+            self._drop_others(store, view, read, kept)
+        else:
+            self._fold_others(store, view, read, kept)
+        self._carry(store, view, kept)
+
+    def keep_all(self, store: GroupStore, read: Read, scale: int) -> None:
+        """Stores keys and values of history and current map."""
+        with self._clock.stage(scale, "store"):
+            if read.in_place:
+                store.stored = key_values.dense(read.block)
+            else:
+                store.stored = key_values.keep(store.stored, read.block, read.history, None, self._policy.codec)
+
+    def _observe(self, view: CacheView) -> CacheView:
+        """The view with the statistics that the selector has brought up to date."""
+        selector = self._policy.selector
+        if not selector.statistics:
+            return view
+        with self._clock.stage(view.scale, "observe"):
+            returned = selector.observe(view)
+        return evolve(view, statistics=self._answers.statistics(view, returned))
+
+    def _select(self, view: CacheView, group: HeadGroup, keep: int) -> Tensor:
+        selector = self._policy.selector
+        with self._clock.stage(view.scale, "select"):
+            if group.quota is None:
+                kept = selector.select(view, keep)
+            else:
+                kept = selector.select_by_source(view, _source_parts(view, group.quota))
+        return self._answers.kept(view, kept, keep)
+
+    def _drop_others(self, store: GroupStore, view: CacheView, read: Read, kept: Tensor) -> None:
+        codec = self._policy.codec
+        with self._clock.stage(view.scale, "store"):
+            if codec.dense:
+                store.stored = None  # given back before the new is allocated: the block has it all
+                store.stored = self._kept_block(view, read, kept)
+            else:
+                store.stored = key_values.keep(store.stored, read.block, read.history, kept, codec)
+            store.counts = None if view.counts is None else ops.gather_tokens(view.counts, kept)
+
+    def _fold_others(self, store: GroupStore, view: CacheView, read: Read, kept: Tensor) -> None:
+        """Keys and values of kept tokens become means over all that was folded into them."""
+        codec, keep = self._policy.codec, kept.shape[2]
+        store.stored = None
+        with self._clock.stage(view.scale, "merge"):
+            target = self._answers.targets(view, self._policy.merger.assign(view, kept), kept)
+            counts = view.counts if view.counts is not None else view.table(one).expand(target.shape)
+            weights = self._policy.merger.weights(view)
+            weights = counts if weights is None else self._answers.weights(view, weights)
+            means, store.counts = ops.fold(read.block, weights, counts, target, keep)
+        with self._clock.stage(view.scale, "store"):
+            store.stored = key_values.dense(means) if codec.dense else key_values.encode(means, codec)
+
+    def _kept_block(self, view: CacheView, read: Read, kept: Tensor) -> key_values.Stored:
+        starts = view.table(ops.token_starts, 2 * kept.shape[0] * kept.shape[1], view.tokens)
+        return key_values.dense(ops.gather_tokens(read.block.flatten(0, 1), kept, starts))
+
+    def _carry(self, store: GroupStore, view: CacheView, kept: Tensor | None) -> None:
+        """Takes positions and statistics along with the tokens that are kept."""
+        if kept is None:
+            store.counts = view.counts
+            store.positions = None if store.positions is None else view.positions
+            store.statistics = dict(view.statistics)
+            return
+        store.positions = ops.gather_tokens(view.positions, kept)
+        store.statistics = {name: ops.gather_tokens(x, kept) for name, x in view.statistics.items()}
+
+
+def _source_parts(view: CacheView, quota: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, int]]:
+    """(start, stop, keep) of every source scale's tokens, which lie side by side and equally many in every row."""
+    before = quota[view.scale - 1] if view.scale else ()
+    parts, start = [], 0
+    for source in range(view.scale + 1):
+        there = view.current if source == view.scale else before[source]
+        parts.append((start, start + there, quota[view.scale][source]))
+        start += there
+    return parts

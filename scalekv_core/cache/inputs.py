@@ -1,0 +1,58 @@
+"""What a model may hand to its cache; anything else is refused before the cache is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scalekv_core.cache.group_store import LayerStore
+from scalekv_core.contracts.plan import CachePlan
+from scalekv_core.errors import SessionError
+
+
+class InputCheck:
+    """Whether queries, keys and values are the next map of one image: its rows, width and dtype are those of the first."""
+
+    def __init__(self, plan: CachePlan, layers: Sequence[LayerStore]) -> None:
+        self._plan = plan
+        self._layers = layers
+        self.forget()
+
+    def forget(self) -> None:
+        """The next image may have other rows, another width and another dtype."""
+        self._like: tuple[int, int, torch.dtype] | None = None
+
+    def next_map(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> LayerStore:
+        """The layer that these belong to.
+
+        Raises:
+            SessionError: there is no such layer, or it has seen all maps; or tensors of other shapes or another dtype, or
+                that ask for gradients.
+        """
+        store = self._layer(layer)
+        rows, width, dtype = self._like or (q.shape[0], q.shape[-1], q.dtype)
+        wanted = (rows, self._plan.heads, self._plan.schedule.tokens[store.scale], width)
+        if not (q.shape == k.shape == v.shape == wanted and q.dtype == k.dtype == v.dtype == dtype):
+            got = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in (("q", q), ("k", k), ("v", v)))
+            raise SessionError(
+                f"layer {layer} at scale {store.scale} wants q, k and v of (rows, heads, tokens, width) = {wanted} "
+                f"in {dtype}; got {got}"
+            )
+        if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+            raise SessionError(
+                "attention was asked for gradients, and a compressed cache has none; generate under torch.inference_mode()"
+            )
+        self._like = rows, width, dtype
+        return store
+
+    def _layer(self, layer: int) -> LayerStore:
+        if not 0 <= layer < len(self._layers):
+            raise SessionError(
+                f"attention of layer {layer} was called; the plan is for layers 0 to {len(self._layers) - 1}"
+            )
+        store, scales = self._layers[layer], len(self._plan.schedule)
+        if store.scale >= scales:
+            raise SessionError(f"layer {layer} has seen all {scales} maps of the schedule and is given another one")
+        return store
