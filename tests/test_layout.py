@@ -9,6 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 import pytest
 
 import scalekv_core
@@ -102,12 +107,52 @@ def test_a_module_opens_with_why_it_exists(path: Path) -> None:
     assert not tree.body or ast.get_docstring(tree)
 
 
-@pytest.mark.parametrize("shelf", ["policies", "adapters"])
+def modules(tree: ast.AST) -> Iterator[str]:
+    """The full names of the modules that a module imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+FAMILIES = [path.name for path in ROOMS["scalekv_adapters"].iterdir() if (path / "adapter.py").is_file()]
+ADAPTERS = [path for path in MODULES if ROOMS["scalekv_adapters"] in path.parents]
+
+
+@pytest.mark.parametrize("path", ADAPTERS, ids=name_of)
+def test_adapters_import_no_command_line_no_recipe_and_no_other_family(path: Path) -> None:
+    """What two families share stands beside them; only the shelf's ``__init__`` imports every family."""
+    shelf = ROOMS["scalekv_adapters"]
+    own = path.relative_to(shelf).parts[0]
+    forbidden = ["scalekv_core.cli", "recipes"]
+    if path != shelf / "__init__.py":
+        forbidden += [f"scalekv_adapters.{family}" for family in FAMILIES if family != own]
+    names = list(modules(tree_of(path)))
+
+    assert ["infinity", "var"] == sorted(FAMILIES)
+    assert [] == [name for name in names for banned in forbidden if f"{name}.".startswith(f"{banned}.")]
+
+
+SHELVES = {"policies": {"scalekv_policies"}, "adapters": {"scalekv_adapters", "recipes"}}
+
+
+@pytest.mark.parametrize("shelf", SHELVES)
 def test_a_shelf_is_no_package(shelf: str) -> None:
-    """``adapters`` is somebody else's package on PyPI; a shelf has a door sign and one room."""
+    """``adapters`` is somebody else's package on PyPI; a shelf has a door sign and its folders."""
     assert not list((ROOT / shelf).glob("*.py"))
     assert (ROOT / shelf / "README.md").is_file()
-    assert [f"scalekv_{shelf}"] == [p.name for p in (ROOT / shelf).iterdir() if p.is_dir() and p.name != "__pycache__"]
+    assert SHELVES[shelf] == {p.name for p in (ROOT / shelf).iterdir() if p.is_dir() and p.name != "__pycache__"}
+
+
+def test_the_wheel_holds_the_rooms_and_no_recipe() -> None:
+    """How the small models were trained and judged is in the repository only."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    shipped = build["targets"]["wheel"]["packages"]
+
+    assert {"wheel"} == set(build["targets"])
+    assert [str(folder.relative_to(ROOT)) for folder in ROOMS.values()] == shipped
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -12,8 +12,9 @@ from scalekv_adapters.infinity.official import OfficialInfinityAdapter
 from scalekv_adapters.infinity.tiny.card import TinyInfinityCard
 from scalekv_adapters.var.adapter import VARAdapter
 from scalekv_adapters.var.config import PUBLISHED as VARS
-from scalekv_adapters.var.model import TinyVARCard, VARCard
+from scalekv_adapters.var.model import VARCard
 from scalekv_adapters.var.official import OfficialVARAdapter
+from scalekv_adapters.var.tiny.card import TinyVARCard
 from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.models.card import ModelCard
 from scalekv_core.plugins.hookspecs import hookimpl

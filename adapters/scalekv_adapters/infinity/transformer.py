@@ -25,7 +25,7 @@ from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.text_attention import CrossAttention, TextNorm, TextPool
 from scalekv_adapters.infinity.vae import BSQVAE
-from scalekv_adapters.var.transformer import MaskedAttention, future_mask
+from scalekv_adapters.teacher_forcing import MaskedAttention, future_mask
 from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError

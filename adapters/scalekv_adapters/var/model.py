@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from attrs import field, frozen
+from attrs import frozen
 from torch import Tensor
 
 from scalekv_adapters.hub import fetched
-from scalekv_adapters.var import tiny
 from scalekv_adapters.var.bare import BareVAR
 from scalekv_adapters.var.checkpoint import FORMATS, load_var, load_vqvae
 from scalekv_adapters.var.config import VARConfig
@@ -27,9 +26,6 @@ from scalekv_core.models.sampling import Sampling
 from scalekv_core.models.weights import WeightsFormat, beside
 from scalekv_core.shapes.geometry import CacheGeometry
 
-TINY = "var-tiny"
-TINY_SIZES = VARConfig(depth=6, width=128, heads=4, num_classes=10, codes=256, code_width=8)
-TINY_VQVAE = VQVAEConfig(codes=256, code_width=8, base_channels=32, multipliers=(1, 2), blocks=1)
 FILES = {
     "var-d16": "var_d16.pth",
     "var-d20": "var_d20.pth",
@@ -195,61 +191,6 @@ class VARCard(ModelCard):
         return BareVAR.of(
             config,
             VQVAEConfig(patch_sides=config.patch_sides),
-            self.sampling,
-            layers=layers,
-            device=device,
-            dtype=dtype or self.geometry.dtype,
-        )
-
-
-@frozen(kw_only=True)
-class TinyVARCard(ModelCard):
-    """var-tiny, which ships with its weights and its profile."""
-
-    summary: str = "handwritten digits, 32 x 32 pixels; draws in seconds on a CPU"
-    weights: str = "ship with scalekv"
-    geometry: CacheGeometry = field(factory=TINY_SIZES.geometry)
-    sampling: Sampling = field(factory=lambda: Sampling(**tiny.SAMPLING))
-
-    def load(
-        self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
-    ) -> ImageModel:
-        """The model; the transformer in this dtype, its VQVAE in float32.
-
-        Raises:
-            InputError: weights are given.
-        """
-        if weights is not None:
-            raise InputError(f"model {TINY!r} ships with its weights; leave out --weights (got {weights})")
-        var, _ = tiny.load(device, dtype)
-        return VARImageModel(TINY, var, sampling=self.sampling, profile=self.profile_of(self.geometry.schedule))
-
-    def accepts(self, prompt: str) -> bool:
-        return prompt.strip().isdecimal()
-
-    @property
-    def example(self) -> str:
-        return "3"
-
-    def profiles(self, weights: Path | None = None) -> list[AttentionProfile]:
-        return profiles_beside(Path(tiny.__file__))
-
-    def check_sampling(self, sampling: Sampling, shape: CacheGeometry) -> None:
-        check_sampling(TINY, sampling)
-
-    def bare(
-        self,
-        *,
-        aspect: str | None = None,
-        size: str | None = None,
-        layers: int | None = None,
-        device: str | torch.device = "meta",
-        dtype: torch.dtype | None = None,
-    ) -> BareVAR:
-        self.shape(aspect=aspect, size=size)
-        return BareVAR.of(
-            TINY_SIZES,
-            TINY_VQVAE,
             self.sampling,
             layers=layers,
             device=device,

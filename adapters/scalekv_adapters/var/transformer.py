@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalekv_adapters.teacher_forcing import MaskedAttention, future_mask
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import generate
 from scalekv_adapters.var.initial import init_weights
@@ -35,20 +36,6 @@ def layer_norm(x: Tensor) -> Tensor:
 def adaln_linear(width: int, parts: int) -> nn.Sequential:
     """SiLU and a linear layer from a condition (B, C) to so many vectors of that width."""
     return nn.Sequential(nn.SiLU(), nn.Linear(width, parts * width))
-
-
-class MaskedAttention:
-    """The cache of teacher forcing: all scales come at once, and an additive mask (1, 1, L, L) hides the later ones."""
-
-    def __init__(self, mask: Tensor) -> None:
-        self.mask = mask
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
-        """(B, H, L, D) the masked attention; the same for every layer."""
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, scale=softmax_scale)
-
-    def close(self) -> None:
-        """Has nothing to forget."""
 
 
 class SelfAttention(nn.Module):
@@ -215,12 +202,6 @@ class VAR(nn.Module):
         h = torch.cat((self.embed(d, None, 0), self.embed(d, x, 1)), dim=1)
         mask = self.attn_bias_for_masking.to(h.dtype)
         return self.run_blocks(h, d, MaskedAttention(mask))
-
-
-def future_mask(levels: Tensor) -> Tensor:
-    """Additive mask (1, 1, L, L) of tokens with these levels (L,): 0 where the query's is no earlier, else -inf."""
-    mask = torch.zeros(1, 1, len(levels), len(levels))
-    return mask.masked_fill(levels[:, None] < levels[None, :], float("-inf"))
 
 
 def drop_labels(labels: Tensor, drop: Tensor | float, no_class: int, generator: torch.Generator | None) -> Tensor:

@@ -19,7 +19,7 @@ from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import ASPECTS, PIXELS, Canvas
 from scalekv_adapters.infinity.transformer import Block, Condition, Infinity, SelfAttention, levels_of
-from scalekv_adapters.var.transformer import future_mask
+from scalekv_adapters.teacher_forcing import future_mask
 
 PADDED = 128
 

@@ -60,7 +60,7 @@ def test_var_tiny_is_as_its_card_says():
     card, model = shared_registry().make("model", "var-tiny"), load_model("var-tiny")
     _, adapter = shared_registry().adapter_for(model.module)
     assert card.geometry == adapter.geometry(model.module)
-    assert Sampling(**tiny.SAMPLING) == model.sampling
+    assert tiny.SAMPLING == model.sampling
     assert not card.needs_weights
     assert model.profile is not None
     model.profile.check_fits(card.geometry, "var-tiny")

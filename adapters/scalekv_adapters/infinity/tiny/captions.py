@@ -1,21 +1,18 @@
 """The captions of infinity-tiny: a small grammar, with the tasks of GenEval as its five kinds of sentence.
 
-One place knows the words: the generator of drawings writes captions, the text encoder and the judge read them, and whoever
-types something else is told what there is.
+The text encoder reads them, and an unknown word or form is refused with what there is.
 Source of the tasks: Ghosh et al., GenEval, 2023 (arXiv 2310.11513).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping
 
-import torch
 from attrs import frozen
 
-from scalekv_core.errors import InputError, unknown_name
+from scalekv_core.errors import InputError
 
-__all__ = ["COLOURS", "RELATIONS", "SHAPES", "TASKS", "WORDS", "Caption", "Thing", "parse", "random_caption"]
+__all__ = ["COLOURS", "NUMBERS", "RELATIONS", "SHAPES", "TASKS", "WORDS", "Caption", "Thing", "parse"]
 
 COLOURS: Mapping[str, tuple[float, float, float]] = {
     "red": (0.90, 0.10, 0.10),
@@ -32,11 +29,11 @@ RELATIONS: Mapping[str, tuple[int, int]] = {"left of": (1, 0), "right of": (-1, 
 TASKS = ("single object", "colour", "counting", "position", "two colours")
 """The kinds of caption, as in GenEval."""
 
-Option = TypeVar("Option")
+NUMBERS = ("a", "two", "three")
+"""How captions count: one, two, three things of a kind."""
 
-_NUMBERS = ("a", "two", "three")
 WORDS = (
-    *_NUMBERS,
+    *NUMBERS,
     *COLOURS,
     *SHAPES,
     *(f"{shape}s" for shape in SHAPES),
@@ -83,7 +80,7 @@ class Caption:
     def __str__(self) -> str:
         if self.relation is not None:
             return f"a {self.things[0]} {self.relation} a {self.things[1]}"
-        number = _NUMBERS[len(self.things) - 1]
+        number = NUMBERS[len(self.things) - 1]
         return f"{number} {self.things[0]}{'s' if len(self.things) > 1 else ''}"
 
     @property
@@ -134,7 +131,7 @@ def known_words(text: str) -> list[str]:
 def _things(words: list[str], text: str) -> tuple[Thing, ...]:
     number, *colours, shape = words if len(words) > 1 else ["", ""]
     colour = colours[0] if colours else None
-    count = _NUMBERS.index(number) + 1 if number in _NUMBERS else 0
+    count = NUMBERS.index(number) + 1 if number in NUMBERS else 0
     singular = shape if count == 1 else shape.removesuffix("s")
     fits = singular in SHAPES and (count == 1 or shape.endswith("s"))
     if not count or len(colours) > 1 or (colour is not None and colour not in COLOURS) or not fits:
@@ -144,38 +141,3 @@ def _things(words: list[str], text: str) -> tuple[Thing, ...]:
 
 def _no_caption(text: str) -> InputError:
     return InputError(f"caption {text!r} is of no form that can be drawn; write for example {_FORMS}")
-
-
-def random_caption(task: str, source: torch.Generator) -> Caption:
-    """A caption of this kind; two things that are named differ in colour, shape or, for the task "two colours", both.
-
-    Raises:
-        UnknownName: there is no such task.
-    """
-    if task not in TASKS:
-        raise unknown_name("task", task, TASKS)
-    colour, other_colour = _two(tuple(COLOURS), source)
-    shape, other_shape = _two(SHAPES, source)
-    if task == "single object":
-        return Caption((Thing(None, shape),))
-    if task == "colour":
-        return Caption((Thing(colour, shape),))
-    if task == "counting":
-        return Caption((Thing(_one((None, colour), source), shape),) * (2 + _below(2, source)))
-    kinds = [(other_colour, other_shape), (other_colour, shape), (colour, other_shape)]
-    second = Thing(*kinds[0 if task == "two colours" else _below(3, source)])
-    relation = "and" if task == "two colours" else _one(tuple(RELATIONS), source)
-    return Caption((Thing(colour, shape), second), relation)
-
-
-def _below(limit: int, source: torch.Generator) -> int:
-    return int(torch.randint(limit, (), generator=source))
-
-
-def _one(options: Sequence[Option], source: torch.Generator) -> Option:
-    return options[_below(len(options), source)]
-
-
-def _two(options: Sequence[Option], source: torch.Generator) -> tuple[Option, Option]:
-    order = torch.randperm(len(options), generator=source)[:2].tolist()
-    return options[order[0]], options[order[1]]

@@ -31,9 +31,9 @@ class TinyInfinityCard(ModelCard):
     summary: str = "coloured shapes from captions, 64 x 64 pixels, 3:4 and 4:3 too; draws in seconds on a CPU"
     weights: str = "ship with scalekv"
     geometry: CacheGeometry = field(factory=lambda: SIZES.geometry(SQUARE))
-    sampling: Sampling = field(factory=lambda: Sampling(**SAMPLING))
+    sampling: Sampling = SAMPLING
 
-    aspects = tuple(ASPECTS)
+    aspects = ASPECTS
 
     def shape(self, *, aspect: str | None = None, size: str | None = None) -> CacheGeometry:
         ModelCard.shape(self, aspect=aspect, size=size)  # refuses what it does not draw

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Judge", "accuracy", "recognised"]
+from scalekv_adapters.shipped import fill_shipped, read_shipped
+
+__all__ = ["Judge", "accuracy", "judge_loss", "load_judge", "recognised"]
 
 
 def _stage(inputs: int, outputs: int) -> nn.Sequential:
@@ -50,6 +52,18 @@ class Judge(nn.Module):
         grey = images.mean(1, keepdim=True)
         logits: Tensor = self.head(self.drop(self.stages(grey).flatten(1)))
         return logits
+
+
+def load_judge(device: str | torch.device = "cpu") -> Judge:
+    """The trained judge, in evaluation mode.
+
+    >>> load_judge()(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+    sizes, weights = read_shipped("recipes.var_tiny", "judge")
+    judge = Judge(**sizes)
+    fill_shipped(judge, weights)
+    return judge.to(device)
 
 
 @torch.no_grad()

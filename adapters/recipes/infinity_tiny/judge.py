@@ -13,8 +13,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from recipes.infinity_tiny.drawings import GROUND, silhouette
 from scalekv_adapters.infinity.tiny.captions import COLOURS, RELATIONS, SHAPES, Caption, Thing
-from scalekv_adapters.infinity.tiny.drawings import GROUND, silhouette
 
 __all__ = ["Found", "find", "holds", "judge"]
 

@@ -1,6 +1,6 @@
 """The judge's table: what every policy does to 500 captions, at several budgets, task by task.
 
-``python -m scalekv_adapters.infinity.tiny.compare`` draws the same captions with the unmodified model and under every
+``python -m recipes.infinity_tiny.compare`` draws the same captions with the unmodified model and under every
 policy, and prints how many pictures show their caption, how near they are to the unmodified model's, and, with its bits
 forced, how far the distributions are. Rows already in the JSON file are not drawn again, so it can be interrupted.
 A policy may have parts exchanged: ``--policy "scalekv codec=int8"``.
@@ -14,9 +14,9 @@ from typing import Annotated
 import typer
 from torch import Tensor
 
-from scalekv_adapters.comparison import Batch
-from scalekv_adapters.comparison_command import Batches, Budgets, Options, Out, Policies, fill, run
-from scalekv_adapters.infinity.tiny.measure import Question, held_by_task, questions
+from recipes.compare_command import Batches, Budgets, Options, Out, Policies, fill, run
+from recipes.comparison import Batch
+from recipes.infinity_tiny.measure import Question, held_by_task, questions
 from scalekv_core import load_model
 
 MODEL = "infinity-tiny"

@@ -15,16 +15,20 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor
 
+from recipes.infinity_tiny.drawings import drawings
 from scalekv_adapters.infinity.bits import Grid, codes_of, grid_of, on_grid, to_tokens
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import Canvas
-from scalekv_adapters.infinity.tiny.drawings import drawings
-from scalekv_adapters.infinity.tiny.network import ASPECTS, PIXELS, TinyInfinity
+from scalekv_adapters.infinity.tiny.network import PIXELS, TinyInfinity
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE
 
-__all__ = ["Labels", "Lesson", "VAELoss", "label", "lesson_loss", "map_losses", "vae_loss"]
+__all__ = ["ASPECTS", "Labels", "Lesson", "VAELoss", "label", "lesson_loss", "map_losses", "vae_loss"]
+
+
+ASPECTS: Mapping[str, float] = {"1:1": 0.7, "3:4": 0.15, "4:3": 0.15}
+"""{aspect ratio, width:height: how often it is shown}."""
 
 
 @frozen(kw_only=True, eq=False)

@@ -12,7 +12,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from scalekv_adapters.infinity.tiny.captions import COLOURS, RELATIONS, SHAPES, Caption, random_caption
+from recipes.infinity_tiny.random_captions import random_caption
+from scalekv_adapters.infinity.tiny.captions import COLOURS, RELATIONS, SHAPES, Caption
 
 __all__ = ["GROUND", "SHARES", "Placed", "compose", "drawings", "render", "silhouette"]
 

@@ -1,4 +1,4 @@
-"""The recipe of var-tiny, from digits to the shipped weights: `python -m scalekv_adapters.var.tiny.train --help`.
+"""The recipe of var-tiny, from digits to the shipped weights: `python -m recipes.var_tiny.train --help`.
 
 Every stage can be killed and called again with the same options. Run in the order judge, vqvae, var, export, evaluate.
 """
@@ -15,16 +15,19 @@ import typer
 from rich.console import Console
 from torch import Tensor, nn
 
-from scalekv_adapters.training import LoopOptions, averaged, rounded, train
-from scalekv_adapters.var.model import TINY_SIZES as VAR_SIZES
-from scalekv_adapters.var.model import TINY_VQVAE as VQVAE_SIZES
-from scalekv_adapters.var.tiny import SAMPLING, write_weights
-from scalekv_adapters.var.tiny.data import Augmentation, Digits, augment, load_digits, to_model
-from scalekv_adapters.var.tiny.judge import Judge, accuracy, judge_loss
-from scalekv_adapters.var.tiny.measure import draw_digits, grid, rebuild
-from scalekv_adapters.var.tiny.objectives import Noise, VQVAELoss, noisy_tokens, refresh_codes, var_loss, vqvae_loss
+from recipes.sheet import sheet
+from recipes.shipping import write_shipped
+from recipes.training import LoopOptions, averaged, rounded, train
+from recipes.var_tiny.data import Augmentation, Digits, augment, load_digits, to_model
+from recipes.var_tiny.judge import Judge, accuracy, judge_loss
+from recipes.var_tiny.measure import draw_digits, rebuild
+from recipes.var_tiny.objectives import Noise, VQVAELoss, noisy_tokens, refresh_codes, var_loss, vqvae_loss
+from scalekv_adapters.var import tiny
+from scalekv_adapters.var.tiny import SAMPLING, VQVAE_SIZES
+from scalekv_adapters.var.tiny import SIZES as VAR_SIZES
 from scalekv_adapters.var.transformer import VAR, drop_labels
 from scalekv_adapters.var.vqvae import VQVAE
+from scalekv_core.models.sampling import Sampling
 
 JUDGE_WIDTH = 16
 
@@ -122,12 +125,14 @@ def _sizes(stage: str) -> dict[str, Any]:
 
 @app.command("export")
 def run_export(
-    out: Out, to: Annotated[Path, typer.Option(help="Folder of the weights.")] = Path(__file__).parent
+    out: Out,
+    to: Annotated[Path, typer.Option(help="Folder of the shipped weights.")] = Path(tiny.__file__).parent,
+    judge_to: Annotated[Path, typer.Option(help="Folder of the judge's weights.")] = Path(__file__).parent,
 ) -> None:
     """Writes the averaged weights as float16, by default to where they are loaded from."""
-    for stage in ("judge", "vqvae", "var"):
-        target = to / f"{stage}.safetensors"
-        write_weights(target, _sizes(stage), averaged(out / f"{stage}.pt"))
+    for stage, folder in (("judge", judge_to), ("vqvae", to), ("var", to)):
+        target = folder / f"{stage}.safetensors"
+        write_shipped(target, _sizes(stage), averaged(out / f"{stage}.pt"))
         console.print(f"{target.name}: {target.stat().st_size / 1e6:.2f} MB")
 
 
@@ -143,10 +148,10 @@ def _networks(out: Path) -> tuple[Judge, VQVAE, VAR]:
 def run_evaluate(
     out: Out,
     per_class: Annotated[int, typer.Option(min=1, help="Digits drawn per class.")] = 50,
-    guidance: float = SAMPLING["guidance"],
-    top_k: int = SAMPLING["top_k"],
-    top_p: float = SAMPLING["top_p"],
-    temperature: float = SAMPLING["temperature"],
+    guidance: float = float(SAMPLING.strengths[0]),
+    top_k: int = SAMPLING.top_k,
+    top_p: float = SAMPLING.top_p,
+    temperature: float = SAMPLING.temperature,
 ) -> None:
     """Judges real, rebuilt and drawn digits, with the weights as they are shipped; writes digits.png."""
     judge, vqvae, var = _networks(out)
@@ -154,11 +159,11 @@ def run_evaluate(
     console.print(f"judge on real digits that nothing was trained on: {accuracy(judge, test.images, test.labels):.3f}")
     rebuilt = accuracy(judge, rebuild(vqvae, to_model(test.images)), test.labels)
     console.print(f"the same digits through the VQVAE: {rebuilt:.3f}")
-    settings = {"guidance": guidance, "top_k": top_k, "top_p": top_p, "temperature": temperature}
-    images, labels = draw_digits(var, per_class, settings)
+    how = Sampling(guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature)
+    images, labels = draw_digits(var, per_class, how)
     shares = [round(accuracy(judge, images[labels == c], labels[labels == c]), 2) for c in range(10)]
-    console.print(f"drawn digits, {settings}: {accuracy(judge, images, labels):.3f}, by class {shares}")
-    grid(images, per_class).save(out / "digits.png")
+    console.print(f"generated digits, {how}: {accuracy(judge, images, labels):.3f}, by class {shares}")
+    sheet(images, per_class).save(out / "digits.png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The recipe of infinity-tiny, from a seed to the shipped weights: `python -m scalekv_adapters.infinity.tiny.train --help`.
+"""The recipe of infinity-tiny, from a seed to the shipped weights: `python -m recipes.infinity_tiny.train --help`.
 
 Every stage can be killed and called again with the same options. Run in the order vae, infinity, export, evaluate. With
 ``--go-on`` the transformer starts from the shipped weights instead of from nothing: training in pieces, on any machine.
@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import attrs
 import torch
 import typer
 from rich.console import Console
 from torch import Tensor, nn
 
-from scalekv_adapters.infinity.tiny import SAMPLING, read_weights, write_all
-from scalekv_adapters.infinity.tiny.drawings import drawings
-from scalekv_adapters.infinity.tiny.judge import judge
-from scalekv_adapters.infinity.tiny.measure import draw, held_by_task, questions, sheet
-from scalekv_adapters.infinity.tiny.network import ASPECTS, SQUARE, VAE_SIZES, TinyInfinity, start_weights
-from scalekv_adapters.infinity.tiny.objectives import (
+from recipes.infinity_tiny.drawings import drawings
+from recipes.infinity_tiny.judge import judge
+from recipes.infinity_tiny.measure import draw, held_by_task, questions
+from recipes.infinity_tiny.objectives import (
+    ASPECTS,
     Lesson,
     VAELoss,
     lesson_loss,
@@ -28,9 +28,17 @@ from scalekv_adapters.infinity.tiny.objectives import (
     to_model,
     vae_loss,
 )
+from recipes.infinity_tiny.start import start_weights
+from recipes.sheet import sheet
+from recipes.shipping import write_shipped
+from recipes.training import LoopOptions, averaged, rounded, train
+from scalekv_adapters.infinity import tiny
+from scalekv_adapters.infinity.tiny import SAMPLING
+from scalekv_adapters.infinity.tiny.network import SIZES, SQUARE, TEXT_DEPTH, VAE_SIZES, TinyInfinity
 from scalekv_adapters.infinity.vae import BSQVAE
-from scalekv_adapters.training import LoopOptions, averaged, rounded, train
+from scalekv_adapters.shipped import read_shipped
 from scalekv_core.errors import MissingExtra
+from scalekv_core.models.sampling import Sampling
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 console = Console(soft_wrap=True)
@@ -120,9 +128,9 @@ def run_infinity(
     model = TinyInfinity()
     if go_on:
         vae = BSQVAE(VAE_SIZES)
-        vae.load_state_dict(read_weights("vae")[1], strict=False)
+        vae.load_state_dict(read_shipped(tiny.__name__, "vae")[1], strict=False)
         vae.eval().requires_grad_(False)
-        model.load_state_dict(read_weights("infinity")[1], strict=False)
+        model.load_state_dict(read_shipped(tiny.__name__, "infinity")[1], strict=False)
     else:
         vae = frozen_vae(out)
         start_weights(model.transformer)
@@ -132,10 +140,13 @@ def run_infinity(
 
 @app.command("export")
 def run_export(
-    out: Out, to: Annotated[Path, typer.Option(help="Folder of the weights.")] = Path(__file__).parent
+    out: Out, to: Annotated[Path, typer.Option(help="Folder of the weights.")] = Path(tiny.__file__).parent
 ) -> None:
     """Writes the averaged weights as float16, by default to where they are loaded from."""
-    for target in write_all(to, averaged(out / "vae.pt"), averaged(out / "infinity.pt")):
+    sizes = {"vae": attrs.asdict(VAE_SIZES), "infinity": attrs.asdict(SIZES) | {"text_depth": TEXT_DEPTH}}
+    for name in ("vae", "infinity"):
+        target = to / f"{name}.safetensors"
+        write_shipped(target, sizes[name], averaged(out / f"{name}.pt"))
         console.print(f"{target.name}: {target.stat().st_size / 1e6:.2f} MB")
 
 
@@ -143,9 +154,9 @@ def run_export(
 def run_evaluate(
     out: Out,
     per_task: Annotated[int, typer.Option(min=1, help="Captions of each task.")] = 20,
-    guidance: float = SAMPLING["guidance"],
-    temperature: float = SAMPLING["temperature"],
-    top_p: float = SAMPLING["top_p"],
+    guidance: float = float(SAMPLING.strengths[0]),
+    temperature: float = SAMPLING.temperature,
+    top_p: float = SAMPLING.top_p,
     aspect: Annotated[str, typer.Option(help="Aspect ratio, width:height.")] = "1:1",
     threads: Threads = 2,
 ) -> None:
@@ -163,9 +174,9 @@ def run_evaluate(
     state = averaged(out / "infinity.pt")
     model.load_state_dict({name: rounded(value) for name, value in state.items()})
     asked = questions(per_task)
-    settings = {"guidance": guidance, "temperature": temperature, "top_p": top_p}
-    images = draw(model.eval(), asked, settings, aspect=aspect)
-    console.print(f"drawn at {aspect}, {settings}: {held_by_task(asked, images)}")
+    how = Sampling(guidance=guidance, temperature=temperature, top_p=top_p)
+    images = draw(model.eval(), asked, how, aspect=aspect)
+    console.print(f"generated at {aspect}, {how}: {held_by_task(asked, images)}")
     sheet(images, per_task).save(out / "pictures.png")
 
 

@@ -1,9 +1,10 @@
-"""The command that both small models with a judge have: their table of policies, drawn once and kept in a JSON file."""
+"""The command of both small models: their judge's table of policies, generated once and kept in a JSON file."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -14,11 +15,8 @@ from attrs import asdict, fields_dict
 from rich.console import Console
 from rich.table import Table
 
-from scalekv_adapters.comparison import UNMODIFIED, Batch, Comparison, Judge, Row, check
+from recipes.comparison import UNMODIFIED, Batch, Comparison, Judge, Row, check
 from scalekv_core import ImageModel
-from scalekv_core.cli.app import tell
-from scalekv_core.cli.config import read_option
-from scalekv_core.cli.writing import check_directory
 from scalekv_core.errors import InputError, ScaleKVError
 
 POLICIES = ("uniform", "h2o", "snapkv", "scalekv", "streaming", "pyramidkv", "ams-kv", "fold")
@@ -60,7 +58,7 @@ def fill(
     """
     chosen = dict(read_option(text) for text in options or ())
     policies, budgets = [" ".join(text.split()) for text in policies or POLICIES], budgets or BUDGETS
-    check_directory(path.parent)
+    check_writable(path.parent)
     check(model, policies, budgets, chosen)
     known, images = read(path), sum(len(batch.seeds) for batch in batches)
     drawn_so = [*(f"{name}={value}" for name, value in chosen.items()), model.aspect or "1:1", str(images)]
@@ -75,6 +73,21 @@ def fill(
             known[key] = asdict(comparison.row(*row, chosen))
             write(path, known)
     show(known)
+
+
+def read_option(text: str) -> tuple[str, str]:
+    """(name, value) of ``NAME=VALUE``; InputError if it is of another form."""
+    name, equals, value = text.partition("=")
+    if not (name.strip() and equals):
+        raise InputError(f"an option is given as NAME=VALUE, such as window=9; got {text!r}")
+    return name.strip(), value.strip()
+
+
+def check_writable(folder: Path) -> None:
+    """Raises InputError, before anything is generated, if no file can be written to this folder."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to the folder {folder}; name another file with --out")
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
@@ -134,4 +147,5 @@ def run(main: Callable[..., None]) -> None:
     try:
         typer.run(main)
     except ScaleKVError as error:
-        raise SystemExit(tell(error)) from None
+        print(f"scalekv: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

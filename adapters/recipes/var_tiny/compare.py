@@ -1,6 +1,6 @@
 """The judge's table: what every policy does to 500 digits, at several budgets.
 
-``python -m scalekv_adapters.var.tiny.compare`` draws the same digits with the unmodified model and under every policy, and
+``python -m recipes.var_tiny.compare`` draws the same digits with the unmodified model and under every policy, and
 prints how many the judge reads as the class that was asked for, how near the images are, and, with the unmodified model's
 tokens forced, how far the distributions are. Rows already in the JSON file are not drawn again, so it can be interrupted.
 A policy may have parts exchanged: ``--policy "scalekv codec=int8"``.
@@ -16,10 +16,9 @@ import torch
 import typer
 from torch import Tensor
 
-from scalekv_adapters.comparison import Batch, Judge
-from scalekv_adapters.comparison_command import Batches, Budgets, Options, Out, Policies, fill, run
-from scalekv_adapters.var.tiny import load_judge
-from scalekv_adapters.var.tiny.judge import accuracy
+from recipes.compare_command import Batches, Budgets, Options, Out, Policies, fill, run
+from recipes.comparison import Batch, Judge
+from recipes.var_tiny.judge import accuracy, load_judge
 from scalekv_core import load_model
 
 MODEL = "var-tiny"

@@ -5,21 +5,21 @@ The same captions and seeds for everybody: with the full cache, under any policy
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from attrs import frozen
-from PIL import Image
 from torch import Tensor
 
+from recipes.infinity_tiny.judge import judge
+from recipes.infinity_tiny.random_captions import random_caption
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.templates import Canvas
-from scalekv_adapters.infinity.tiny.captions import TASKS, Caption, random_caption
-from scalekv_adapters.infinity.tiny.judge import judge
+from scalekv_adapters.infinity.tiny.captions import TASKS, Caption
 from scalekv_adapters.infinity.tiny.network import PIXELS, TinyInfinity
+from scalekv_core.models.sampling import Sampling
 
-__all__ = ["Question", "draw", "held_by_task", "questions", "sheet"]
+__all__ = ["Question", "draw", "held_by_task", "questions"]
 
 _SEED = 20_000
 """Captions of the measurement follow from it; training counts its seeds from elsewhere."""
@@ -46,7 +46,7 @@ def questions(per_task: int) -> list[Question]:
 def draw(
     model: TinyInfinity,
     asked: Sequence[Question],
-    settings: Mapping[str, Any],
+    how: Sampling,
     *,
     aspect: str = "1:1",
     batch: int = 50,
@@ -56,7 +56,7 @@ def draw(
     Args:
         model: with a VAE.
         asked: the questions.
-        settings: keyword arguments of `Infinity.generate`.
+        how: bits are sampled.
         aspect: width:height.
         batch: pictures drawn at once.
     """
@@ -66,7 +66,16 @@ def draw(
         text = PackedText.pack(model.text.encode([str(question.caption) for question in part]))
         seeds = [question.seed for question in part]
         canvas = Canvas(aspect, PIXELS)
-        drawn.append(model.transformer.generate(text, seeds=seeds, canvas=canvas, **settings).images)
+        generation = model.transformer.generate(
+            text,
+            seeds=seeds,
+            canvas=canvas,
+            guidance=how.guidance,
+            top_k=how.top_k,
+            top_p=how.top_p,
+            temperature=how.temperature,
+        )
+        drawn.append(generation.images)
     return torch.cat(drawn)
 
 
@@ -78,15 +87,3 @@ def held_by_task(asked: Sequence[Question], images: Tensor) -> dict[str, float]:
         for task in TASKS
     }
     return {task: sum(some) / len(some) for task, some in by_task.items() if some} | {"all": sum(right) / len(right)}
-
-
-def sheet(images: Tensor, columns: int, *, zoom: int = 2) -> Image.Image:
-    """A picture of all pictures, row by row.
-
-    >>> sheet(torch.zeros(4, 3, 32, 32), columns=2).size
-    (128, 128)
-    """
-    rows = [torch.cat(list(row), 2) for row in images.split(columns)]
-    pixels = (torch.cat(rows, 1).clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
-    picture = Image.fromarray(pixels.contiguous().numpy())
-    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from scalekv_adapters.comparison import Batch, Comparison, read_policy
-from scalekv_adapters.comparison_command import fill, read, run
+from recipes.compare_command import fill, read, run
+from recipes.comparison import Batch, Comparison, read_policy
+from recipes.infinity_tiny.compare import captions
+from recipes.var_tiny.compare import digits, judge_of
 from scalekv_adapters.infinity.tiny.captions import TASKS
-from scalekv_adapters.infinity.tiny.compare import captions
-from scalekv_adapters.var.tiny.compare import digits, judge_of
 from scalekv_core import load_model
 from scalekv_core.errors import InputError, ScaleKVError
 

@@ -5,32 +5,36 @@ The pictures are judged as they are drawn, with the full cache; a compressed cac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
-from PIL import Image
 from torch import Tensor
 
 from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAE
+from scalekv_core.models.sampling import Sampling
 
-__all__ = ["draw_digits", "grid", "rebuild"]
+__all__ = ["draw_digits", "rebuild"]
 
 
-def draw_digits(var: VAR, per_class: int, settings: Mapping[str, Any], *, batch: int = 50) -> tuple[Tensor, Tensor]:
+def draw_digits(var: VAR, per_class: int, how: Sampling, *, batch: int = 50) -> tuple[Tensor, Tensor]:
     """Returns images (10 n, 3, 32, 32) in [0, 1] and their labels (10 n,): n of every class, seeds 0 to n - 1 for each.
 
     Args:
         var: with a VQVAE.
         per_class: n.
-        settings: keyword arguments of `VAR.generate`.
+        how: tokens are sampled.
         batch: images drawn at once; they do not depend on it.
     """
     labels = torch.arange(10).repeat_interleave(per_class)
     seeds = torch.arange(per_class).repeat(10)
     drawn = [
-        var.generate(some, seeds=own.tolist(), **settings).images
+        var.generate(
+            some,
+            seeds=own.tolist(),
+            guidance=how.strengths[0],
+            top_k=how.top_k,
+            top_p=how.top_p,
+            temperature=how.temperature,
+        ).images
         for some, own in zip(labels.split(batch), seeds.split(batch), strict=True)
     ]
     return torch.cat(drawn), labels
@@ -48,15 +52,3 @@ def rebuild(vqvae: VQVAE, images: Tensor, *, scales: int | None = None, batch: i
     """
     tokens = [vqvae.encode(part)[:scales] for part in images.split(batch)]
     return torch.cat([(vqvae.decode(vqvae.f_hats(maps)[-1]) + 1) / 2 for maps in tokens])
-
-
-def grid(images: Tensor, columns: int, *, zoom: int = 2) -> Image.Image:
-    """Returns a picture of all images, row by row.
-
-    >>> grid(torch.zeros(4, 3, 32, 32), columns=2).size
-    (128, 128)
-    """
-    rows = [torch.cat(list(row), 2) for row in images.split(columns)]
-    pixels = (torch.cat(rows, 1).clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
-    picture = Image.fromarray(pixels.contiguous().numpy())
-    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)

@@ -6,6 +6,9 @@ import pytest
 import torch
 from attrs import evolve
 
+from recipes.infinity_tiny.drawings import GROUND, Placed, compose, drawings, render
+from recipes.infinity_tiny.judge import find, holds, judge
+from recipes.infinity_tiny.random_captions import random_caption
 from scalekv_adapters.infinity.tiny.captions import (
     COLOURS,
     RELATIONS,
@@ -15,10 +18,7 @@ from scalekv_adapters.infinity.tiny.captions import (
     Caption,
     Thing,
     parse,
-    random_caption,
 )
-from scalekv_adapters.infinity.tiny.drawings import GROUND, Placed, compose, drawings, render
-from scalekv_adapters.infinity.tiny.judge import find, holds, judge
 from scalekv_core.errors import InputError, UnknownName
 
 SIZES = ((64, 64), (80, 60), (60, 80), (88, 44), (36, 108))
