@@ -130,7 +130,7 @@ def twins(path: Path) -> None:
     ("harm", "message"),
     [
         (truncate, "published/toy.pth is truncated"),
-        (plant_code, "published/toy.pth holds more than tensors (it asks for "),
+        (plant_code, "published/toy.pth was not loaded: it holds more than tensors: it asks for "),
         (empty, "published holds no weights of a known network (toy), but nothing; scalekv models says which files"),
         (twins, "toy.pt, toy.pth in published would become the same file; convert one of them at a time"),
     ],

@@ -1,7 +1,7 @@
 """Reading published Infinity and BSQ-VAE checkpoints, as people have them.
 
-The sizes come from the files, not from the user. Nothing in a file is executed, and all that can be wrong with one ends
-in a `CheckpointError` of one line.
+The sizes come from the files, not from the user. Nothing in a file is run, and all that can be wrong with one ends in a
+`CheckpointError` of one line.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def load_infinity(
     canvas: Canvas | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    allow_nonfinite: bool = False,
 ) -> Infinity:
     """The Infinity of a checkpoint, in evaluation mode.
 
@@ -109,9 +110,10 @@ def load_infinity(
         canvas: what it draws on unless told otherwise; that of the expected published model by default.
         device: where to keep the weights.
         dtype: of blocks and text projections; the rest stays in float32, as in the official inference.
+        allow_nonfinite: accept infinities and numbers that are none.
 
     Raises:
-        CheckpointError: a file or shard is missing, truncated or holds code; it is no Infinity, another one than expected,
+        CheckpointError: a file or shard is missing, cannot be read or holds code; it is no Infinity, another one than expected,
             or one for a VAE of other bits.
     """
     path = Path(path)
@@ -122,29 +124,32 @@ def load_infinity(
         canvas = CANVASES[expect]
     with torch.device("meta"):
         model = Infinity(config, vae, canvas=canvas)
-    return fill(model, weights, device=device, dtype=dtype)
+    return fill(model, weights, device=device, dtype=dtype, allow_nonfinite=allow_nonfinite)
 
 
 def load_bsq_vae(
-    path: str | PathLike[str], *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    path: str | PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    allow_nonfinite: bool = False,
 ) -> BSQVAE:
     """The BSQ-VAE of a checkpoint, in evaluation mode.
 
     Args:
         path: a .pth or .safetensors file; a bare state dict, or under ``vae`` as published.
         device, dtype: where and how to keep the weights.
+        allow_nonfinite: accept infinities and numbers that are none.
 
     Raises:
-        CheckpointError: the file is truncated, holds code, or is no BSQ-VAE.
+        CheckpointError: the file cannot be read, holds code, or is no BSQ-VAE.
     """
     weights = find_weights(Path(path), BSQVAEFormat(), known=FORMATS)
-    try:
+    with weights.named_in_errors():
         config = BSQVAEConfig.of_state(weights.shapes)
-    except CheckpointError as error:
-        raise CheckpointError(f"checkpoint {path}: {error}") from None
     with torch.device("meta"):
         model = BSQVAE(config)
-    return fill(model, weights, device=device, dtype=dtype)
+    return fill(model, weights, device=device, dtype=dtype, allow_nonfinite=allow_nonfinite)
 
 
 def infinity_config(weights: Weights, vae: BSQVAE | None, wanted: InfinityConfig | None) -> InfinityConfig:
@@ -153,10 +158,8 @@ def infinity_config(weights: Weights, vae: BSQVAE | None, wanted: InfinityConfig
     How long a prompt may be is the file's affair: a shorter table for no prompt only means shorter prompts.
     """
     bits = vae.config.bits if vae is not None else _bits_as_wanted(weights, wanted)
-    try:
+    with weights.named_in_errors():
         config = InfinityConfig.of_state(weights.shapes, bits=bits)
-    except CheckpointError as error:
-        raise CheckpointError(f"checkpoint {weights.path}: {error}") from None
     if wanted is not None and config != attrs.evolve(wanted, text_maxlen=config.text_maxlen):
         raise CheckpointError(
             f"checkpoint {weights.path} is {describe(config, wanted)}; you asked for {describe(wanted, config)}"

@@ -6,7 +6,7 @@ They stand apart from the model so that a plan can be made, or a checkpoint judg
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isqrt
+from math import isqrt, prod
 from typing import Any
 
 import attrs
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_core.errors import CheckpointError, InputError, unknown_name
+from scalekv_core.models.weights import numbered, shape_of
 from scalekv_core.shapes.geometry import CacheGeometry
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -116,22 +117,20 @@ class InfinityConfig:
         Raises:
             CheckpointError: it is no complete Infinity, or one for a VAE of other bits.
         """
-        try:
-            width, token_bits = state["word_embed.weight"].shape
-            chunks = _numbered(state, "block_chunks.")
-            text_maxlen, text_channels = state["cfg_uncond"].shape
-            sizes: dict[str, Any] = {
-                "depth": chunks * _numbered(state, "block_chunks.0.module."),
-                "width": width,
-                "heads": state["block_chunks.0.module.0.sa.scale_mul_1H11"].numel(),
-                "block_chunks": chunks,
-                "text_channels": text_channels,
-                "text_maxlen": text_maxlen,
-                "mlp_ratio": len(state["block_chunks.0.module.0.ffn.fc1.weight"]) / width,
-                "pool_heads": state["text_proj_for_sos.ca.mat_q"].shape[1],
-            }
-        except KeyError as error:
-            raise CheckpointError(f"this is no complete Infinity: it lacks {error}") from None
+        width, token_bits = shape_of(state, "word_embed.weight", 2)
+        text_maxlen, text_channels = shape_of(state, "cfg_uncond", 2)
+        hidden, _ = shape_of(state, "block_chunks.0.module.0.ffn.fc1.weight", 2)
+        chunks = numbered(state, "block_chunks.")
+        sizes: dict[str, Any] = {
+            "depth": chunks * numbered(state, "block_chunks.0.module."),
+            "width": width,
+            "heads": prod(shape_of(state, "block_chunks.0.module.0.sa.scale_mul_1H11", 4)),
+            "block_chunks": chunks,
+            "text_channels": text_channels,
+            "text_maxlen": text_maxlen,
+            "mlp_ratio": hidden / width,
+            "pool_heads": shape_of(state, "text_proj_for_sos.ca.mat_q", 3)[1],
+        }
         return cls(**sizes, **_bits_and_patch(sizes, token_bits, bits))
 
     @property
@@ -164,10 +163,6 @@ class InfinityConfig:
         )
 
 
-def _numbered(state: Mapping[str, Tensor], prefix: str) -> int:
-    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
-
-
 def _bits_and_patch(sizes: Mapping[str, Any], token_bits: int, bits: int | None) -> dict[str, int]:
     """The VAE's bits, and the patch that makes so many bits of a token out of them."""
     if bits is None:
@@ -179,7 +174,7 @@ def _bits_and_patch(sizes: Mapping[str, Any], token_bits: int, bits: int | None)
     patch = isqrt(token_bits // bits)
     if bits * patch**2 != token_bits:
         raise CheckpointError(
-            f"this Infinity has {token_bits} bits a token, which is no square number of the VAE's {bits}: "
+            f"it has {token_bits} bits a token, which is no square number of the VAE's {bits}: "
             "give it the VAE that it was trained with"
         )
     return {"bits": bits, "patch": patch}

@@ -14,7 +14,7 @@ from scalekv_adapters.infinity.text import T5Encoder
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_core.errors import CheckpointError
 from scalekv_core.models.weights import beside
-from scalekv_core.models.weights.source import shards_of
+from scalekv_core.models.weights.shards import shards_of
 
 REPOSITORY = "FoundationVision/Infinity"
 T5_REPOSITORY = "google/flan-t5-xl"

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from scalekv_adapters.decoding import decode_in_parts
 from scalekv_adapters.infinity.bits import Grid, add_bits, codes_of, grid_of, on_grid, to_tokens
 from scalekv_adapters.infinity.convnet import Decoder, Encoder
-from scalekv_core.errors import CheckpointError, InputError, unknown_name
+from scalekv_core.errors import InputError, unknown_name
+from scalekv_core.models.weights import numbered, shape_of
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "infinity-vae-d16": {"bits": 16},
@@ -85,18 +86,15 @@ class BSQVAEConfig:
         Raises:
             CheckpointError: it is no complete BSQ-VAE.
         """
-        try:
-            width, folded = state["encoder.conv_in.conv.weight"].shape[:2]
-            levels = range(_numbered(state, "encoder.down."))
-            widths = [len(state[f"encoder.down.{i}.block.0.conv1.conv.weight"]) for i in levels]
-            bits = len(state["encoder.conv_out.conv.weight"])
-        except KeyError as error:
-            raise CheckpointError(f"this is no complete BSQ-VAE: it lacks {error}") from None
+        width, folded, *_ = shape_of(state, "encoder.conv_in.conv.weight", 4)
+        bits, *_ = shape_of(state, "encoder.conv_out.conv.weight", 4)
+        levels = range(numbered(state, "encoder.down."))
+        widths = [shape_of(state, f"encoder.down.{i}.block.0.conv1.conv.weight", 4)[0] for i in levels]
         return cls(
             bits=bits,
             base_channels=width,
             multipliers=[w // width for w in widths],
-            blocks=_numbered(state, "encoder.down.0.block."),
+            blocks=numbered(state, "encoder.down.0.block."),
             fold=isqrt(folded // 3),
         )
 
@@ -104,10 +102,6 @@ class BSQVAEConfig:
     def stride(self) -> int:
         """Pixels a side of one position of the last map."""
         return self.fold * int(2 ** (len(self.multipliers) - 1))
-
-
-def _numbered(state: Mapping[str, Tensor], prefix: str) -> int:
-    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 
 class Quantizer(nn.Module):

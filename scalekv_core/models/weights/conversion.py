@@ -10,9 +10,11 @@ import torch
 from attrs import frozen
 
 from scalekv_core.errors import CheckpointError, InputError
-from scalekv_core.models.weights.files import SUFFIXES, some
+from scalekv_core.models.weights.files import SUFFIXES, readable
 from scalekv_core.models.weights.format import WeightsFormat
-from scalekv_core.models.weights.source import Weights, find_weights, formats_in, shards_of
+from scalekv_core.models.weights.shards import entries, shards_of
+from scalekv_core.models.weights.source import Weights, find_weights, formats_in
+from scalekv_core.models.weights.states import some
 from scalekv_core.models.weights.writing import layout, write_safetensors
 from scalekv_core.shapes.geometry import format_bytes
 
@@ -73,7 +75,7 @@ def conversions(
             left.append(path)
     if not found:
         kinds = ", ".join(dict.fromkeys(format.kind for format in known)) or "none"
-        inside = some(path.name for path in (left or ([] if source.is_file() else sorted(source.iterdir()))))
+        inside = some([path.name for path in left] or ([] if source.is_file() else entries(source)))
         raise CheckpointError(
             f"{source} holds no weights of a known network ({kinds}), but {inside}; scalekv models says which files "
             "each model is loaded from"
@@ -100,10 +102,12 @@ def check_room(found: Sequence[Conversion], out: Path) -> None:
 
 def _candidates(source: Path) -> list[Path]:
     """The files and folders of shards that a source consists of; the source itself if it is one."""
-    if not source.is_dir() or shards_of(source):
-        return [source]
-    return [
-        entry
-        for entry in sorted(source.iterdir())
-        if (entry.is_file() and entry.suffix in SUFFIXES) or (entry.is_dir() and shards_of(entry))
-    ]
+    with readable(source):
+        if not source.is_dir() or shards_of(source):
+            return [source]
+        inside = [source / name for name in entries(source)]
+        return [path for path in inside if _is_weights(path)]
+
+
+def _is_weights(path: Path) -> bool:
+    return path.suffix in SUFFIXES if path.is_file() else path.is_dir() and bool(shards_of(path))

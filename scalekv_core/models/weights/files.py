@@ -5,27 +5,22 @@ All that can be wrong with a file ends in a `CheckpointError` of one line.
 
 from __future__ import annotations
 
-import pickle
-import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from scalekv_core.errors import CheckpointError
+from scalekv_core.models.weights.pickles import Forbidden, check_archive, check_old_file
 
-State = Mapping[str, Tensor]
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 """What weights files end with."""
-NESTINGS = ("trainer", "gpt_fsdp", "gpt_wo_ddp", "var_wo_ddp", "vae_local", "vae", "state_dict", "model", "module")
-"""Where trainers put a state dict; averaged twins ("ema") are not among them, as in the official loaders."""
-PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every name."""
+LFS_POINTER = b"version https://git-lfs.github.com/"
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
@@ -35,15 +30,24 @@ def read_file(path: Path) -> Mapping[str, Any]:
         CheckpointError: there is no such file, it cannot be read, is truncated or of another format, or it holds more than
             tensors.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
-    try:
+    with readable(path):
+        if not path.is_file():
+            raise CheckpointError(f"there is no checkpoint {path}")
+        _check_beginning(path)
         tree = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror or error}") from None
     if not isinstance(tree, Mapping):
         raise CheckpointError(f"checkpoint {path} holds one {type(tree).__name__}, not tensors by name")
     return tree
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """A block that reads this file or folder: what the system refuses is a CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        name = path if len(path.name) <= 100 else f"{str(path)[:100]}..."
+        raise CheckpointError(f"checkpoint {name} cannot be read: {error.strerror or error}") from None
 
 
 def read_safetensors(path: Path) -> Mapping[str, Any]:
@@ -52,6 +56,8 @@ def read_safetensors(path: Path) -> Mapping[str, Any]:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"checkpoint {path} is truncated or no safetensors file: {error}") from None
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint {path} has tensors of dtype {error}, which torch does not have") from None
 
 
 def read_pickle(path: Path) -> Any:
@@ -59,22 +65,30 @@ def read_pickle(path: Path) -> Any:
     with path.open("rb") as file:
         starts_as_zip = file.read(4) == b"PK\x03\x04"
     if starts_as_zip and not _is_whole_zip(path):
-        raise CheckpointError(
-            f"checkpoint {path} is truncated or damaged ({path.stat().st_size} bytes); fetch it again"
-        )
+        raise CheckpointError(f"checkpoint {path} is truncated or damaged ({_size(path)} bytes); fetch it again")
     try:
+        check_archive(path) if starts_as_zip else check_old_file(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=starts_as_zip)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked is None:
-            raise CheckpointError(f"checkpoint {path} is no PyTorch file") from None
-        what = f"it asks for {asked[1]}"
-        raise CheckpointError(f"checkpoint {path} holds more than tensors ({what}) and was not loaded") from None
+    except Forbidden as error:
+        raise CheckpointError(f"checkpoint {path} was not loaded: {error}") from None
     except OSError:
         raise
-    except Exception as error:  # there is no end to the ways in which damaged bytes can fail to be a pickle
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"checkpoint {path} is damaged or no PyTorch file: {reason}") from None
+    except (
+        Exception
+    ):  # there is no end to the ways in which damaged bytes can fail to be a pickle; torch's advice is bad
+        raise CheckpointError(f"checkpoint {path} is damaged or no PyTorch file ({_size(path)} bytes)") from None
+
+
+def _check_beginning(path: Path) -> None:
+    """Refuses what lies in the place of a file that was never fetched."""
+    with path.open("rb") as file:
+        beginning = file.read(len(LFS_POINTER))
+    if not beginning:
+        raise CheckpointError(f"checkpoint {path} is empty; fetch it again")
+    if beginning == LFS_POINTER:
+        raise CheckpointError(
+            f"checkpoint {path} is a Git LFS pointer, not the file itself; run 'git lfs pull' in its repository"
+        )
 
 
 def _is_whole_zip(path: Path) -> bool:
@@ -85,46 +99,5 @@ def _is_whole_zip(path: Path) -> bool:
         return False
 
 
-def state_dicts(tree: Mapping[str, Any]) -> list[State]:
-    """Every state dict that a file may be said to hold: itself, and those inside it under the names that trainers use."""
-    stripped = (strip_prefixes(level) for level in nested(tree))
-    return [
-        {name: value for name, value in level.items() if isinstance(name, str) and isinstance(value, Tensor)}
-        for level in stripped
-    ]
-
-
-def nested(tree: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The mapping itself, and those inside it under the names that trainers use."""
-    yield tree
-    for name in NESTINGS:
-        if isinstance(tree.get(name), Mapping):
-            yield from nested(tree[name])
-
-
-def strip_prefixes(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same mapping without the prefixes that wrappers put before every name.
-
-    >>> strip_prefixes({"module._orig_mod.head": 1})
-    {'head': 1}
-    """
-    for prefix in PREFIXES:
-        if state and all(str(name).startswith(prefix) for name in state):
-            return strip_prefixes({name.removeprefix(prefix): value for name, value in state.items()})
-    return state
-
-
-def some(names: Iterable[object]) -> str:
-    """The first three names, and that there are more.
-
-    >>> some(["a", "b", "c", "d"])
-    'a, b, c and 1 more'
-    """
-    listed = [_printable(str(name)) for name in names]
-    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return (", ".join(listed[:3]) or "nothing") + more
-
-
-def _printable(name: str) -> str:
-    """A name as it can stand in a line: those of damaged files may hold anything."""
-    return name if name.isprintable() and len(name) < 100 else f"{name[:100]!r}"
+def _size(path: Path) -> int:
+    return path.stat().st_size

@@ -1,23 +1,19 @@
-"""Where the weights of a model lie: in one file, or in a folder of shards. They are read one shard after the other."""
+"""The weights of one network, in a file or in a folder of shards; one shard is read after the other."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import frozen
 from torch import Tensor
 
-from scalekv_core.errors import CheckpointError
-from scalekv_core.models.weights.files import SUFFIXES, State, read_file, some, state_dicts
+from scalekv_core.errors import CheckpointError, ScaleKVError
+from scalekv_core.models.weights.files import read_file, readable
 from scalekv_core.models.weights.format import WeightsFormat
-
-INDEX = "*.index.json"
-"""The file that says which shard of a folder holds which tensor."""
-NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
-"""What shards are called."""
+from scalekv_core.models.weights.shards import files_of
+from scalekv_core.models.weights.states import State, some, state_dicts
 
 
 @frozen(eq=False)
@@ -26,8 +22,8 @@ class Weights:
 
     Attributes:
         path: the file or folder that the user named.
-        format: what network it is.
-        files: where the tensors are: one file, or the shards of a folder.
+        format: of the network.
+        files: one file, or the shards of a folder.
         shapes: {name: a tensor on the meta device}, of all of them.
     """
 
@@ -38,16 +34,16 @@ class Weights:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors as they lie in the files."""
+        """Bytes of all tensors as they are stored in the files."""
         return sum(shape.nbytes for shape in self.shapes.values())
 
     def shards(self) -> Iterator[State]:
-        """The tensors, file by file: mapped where the file allows it, and never more than one file held.
+        """The tensors, file by file: mapped where the file allows it; never more than one file is held.
 
         A mapping is empty when the next one comes, so that nobody holds two shards by a variable that is still there.
         """
         for file in self.files:
-            state = normal(self.format, _state_in(file, self.format))
+            state = normal(self.format, _state_in(file, self.format), file)
             yield state
             state.clear()
 
@@ -56,29 +52,65 @@ class Weights:
         for state in self.shards():
             if name in state:
                 return state[name]
-        raise CheckpointError(f"checkpoint {self.path} is no complete {self.format.kind}: it lacks {name!r}")
+        raise CheckpointError(f"it lacks {name!r}")
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """A block that reads sizes off the weights; whatever does not fit together there is an error of this checkpoint.
+
+        Raises:
+            CheckpointError: naming the checkpoint and its kind, with the reason that was raised inside.
+        """
+        try:
+            yield
+        except (ScaleKVError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise CheckpointError(f"checkpoint {self.path} cannot be loaded as {self.format.kind}: {reason}") from None
 
 
-def normal(format: WeightsFormat, state: State) -> dict[str, Tensor]:
-    """A state dict as its module has it."""
-    return {name: value for old, found in state.items() for name, value in format.normal(old, found).items()}
+def shape_of(state: State, name: str, dims: int) -> tuple[int, ...]:
+    """The shape of a tensor, which tells sizes of the model.
+
+    Raises:
+        CheckpointError: it is not there, is empty, or has another number of dimensions.
+    """
+    if name not in state:
+        raise CheckpointError(f"it lacks {name!r}")
+    shape = tuple(state[name].shape)
+    if len(shape) != dims or not all(shape):
+        raise CheckpointError(f"{name!r} has the shape {shape}; wanted {dims} dimensions, none of them 0")
+    return shape
+
+
+def normal(format: WeightsFormat, state: State, path: Path) -> dict[str, Tensor]:
+    """A state dict of a file under the names and in the shapes of its module; CheckpointError if a shape cannot be that."""
+    made: dict[str, Tensor] = {}
+    for name, found in state.items():
+        try:
+            made |= format.normal(name, found)
+        except (IndexError, RuntimeError):
+            raise CheckpointError(
+                f"checkpoint {path} is no {format.kind}: {some([name])} has the shape {tuple(found.shape)}"
+            ) from None
+    return made
 
 
 def find_weights(path: Path, format: WeightsFormat, *, known: Sequence[WeightsFormat] = ()) -> Weights:
-    """The weights of a network in a file or folder; only their names and shapes are read.
+    """The weights of a network in a file or folder; reads only their names and shapes.
 
     Args:
         path: a file, or a folder of shards.
-        format: what network is wanted.
-        known: other networks that it may be, to say what was found instead.
+        format: of the network.
+        known: other formats, so that an error can say what was found instead.
 
     Raises:
-        CheckpointError: a file or shard is missing, truncated, or holds code; or there is no such network.
+        CheckpointError: a file or shard is missing, cannot be read, is truncated, or holds more than tensors; or it holds
+            another network.
     """
     files = files_of(path)
     shapes: dict[str, Tensor] = {}
     for file in files:
-        state = normal(format, _on_meta(_state_in(file, format)))
+        state = normal(format, _on_meta(file, _state_in(file, format)), file)
         if twice := [name for name in state if name in shapes]:
             raise CheckpointError(f"checkpoint {path} has {some(twice)} in more than one shard; fetch it again")
         shapes |= state
@@ -90,7 +122,7 @@ def find_weights(path: Path, format: WeightsFormat, *, known: Sequence[WeightsFo
 
 
 def formats_in(path: Path, known: Sequence[WeightsFormat]) -> list[WeightsFormat]:
-    """Which of these networks a file or folder of shards holds; a trainer's file may hold several.
+    """The formats of the networks in a file or folder of shards; a trainer's file may hold several.
 
     Raises:
         CheckpointError: as `find_weights`.
@@ -100,7 +132,7 @@ def formats_in(path: Path, known: Sequence[WeightsFormat]) -> list[WeightsFormat
 
 
 def beside(folder: Path, name: str) -> Path:
-    """The weights of this official name in a folder: what ``scalekv convert`` made of them, if that is there.
+    """The weights of this official name in a folder; what ``scalekv convert`` made of them, if that is there.
 
     Args:
         folder: where to look.
@@ -110,74 +142,14 @@ def beside(folder: Path, name: str) -> Path:
     return converted if converted.is_file() else folder / name
 
 
-def files_of(path: Path) -> tuple[Path, ...]:
-    """The file itself, or the shards of a folder, all of which are there.
-
-    Raises:
-        CheckpointError: there is nothing, the folder is no sharded checkpoint, or a shard is missing.
-    """
-    if not path.is_dir():
-        if not path.is_file():
-            raise CheckpointError(f"there is no checkpoint {path}")
-        return (path,)
-    shards = shards_of(path)
-    if not shards:
-        inside = some(sorted(entry.name for entry in path.iterdir()))
-        raise CheckpointError(f"folder {path} is no sharded checkpoint: there is no {INDEX} in it; it holds {inside}")
-    if missing := [shard.name for shard in shards if not shard.is_file()]:
-        raise CheckpointError(f"checkpoint {path} lacks the shards {some(missing)}; fetch them into that folder")
-    return shards
-
-
-def shards_of(folder: Path) -> tuple[Path, ...]:
-    """The shards that a folder should have, by its index or, without one, by the numbers in their names; maybe none.
-
-    Raises:
-        CheckpointError: the index is damaged, or there are several for the same kind of file.
-    """
-    if index := _index_of(folder):
-        return tuple(folder / name for name in _listed(index))
-    matches = [
-        m for entry in sorted(folder.iterdir()) if (m := NUMBERED.fullmatch(entry.name)) and m["suffix"] in SUFFIXES
-    ]
-    wanted = {
-        f"{m['stem']}-{number:05d}-of-{m['count']}{m['suffix']}"
-        for m in matches
-        for number in range(1, int(m["count"]) + 1)
-    }
-    return tuple(folder / name for name in sorted(wanted))
-
-
-def _index_of(folder: Path) -> Path | None:
-    """The index of a folder, if it has one; of two, as hubs keep them, that of the safetensors files."""
-    indices = sorted(folder.glob(INDEX))
-    chosen = [index for index in indices if ".safetensors" in index.suffixes] or indices
-    if len(chosen) > 1:
-        raise CheckpointError(f"folder {folder} has several indices ({some(i.name for i in chosen)}); leave only one")
-    return chosen[0] if chosen else None
-
-
-def _listed(index: Path) -> list[str]:
-    """The files that an index names, each once."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(
-            f"index {index} is damaged: it has no weight_map of names to files; fetch it again"
-        ) from None
-    if strange := [name for name in names if not isinstance(name, str) or name != Path(name).name]:
-        raise CheckpointError(f"index {index} names {strange[0]!r}, which is no file of its folder")
-    return names
-
-
 def _state_in(file: Path, format: WeightsFormat) -> State:
-    """The state dict of this network in a file; of a shard, which may lack what tells the network, the file's own."""
+    """The state dict of this network in a file; in a shard without the format's marker, the first one."""
     states = state_dicts(read_file(file))
     return next((state for state in states if format.knows(state)), states[0])
 
 
 def _candidates(path: Path) -> list[set[str]]:
-    """The names of every state dict that a file, or all shards of a folder together, may be said to hold."""
+    """The names in every state dict of a file; of shards, in all of them together."""
     files = files_of(path)
     if len(files) == 1:
         return [set(state) for state in state_dicts(read_file(files[0]))]
@@ -191,5 +163,11 @@ def _got(path: Path, known: Sequence[WeightsFormat]) -> str:
     return f"it holds {some(read_file(files_of(path)[0]))}"
 
 
-def _on_meta(state: State) -> State:
+def _on_meta(file: Path, state: State) -> State:
+    """The shapes of these tensors, none of which may claim to be larger than the file: strides of 0 repeat numbers."""
+    with readable(file):
+        size = file.stat().st_size
+    if large := [name for name, value in state.items() if value.nbytes > size]:
+        shape = tuple(state[large[0]].shape)
+        raise CheckpointError(f"checkpoint {file} has {size} bytes, too few for {some(large[:1])} of the shape {shape}")
     return {name: value.to("meta") for name, value in state.items()}

@@ -180,7 +180,7 @@ def weights_of(recorded, format):
     shapes = {n: torch.empty(shape, device="meta") for n, shape in recorded["params"].items()}
     shapes |= {n: torch.empty(buffer["shape"], device="meta") for n, buffer in recorded["buffers"].items()}
     assert format.knows(shapes)
-    return Weights(Path("published"), format, (), normal(format, shapes))
+    return Weights(Path("published"), format, (), normal(format, shapes, Path("published")))
 
 
 def shortened(name):
@@ -225,7 +225,7 @@ def test_the_vae_must_be_that_of_the_transformer(make_vae, state, save):
     path = save(state("like2b"))
     with pytest.raises(CheckpointError) as error:
         load_infinity(path, vae=make_vae("like8b"))
-    assert f"checkpoint {path}: this Infinity has 16 bits a token" in one_line(error)
+    assert f"checkpoint {path} cannot be loaded as Infinity: it has 16 bits a token" in one_line(error)
     assert "VAE's 14" in one_line(error)
 
 
@@ -264,13 +264,11 @@ def test_incomplete_files_say_what_they_lack(state, vae_state, save):
     weights = state()
     del weights["word_embed.weight"]
     with pytest.raises(
-        CheckpointError, match=r"infinity\.pth: this is no complete Infinity: it lacks 'word_embed\.weight'"
+        CheckpointError, match=r"infinity\.pth cannot be loaded as Infinity: it lacks 'word_embed\.weight'"
     ):
         load_infinity(save(weights))
     weights = {name: value for name, value in vae_state().items() if not name.startswith("encoder.conv_in")}
-    with pytest.raises(
-        CheckpointError, match=r"infinity\.pth: this is no complete BSQ-VAE: it lacks 'encoder\.conv_in"
-    ):
+    with pytest.raises(CheckpointError, match=r"infinity\.pth cannot be loaded as BSQ-VAE: it lacks 'encoder\.conv_in"):
         load_bsq_vae(save(weights))
 
 
