@@ -77,13 +77,13 @@ def registry() -> Registry:
 
 
 def policies() -> str:
-    """Every policy: what it does, and where it is from."""
+    """Every policy: its rule and its paper."""
     known = registry()
     rows = []
     for name in known.names("policy"):
         does = summary_of(known.offer("policy", name).factory)
-        rows.append([f"`{name}`", does, linked(known.policy(name).paper)])
-    return table(["policy", "what it does", "from"], rows)
+        rows.append([f"`{name}`", does, ", ".join(arxiv(known.policy(name).paper))])
+    return table(["policy", "rule", "arXiv"], rows)
 
 
 def readme() -> str:
@@ -336,11 +336,6 @@ def random_profile(geometry: CacheGeometry) -> AttentionProfile:
 def arxiv(paper: str) -> list[str]:
     """The arXiv numbers in a reference, as links."""
     return [f"[{number}](https://arxiv.org/abs/{number})" for number in re.findall(r"arXiv (\d{4}\.\d{5})", paper)]
-
-
-def linked(paper: str) -> str:
-    """The paper with its arXiv number as a link."""
-    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", paper)
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -70,13 +70,13 @@ def test_every_hook_is_described(hook: str) -> None:
 
 
 @pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", DOCS / "design.md"], ids=NAMED.get)
-def test_the_house_shows_every_room(page: Path) -> None:
-    """The picture of the house has the packages of scalekv_core, and no others."""
+def test_the_picture_shows_every_package(page: Path) -> None:
+    """The text picture has the packages of scalekv_core, and no others."""
     picture = next(block.text for block in blocks(page) if block.text.startswith("scalekv_core/"))
     shown = re.findall(r"^  (\w+)", picture.partition("policies/")[0], re.MULTILINE)
-    rooms = {path.parent.name for path in (ROOT / "scalekv_core").glob("*/__init__.py")}
+    packages = {path.parent.name for path in (ROOT / "scalekv_core").glob("*/__init__.py")}
 
-    assert sorted({*rooms, "errors"}) == sorted(shown)
+    assert sorted({*packages, "errors"}) == sorted(shown)
 
 
 def test_every_public_name_is_in_the_reference() -> None:

@@ -1,4 +1,4 @@
-"""The policy 'randomk': which tokens stay is decided by lot, until you write your own rule into ``score``."""
+"""The policy 'randomk': keeps pseudo-random tokens, until you write your own rule into ``score``."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import Tensor
 
 @frozen(kw_only=True)
 class RandomkSelector(ScoringSelector):
-    """Tokens drawn by lot; every row, layer and head draws the same ones.
+    """Keeps pseudo-random tokens, the same in every row, layer and head.
 
     Attributes:
-        seed: of the draw.
+        seed: selects which tokens.
     """
 
     seed: int = 0
 
     def score(self, view: CacheView, keep: int) -> Tensor:
-        """(B, H, N) the higher, the more worth keeping: the place of each token, scrambled one to one."""
-        lots = (view.positions.long() + self.seed) * 0x9E3779B1 & 0xFFFFFFFF
-        return (lots >> 16 ^ lots) * 0x45D9F3B & 0xFFFFFFFF
+        """(B, H, N) scores, the highest are kept: a one-to-one hash of each position."""
+        mixed = (view.positions.long() + self.seed) * 0x9E3779B1 & 0xFFFFFFFF
+        return (mixed >> 16 ^ mixed) * 0x45D9F3B & 0xFFFFFFFF
 
 
 def policy() -> Policy:
-    """Tokens drawn by lot, the same number in every layer and head."""
+    """Pseudo-random tokens, the same number in every layer and head."""
     return Policy(name="randomk", allocator=EvenBudget(), selector=RandomkSelector())
 
 
