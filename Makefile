@@ -15,9 +15,10 @@ help:  ## this list
 	$(INSTALL) --editable '.[dev]'
 	touch $@
 
-demo: .venv/ready  ## draw digits and captions under several policies, side by side, into demo/ and demo/captions/
-	$(BIN)/scalekv generate 0 3 5 8 --policy full --policy uniform --policy h2o --policy snapkv --policy scalekv --budget 10% --out demo
-	$(BIN)/scalekv generate "a red circle left of a blue square" "three yellow triangles" "a green circle above a red triangle" --policy full --policy uniform --policy h2o --policy snapkv --policy scalekv --budget 10% --out demo/captions
+DEMO := --policy full --policy uniform --policy h2o --policy snapkv --policy scalekv --policy fold --budget 10%
+demo: .venv/ready  ## generate digits and captions under several policies, side by side, into demo/ and demo/captions/
+	$(BIN)/scalekv generate 0 3 5 8 $(DEMO) --out demo
+	$(BIN)/scalekv generate "a red circle left of a blue square" "three yellow triangles" "a green circle above a red triangle" $(DEMO) --out demo/captions
 
 test: .venv/ready  ## the test suite in a few minutes: every promise, few examples
 	$(BIN)/pytest -n auto --maxprocesses 4 -m 'not thorough'

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from scalekv_core.cli import console
+from scalekv_core.cli.groups import with_groups
 
 COMMANDS = (
     "generate",
@@ -46,7 +47,7 @@ def make_app(arguments: Sequence[str] = ()) -> typer.Typer:
     for name in called if set(called) & set(COMMANDS) else COMMANDS:
         function = name.replace("-", "_")
         module = importlib.import_module(f"{__package__}.{function}")
-        app.command(name)(guarded(getattr(module, function)))
+        app.command(name)(guarded(with_groups(getattr(module, function))))
     return app
 
 
@@ -89,7 +90,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 def tell_problems() -> list[str]:
     """Prints one line for every plugin that is not in use; returns the lines."""
-    from scalekv_core.cli.loading import the_registry
+    from scalekv_core.cli.installed import the_registry
     from scalekv_core.errors import ScaleKVError
 
     try:

@@ -182,8 +182,7 @@ def bench(
     import torch
 
     from scalekv_core.bench import Bench, BenchSettings, check_room
-    from scalekv_core.cli import bench_tables, drawing, loading, writing
-    from scalekv_core.cli.config import choose
+    from scalekv_core.cli import bench_tables, choice, loading, writing
     from scalekv_core.errors import InputError
 
     if compare is not None:
@@ -212,7 +211,9 @@ def bench(
         clock="processor" if processor_time else "wall",
         whole=drawn if whole else None,
     )
-    policies = drawing.policies_of(choose(config=config, policies=policy or POLICIES, budget=budget, options=option))
+    policies = choice.policies_of(
+        choice.choose(policy or POLICIES, args.Compression(config=config, budget=budget, option=option))
+    )
     needed, note = profile_of(loading.load_profile(profile), geometry, drafters)
     contenders = contenders_of(settings, policies, needed, released)
     check_room(settings, contenders)
@@ -231,7 +232,7 @@ def batch_of(model: str | None, dtype: Any, images: int | None, aspect: str | No
     Raises:
         InputError: it generates no such images, or no model is named that could.
     """
-    from scalekv_core.cli.loading import model_card
+    from scalekv_core.cli.installed import model_card
     from scalekv_core.errors import InputError
     from scalekv_core.memory.estimate import Batch
 

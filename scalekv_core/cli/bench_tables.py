@@ -63,7 +63,7 @@ def print_time(timed: Sequence[ContenderFigures]) -> None:
     made = _named_table("time", "least", "most", "x unmod.", "least ", "most ", "selection")
     for one in timed:
         console.row(made, one.contender.name, *time_cells(one))
-    console.out.print(made)
+    console.show(made)
     console.say("x unmod.: to the unmodified cache in the same round. selection: observe + select.")
 
 
@@ -85,7 +85,7 @@ def print_scales(timed: Sequence[ContenderFigures]) -> None:
         columns = [one.scale_seconds for one in part]
         for scale, name in enumerate(maps):
             console.row(made, name, *(duration(column[scale]) for column in columns))
-        console.out.print(made)
+        console.show(made)
 
 
 def print_stages(clocked: Sequence[ContenderFigures]) -> None:
@@ -96,7 +96,7 @@ def print_stages(clocked: Sequence[ContenderFigures]) -> None:
         shares = [one.share(stage) for stage in STAGES]
         cells = [percent(share.median) for share in (*shares, one.rest) if share is not None]
         console.row(made, one.contender.name, *cells)
-    console.out.print(made)
+    console.show(made)
 
 
 def print_memory(weighed: Sequence[ContenderFigures]) -> None:
@@ -106,7 +106,7 @@ def print_memory(weighed: Sequence[ContenderFigures]) -> None:
     for one in weighed:
         assert one.memory is not None
         console.row(made, one.contender.name, *memory_cells(one.memory))
-    console.out.print(made)
+    console.show(made)
     console.say(
         "peak: all that the cache makes and that lives at one moment, copies and scores of a cut too; not q, k and v that "
         "come in, nor the attention that goes out. of plan: peak / (planned + scratch). process: the most that the whole "
@@ -131,7 +131,7 @@ def print_goals(result: BenchResult) -> None:
     made = console.table("", "who", "what", "got", "at most", text=("", "who", "what"))
     for goal in goals:
         console.row(made, "met" if goal.met else "MISSED", goal.who, goal.what, f"{goal.value:.4f}", f"{goal.limit:g}")
-    console.out.print(made)
+    console.show(made)
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -141,14 +141,14 @@ def print_comparison(comparison: Comparison) -> None:
     for one in comparison.changes:
         ratios = (f"{one.ratio[0]:.3f}", f"{one.ratio[1]:.3f}", f"{one.ratio[1] / one.ratio[0] - 1:+.1%}")
         console.row(made, one.name, *ratios, *map(duration, one.seconds))
-    console.out.print(made)
+    console.show(made)
     console.heading("before and after: share of choosing, and bytes at the peak")
     made = _named_table("selection", "after", "peak", "after ")
     for one in comparison.changes:
         selection = ("", "") if one.selection is None else map(percent, one.selection)
         peak = ("", "") if one.peak is None else map(format_bytes, one.peak)
         console.row(made, one.name, *selection, *peak)
-    console.out.print(made)
+    console.show(made)
     console.say("x unmod.: to the unmodified cache of the same run, which another load of the machine does not change.")
     remarks = [f"{name}: {old} / {new}" for name, (old, new) in comparison.versions.items()]
     remarks += [f"in one record only: {', '.join(comparison.only)}"] if comparison.only else []

@@ -1,4 +1,4 @@
-"""``scalekv calibrate``: draw with the whole cache and write down where every layer and head looks."""
+"""``scalekv calibrate``: generate with the unmodified model and record where every layer and head attends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scalekv_core.cli import arguments as args
 from scalekv_core.cli import console, defaults
 
 if TYPE_CHECKING:
-    from scalekv_core.cli.loading import Job
+    from scalekv_core.cli.jobs import Job
     from scalekv_core.contracts.profile import AttentionProfile
 
 LAST = 3
@@ -21,7 +21,7 @@ LAST = 3
 
 PromptFile = Annotated[
     Path | None,
-    typer.Option("--prompt-file", metavar="FILE", help="One prompt a line.", rich_help_panel=args.DRAW),
+    typer.Option("--prompt-file", metavar="FILE", help="One prompt a line.", rich_help_panel=args.GENERATE),
 ]
 Queries = Annotated[
     int,
@@ -30,62 +30,47 @@ Queries = Annotated[
     ),
 ]
 Batch = Annotated[
-    int, typer.Option("--batch", min=1, metavar="N", help="Images drawn at once.", rich_help_panel=args.RUN)
+    int, typer.Option("--batch", min=1, metavar="N", help="Images generated at once.", rich_help_panel=args.RUN)
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="The profile.", rich_help_panel=args.RUN)]
 
 
 def calibrate(
+    *,
     prompts: args.Prompts = None,
     model: args.ModelOfPrompts = None,
-    aspect: args.Aspect = None,
-    size: args.Size = None,
+    shape: args.Shape,
     prompt_file: PromptFile = None,
     seed: args.Seeds = None,
     images: args.Images = None,
-    guidance: args.Guidance = None,
-    guidance_at: args.GuidanceAt = None,
-    top_k: args.TopK = None,
-    top_p: args.TopP = None,
-    temperature: args.Temperature = None,
-    greedy: args.Greedy = False,
-    weights: args.Weights = None,
-    device: args.Device = "cpu",
-    dtype: args.Dtype = "float32",
+    sampling: args.SamplingOptions,
+    place: args.Place,
     queries: Queries = defaults.QUERIES,
     batch: Batch = 4,
     out: Out = Path(defaults.PROFILE),
 ) -> None:
     """Measure a model's attention, for the policies that need a profile.
 
-    Draws with the whole cache, and writes one file when all images are drawn.
+    Generates with the unmodified model, and writes one file when all images are generated.
     """
-    from scalekv_core.cli import loading, writing
+    from scalekv_core.cli import jobs, loading, writing
     from scalekv_core.errors import InputError
 
     if out.is_dir():
         raise InputError(f"--out is the profile's file; {out} is a directory")
     writing.check_directory(out.parent)
     given = [*(prompts or ()), *(read_prompts(prompt_file) if prompt_file else ())]
-    name = model or loading.model_for(given)
-    sampling = loading.sampling_of(
-        name,
-        guidance=guidance,
-        guidance_at=guidance_at,
-        top_k=top_k,
-        top_p=top_p,
-        temperature=temperature,
-        greedy=greedy,
-    )
-    shape: dict[str, Any] = {"aspect": aspect, "size": size, "dtype": loading.read_dtype(dtype)}
-    job = loading.job_of(name, prompts=given, seeds=seed, images=images, sampling=sampling, **shape)
-    loaded = loading.load_model(job.batch, weights=weights, device=device)
+    name = model or jobs.model_for(given)
+    request = jobs.Request(prompts=given, seeds=seed, images=images, shape=shape)
+    job = jobs.job_of(name, request, sampling=jobs.sampling_of(name, sampling), dtype=loading.read_dtype(place.dtype))
+    loaded = loading.load_model(job.batch, weights=place.weights, device=place.device)
     measured = measure(loaded, job, queries=queries, batch=batch)
-    print_profile(measured)
     with writing.written_together(out.parent) as stage:
         measured.save(stage / out.name)
-    console.heading(f"written to {out}")
-    console.say(f"give it to a policy with --profile {out}")
+    with console.naming(f"the profile is in {out}"):
+        print_profile(measured)
+        console.heading(f"written to {out}")
+        console.say(f"give it to a policy with --profile {out}")
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -107,7 +92,7 @@ def read_prompts(path: Path) -> list[str]:
 
 def measure(model: Any, job: Job, *, queries: int, batch: int) -> AttentionProfile:
     """The profile of a model over all images of a job, drawn in batches."""
-    from scalekv_core.cli.loading import the_registry
+    from scalekv_core.cli.installed import the_registry
     from scalekv_core.cli.memory import naming_the_plan
     from scalekv_core.session import calibration
 
@@ -170,7 +155,7 @@ def print_profile(profile: AttentionProfile) -> None:
     for layer in range(current.shape[1]):
         cells = [f"{current[k, layer]:.1%}" for k in scales] + [f"{share[k, layer]:.1%}" for k in scales]
         console.row(made, layer, *cells)
-    console.out.print(made)
+    console.show(made)
     console.say("self: attention that a map pays to itself rather than to the history.")
     console.say(f"top: how much of the rest the strongest {fraction:.0%} of the history hold.")
     console.heading("provenance")

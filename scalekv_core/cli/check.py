@@ -84,7 +84,7 @@ def subjects_of(name: str, kind: str | None) -> Iterator[tuple[Subject, str]]:
         UnknownName: nothing has that name, or not of that kind.
         InputError, PluginError: it cannot be imported or made, or is no strategy.
     """
-    from scalekv_core.cli.loading import the_registry
+    from scalekv_core.cli.installed import the_registry
     from scalekv_core.testing.kinds import KINDS
     from scalekv_core.testing.running import registered
 
@@ -143,7 +143,7 @@ def print_outcomes(outcomes: list[Outcome]) -> None:
     made = console.table("promise", "result", "seconds", text=("promise", "result"))
     for outcome in outcomes:
         console.row(made, outcome.promise, WORDS[outcome.state], f"{outcome.seconds:.2f}" if outcome.seconds else "")
-    console.out.print(made)
+    console.show(made)
     not_made = [outcome for outcome in outcomes if outcome.state == "not applicable"]
     for reason in dict.fromkeys(outcome.reason for outcome in not_made):
         names = ", ".join(outcome.promise for outcome in not_made if outcome.reason == reason)

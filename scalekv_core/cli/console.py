@@ -1,4 +1,4 @@
-"""Where words go: results to stdout, what went wrong and what is going on to stderr, one line each."""
+"""What is printed: results on stdout, errors and progress on stderr, one line each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from scalekv_core.errors import ScaleKVError
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+
+class OutputError(ScaleKVError):
+    """Standard output cannot be written to."""
 
 
 def complain(message: str) -> None:
@@ -59,6 +66,27 @@ def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 2) -> None:
         made.add_row(Text(name), Text(str(text)))
     if made.row_count:
         out.print(Padding(made, (0, 0, 0, indent)))
+
+
+def show(made: Table) -> None:
+    """Prints a table; where the terminal is narrower, each row as a block of its own, so that no cell is cut."""
+    if Measurement.get(out, out.options, made).minimum <= out.width:
+        out.print(made)
+        return
+    titles = [str(column.header) for column in made.columns]
+    for cells in zip(*(column.cells for column in made.columns), strict=True):
+        texts = [str(cell) for cell in cells]
+        say(f"{titles[0]} {texts[0]}".strip())
+        pairs((title, text) for title, text in zip(titles[1:], texts[1:], strict=True) if text)
+
+
+@contextlib.contextmanager
+def naming(kept: str) -> Iterator[None]:
+    """If standard output cannot be written to, the error says what is kept where."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot print ({error.strerror}); {kept}") from error
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ def convert(source: Source, out: Out, dtype: Dtype = None) -> None:
 
 def known_formats() -> list[WeightsFormat]:
     """What the installed models are loaded from, each once."""
-    from scalekv_core.cli.loading import model_card, the_registry
+    from scalekv_core.cli.installed import model_card, the_registry
 
     return list(dict.fromkeys(format for name in the_registry().names("model") for format in model_card(name).formats))
 

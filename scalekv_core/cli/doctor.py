@@ -115,7 +115,7 @@ def extras() -> list[tuple[str, str]]:
 
 def _plugins(problems: list[str]) -> None:
     """Loads everything that is offered, so that what cannot be made is known before it is needed."""
-    from scalekv_core.cli.loading import the_registry
+    from scalekv_core.cli.installed import the_registry
     from scalekv_core.cli.plugins import origin
     from scalekv_core.errors import ScaleKVError
 

@@ -4,148 +4,120 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from attrs import frozen
 
 from scalekv_core.cli import arguments as args
 from scalekv_core.cli import console, defaults
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from scalekv_core.cli.loading import Job
-    from scalekv_core.compare.explain import KeptTokens
+    from scalekv_core.cli.jobs import Job
+    from scalekv_core.compare.explain import Explanation
     from scalekv_core.contracts.profile import AttentionProfile
     from scalekv_core.models.image_model import ImageModel
     from scalekv_core.planning.planner import Planned
 
 SHOW = "What to show"
+PLAN, KEPT = FILES = "plan.png", "kept.png"
 
-
-@frozen(eq=False, kw_only=True)
-class Shown:
-    """What there is to show.
-
-    Attributes:
-        planned: who may hold how much.
-        kept, image: which tokens stay, and what was drawn; None if nothing was.
-        layers, head, row: which ones.
-    """
-
-    planned: Planned
-    kept: KeptTokens | None = None
-    image: Tensor | None = None
-    layers: Sequence[int] = ()
-    head: int | None = None
-    row: int = 0
-
-
+Prompt = Annotated[
+    str | None, typer.Argument(help="What to generate. By default the model's example.", show_default=False)
+]
+Seed = Annotated[int, args.option(args.GENERATE, "--seed", metavar="N", help="Seed of the image.")]
 Layers = Annotated[
     list[int] | None,
-    typer.Option(
-        "--layer",
-        min=0,
-        metavar="N",
-        help="A layer; repeat it for more. [dim]default: three[/dim]",
-        rich_help_panel=SHOW,
+    args.option(
+        SHOW, "--layer", min=0, metavar="N", help="A layer; repeat it for more. [dim]default: some of each role[/dim]"
     ),
 ]
 Head = Annotated[
-    int | None,
-    typer.Option(
-        "--head", min=0, metavar="N", help="A head. [dim]default: the share of all[/dim]", rich_help_panel=SHOW
-    ),
+    int | None, args.option(SHOW, "--head", min=0, metavar="N", help="A head. [dim]default: the share of all[/dim]")
 ]
 BatchRow = Annotated[
     int,
-    typer.Option(
-        "--row",
-        min=0,
-        metavar="N",
-        help="A row of the batch; with guidance the second one is unconditioned.",
-        rich_help_panel=SHOW,
+    args.option(
+        SHOW, "--row", min=0, metavar="N", help="A row of the batch; with guidance the second row is unconditioned."
     ),
 ]
-AsText = Annotated[bool, typer.Option("--text", help="Print tables, plot nothing.", rich_help_panel=SHOW)]
-Draw = Annotated[
+AsText = Annotated[bool, args.option(SHOW, "--text", help="Prints tables instead of plots.")]
+Generate = Annotated[
     bool,
-    typer.Option(
-        "--draw/--no-draw",
-        help="Whether to draw, to see which tokens stay; the plan alone needs no weights. [dim]default: --draw[/dim]",
+    args.option(
+        SHOW,
+        "--generate/--no-generate",
+        help="Whether to generate an image, to see which tokens are kept; the plan alone needs no weights. "
+        "[dim]default: --generate[/dim]",
         show_default=False,
-        rich_help_panel=SHOW,
     ),
 ]
-Prompt = Annotated[
-    str | None, typer.Argument(help="What to draw; the model's own example by default.", show_default=False)
-]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory for the plots.", rich_help_panel=args.RUN)]
+FormerGenerate = Annotated[bool | None, args.former("--draw/--no-draw", now="--generate/--no-generate")]
 
 
 def explain(
+    *,
     prompt: Prompt = None,
     model: args.ModelOfPrompts = None,
-    aspect: args.Aspect = None,
-    size: args.Size = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the image.", rich_help_panel=args.DRAW)] = 0,
+    shape: args.Shape,
+    seed: Seed = 0,
     policy: args.PolicyName = None,
-    budget: args.Budget = None,
-    classifier: args.Classifier = None,
-    allocator: args.Allocator = None,
-    selector: args.Selector = None,
-    merger: args.Merger = None,
-    codec: args.Codec = None,
-    option: args.Options = None,
-    config: args.Config = None,
-    profile: args.Profile = None,
+    compression: args.Compression,
     layer: Layers = None,
     head: Head = None,
     row: BatchRow = 0,
     text: AsText = False,
-    draw: Draw = True,
-    weights: args.Weights = None,
-    device: args.Device = "cpu",
-    dtype: args.Dtype = "float32",
-    out: Out = Path(defaults.OUT),
+    generate: Generate = True,
+    draw: FormerGenerate = None,
+    place: args.Place,
+    out: args.OutDirectory = Path(defaults.OUT),
 ) -> None:
-    """Show which layer holds how much, and which tokens the last scale finds.
+    """Show how much each layer holds, and which tokens the last scale attends to.
 
     Writes plan.png and kept.png; --text prints the same as tables and needs no matplotlib.
     """
-    from scalekv_core.cli import drawing, explain_tables, loading, writing
-    from scalekv_core.cli.config import choose
-    from scalekv_core.compare import explain as explaining
-    from scalekv_core.errors import InputError
+    from scalekv_core.cli import choice, explain_tables, jobs, loading, writing
+    from scalekv_core.compare import explain_plots
+    from scalekv_core.compare.explain import Explanation, typical_layers
 
-    parts = {"classifier": classifier, "allocator": allocator, "selector": selector, "merger": merger, "codec": codec}
-    policies = None if policy is None else [policy]
-    choice = choose(config=config, policies=policies, budget=budget, parts=parts, options=option)
-    if choice.every or len(choice.policies) > 1:
-        raise InputError(f"explain shows one policy at a time; got {', '.join(choice.policies)}")
+    generate = generate if draw is None else draw
+    chosen = choice.choose_one(policy, compression, command="explain")
     if not text:
         writing.check_directory(out)
-        explaining.check_plots()
-    measured = loading.load_profile(profile)
+        writing.check_files(out, FILES)
+        explain_plots.check_plots()
+    given = loading.load_profile(compression.profile)
     prompts = [prompt] if prompt else None
-    name = model or loading.model_for(prompts)
-    shape: dict[str, Any] = {"aspect": aspect, "size": size, "dtype": loading.read_dtype(dtype)}
-    job = loading.job_of(name, prompts=prompts, seeds=[seed], images=1, sampling=loading.sampling_of(name), **shape)
-    known = measured or loading.profile_of(job.batch, weights)
-    (planned,) = drawing.plan_all(job, choice, drawing.policies_of(choice), known)
-    shown = Shown(planned=planned)
-    if draw:
-        loaded = loading.load_model(job.batch, weights=weights, device=device)
-        shown = look(loaded, job, planned, measured, layers=layer, head=head, row=row)
+    name = model or jobs.model_for(prompts)
+    request = jobs.Request(prompts=prompts, seeds=[seed], images=1, shape=shape)
+    sampling = jobs.sampling_of(name, args.SamplingOptions())
+    job = jobs.job_of(name, request, sampling=sampling, dtype=loading.read_dtype(place.dtype))
+    known = given or loading.profile_of(job.batch, place.weights)
+    (planned,) = choice.plan_all(job, chosen, choice.policies_of(chosen), known)
+    explanation = Explanation(planned=planned)
+    if generate:
+        layers = list(layer or typical_layers(planned.roles))
+        check_all(planned, layers=layers, head=head, row=row)
+        loaded = loading.load_model(job.batch, weights=place.weights, device=place.device)
+        explanation = look(loaded, job, planned, given, layers=layers, head=head, row=row)
     if text:
-        explain_tables.print_plan(shown.planned)
-        explain_tables.print_kept(shown)
+        explain_tables.print_plan(planned)
+        explain_tables.print_kept(explanation)
         return
     with writing.written_together(out) as stage:
-        save_plots(stage, shown)
+        save_plots(stage, explanation)
         names = [file.name for file in sorted(stage.iterdir())]
     console.say(f"written to {out}: {', '.join(names)}")
+
+
+def check_all(planned: Planned, *, layers: Sequence[int], head: int | None, row: int) -> None:
+    """Raises InputError if there is no such layer, head or row."""
+    shape = planned.geometry
+    for what, numbers, there in (
+        ("layer", layers, shape.layers),
+        ("head", [head or 0], shape.heads),
+        ("row", [row], shape.rows),
+    ):
+        check_there(what, numbers, there)
 
 
 def look(
@@ -154,30 +126,18 @@ def look(
     planned: Planned,
     profile: AttentionProfile | None,
     *,
-    layers: Sequence[int] | None,
+    layers: Sequence[int],
     head: int | None,
     row: int,
-) -> Shown:
-    """Draws an image and watches which tokens stay.
+) -> Explanation:
+    """Generates an image and watches which tokens are kept."""
+    from scalekv_core.cli.generating import watch
+    from scalekv_core.compare.explain import Explanation, KeptTokens
 
-    Raises:
-        InputError: there is no such layer, head or row.
-    """
-    from scalekv_core.cli.drawing import watch
-    from scalekv_core.compare.explain import KeptTokens
-
-    shape = planned.geometry
-    layers = list(layers or spread(shape.layers))
-    for what, numbers, there in (
-        ("layer", layers, shape.layers),
-        ("head", [head or 0], shape.heads),
-        ("row", [row], shape.rows),
-    ):
-        check_there(what, numbers, there)
     kept = KeptTokens()
     generation = watch(model, job, planned, profile=profile, observer=kept)
     image = generation.images[row % len(generation.images)]
-    return Shown(planned=planned, kept=kept, image=image, layers=layers, head=head, row=row)
+    return Explanation(planned=planned, kept=kept, image=image, layers=layers, head=head, row=row)
 
 
 def check_there(what: str, numbers: Sequence[int], there: int) -> None:
@@ -188,23 +148,10 @@ def check_there(what: str, numbers: Sequence[int], there: int) -> None:
         raise InputError(f"there is no {what} {wrong[0]}; this image has {what}s 0 to {there - 1}")
 
 
-def spread(layers: int) -> list[int]:
-    """The first, the middle and the last layer.
+def save_plots(stage: Path, explanation: Explanation) -> None:
+    """plan.png, and kept.png if an image was generated."""
+    from scalekv_core.compare.explain_plots import figure_of_kept, figure_of_plan
 
-    >>> spread(16), spread(2)
-    ([0, 8, 15], [0, 1])
-    """
-    return sorted({0, layers // 2, layers - 1})
-
-
-def save_plots(stage: Path, shown: Shown) -> None:
-    """plan.png, and kept.png if an image was drawn."""
-    from scalekv_core.compare.explain import figure_of_kept, figure_of_plan
-
-    figure_of_plan(shown.planned).savefig(stage / "plan.png")
-    if shown.kept is None or shown.image is None:
-        return
-    of = "shaded by the share of heads" if shown.head is None else f"head {shown.head}"
-    title = f"{shown.planned.policy.name}, {shown.planned.budget}: tokens that the last scale finds\n({of})"
-    figure = figure_of_kept(shown.kept, shown.image, layers=shown.layers, head=shown.head, row=shown.row, title=title)
-    figure.savefig(stage / "kept.png")
+    figure_of_plan(explanation.planned).savefig(stage / PLAN)
+    if explanation.kept is not None:
+        figure_of_kept(explanation).savefig(stage / KEPT)

@@ -10,7 +10,7 @@ from scalekv_core.compare.explain import role_share
 from scalekv_core.shapes.geometry import format_bytes
 
 if TYPE_CHECKING:
-    from scalekv_core.cli.explain import Shown
+    from scalekv_core.compare.explain import Explanation
     from scalekv_core.planning.planner import Planned
 
 ROOMY = 10
@@ -48,7 +48,7 @@ def print_roles(planned: Planned) -> None:
         print_matrix(planned, rows)
 
 
-def print_kept(shown: Shown) -> None:
+def print_kept(shown: Explanation) -> None:
     """Tokens of each source map that the last scale finds, by layer."""
     if shown.kept is None:
         return
@@ -72,4 +72,4 @@ def print_matrix(planned: Planned, rows: Sequence[Sequence[str]]) -> None:
         made.padding = 0
     for cells in rows:
         console.row(made, *cells)
-    console.out.print(made)
+    console.show(made)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from scalekv_core.cli.loading import Job, the_registry
+from scalekv_core.cli.installed import the_registry
+from scalekv_core.cli.jobs import Job
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import ContractError, InputError, ScaleKVError
 from scalekv_core.memory.estimate import MemoryPlan, plan_batch, whole_need
@@ -91,7 +92,7 @@ def check_room_of_whole(job: Job, memory: int | None) -> None:
         raise InputError(
             f"to draw {plural(batch.images, 'image')} with the whole cache too, for comparison, takes "
             f"{format_bytes(need.total)} of {format_bytes(memory)} while {need.when} ({need.breakdown}); what is compressed "
-            "fits: leave the comparison out with --no-full"
+            "fits: leave the comparison out with --no-baseline"
         )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def models() -> None:
     """List the image models, the size of their caches, and where their weights come from."""
-    from scalekv_core.cli.loading import model_card, the_registry
+    from scalekv_core.cli.installed import model_card, the_registry
     from scalekv_core.errors import ScaleKVError
     from scalekv_core.shapes.geometry import format_bytes
 

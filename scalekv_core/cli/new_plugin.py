@@ -97,7 +97,7 @@ def words_of(name: str) -> Words:
 
 def check_free(words: Words, folder: Path) -> None:
     """Raises InputError if the name is taken, or something is where the folder would be; writes nothing."""
-    from scalekv_core.cli.loading import the_registry
+    from scalekv_core.cli.installed import the_registry
 
     if folder.exists() or folder.is_symlink():
         raise InputError(f"{folder} is already there; choose another name, or another place with --into")

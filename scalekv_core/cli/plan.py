@@ -10,13 +10,13 @@ from scalekv_core.cli import arguments as args
 from scalekv_core.cli import defaults
 
 BatchSize = Annotated[
-    int, typer.Option("--batch", min=1, metavar="N", help="Images drawn at once.", rich_help_panel=args.DRAW)
+    int, typer.Option("--batch", min=1, metavar="N", help="Images generated at once.", rich_help_panel=args.GENERATE)
 ]
 Guidance = Annotated[
     bool,
     typer.Option(
         "--guidance/--no-guidance", help="Whether an image takes two rows. [dim]default: --guidance[/dim]",
-        show_default=False, rich_help_panel=args.DRAW,
+        show_default=False, rich_help_panel=args.GENERATE,
     ),
 ]  # fmt: skip
 Memory = Annotated[
@@ -34,7 +34,7 @@ TextEncoder = Annotated[
     bool,
     typer.Option(
         "--text-encoder/--no-text-encoder",
-        help="Whether it stays in memory while images are drawn. [dim]default: --text-encoder[/dim]",
+        help="Whether it stays in memory while images are generated. [dim]default: --text-encoder[/dim]",
         show_default=False, rich_help_panel=args.RUN,
     ),
 ]  # fmt: skip
@@ -42,21 +42,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.",
 
 
 def plan(
+    *,
     model: args.Model = defaults.MODEL,
-    aspect: args.Aspect = None,
-    size: args.Size = None,
+    shape: args.Shape,
     batch: BatchSize = 1,
     guidance: Guidance = True,
     policy: args.PolicyName = None,
-    budget: args.Budget = None,
-    classifier: args.Classifier = None,
-    allocator: args.Allocator = None,
-    selector: args.Selector = None,
-    merger: args.Merger = None,
-    codec: args.Codec = None,
-    option: args.Options = None,
-    config: args.Config = None,
-    profile: args.Profile = None,
+    compression: args.Compression,
     dtype: Dtype = None,
     text_encoder: TextEncoder = True,
     memory: Memory = None,
@@ -66,33 +58,26 @@ def plan(
 
     Nothing is allocated and no weights are needed. With --memory, exit code 1 says that it does not fit.
     """
-    from scalekv_core.cli import drawing, loading, plan_tables
-    from scalekv_core.cli.config import choose
-    from scalekv_core.errors import InputError
+    from scalekv_core.cli import choice, installed, loading, plan_tables
     from scalekv_core.memory.estimate import Batch, plan_batch
     from scalekv_core.planning.budget import read_bytes
 
-    parts = {"classifier": classifier, "allocator": allocator, "selector": selector, "merger": merger, "codec": codec}
-    policies = None if policy is None else [policy]
-    choice = choose(config=config, policies=policies, budget=budget, parts=parts, options=option)
-    if choice.every or len(choice.policies) > 1:
-        raise InputError(f"plan works out one policy at a time; got {', '.join(choice.policies)}")
-    ((chosen, spent),) = drawing.policies_of(choice)
+    ((chosen, spent),) = choice.policies_of(choice.choose_one(policy, compression, command="plan"))
     made = plan_batch(
         Batch(
             model=model,
-            card=loading.model_card(model),
+            card=installed.model_card(model),
             images=batch,
             guidance=guidance,
-            aspect=aspect,
-            size=size,
+            aspect=shape.aspect,
+            size=shape.size,
             dtype=None if dtype is None else loading.read_dtype(dtype),
         ),
         chosen,
         spent,
         memory=None if memory is None else read_bytes(memory),
         keep_text_encoder=text_encoder,
-        profile=loading.load_profile(profile),
+        profile=loading.load_profile(compression.profile),
     )
     if json:
         plan_tables.print_json(made)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from scalekv_core.cli import console
-from scalekv_core.cli.loading import the_registry
+from scalekv_core.cli.installed import the_registry
 from scalekv_core.memory.estimate import MemoryPlan, Need
 from scalekv_core.memory.suggestions import cheapest, most_budget, most_images
 from scalekv_core.shapes.geometry import format_bytes, plural
@@ -46,7 +46,7 @@ def print_need(plan: MemoryPlan) -> None:
         if mine or theirs:
             console.row(made, name, format_bytes(mine), format_bytes(theirs))
     console.row(made, "peak", format_bytes(plan.need.total), format_bytes(plan.unmodified.total))
-    console.out.print(made)
+    console.show(made)
     console.say(
         f"peak: while {plan.need.when}; unmodified while {plan.unmodified.when}. Cache and scratch are exact; the others "
         "count the tensors that the code makes, not the workspace of kernels."

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def plugins() -> None:
     """List the plugins, what each offers, and those that are not in use."""
-    from scalekv_core.cli.loading import the_registry
+    from scalekv_core.cli.installed import the_registry
     from scalekv_core.plugins.registry import HOOKS
 
     registry = the_registry()

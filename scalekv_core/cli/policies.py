@@ -17,7 +17,7 @@ Name = Annotated[str | None, typer.Argument(help="A policy, to be shown in detai
 
 def policies(name: Name = None) -> None:
     """List the policies with their parts and options; with a NAME, one in detail."""
-    from scalekv_core.cli.loading import the_registry
+    from scalekv_core.cli.installed import the_registry
 
     registry = the_registry()
     if name is not None:
@@ -57,7 +57,7 @@ def print_parts(registry: Registry) -> None:
 
 def print_policy(registry: Registry, name: str) -> None:
     """Everything about one policy: what each part does, and each option with type, value and what it may be."""
-    from scalekv_core.cli.record import registered_name
+    from scalekv_core.cli.installed import registered_name
 
     offer = registry.offer("policy", name)
     policy: Policy = registry.make("policy", name)
@@ -74,12 +74,12 @@ def print_policy(registry: Registry, name: str) -> None:
             made = console.table("option", "default", "type", "may be", text=("option", "type", "may be"))
             for option in options:
                 console.row(made, *option)
-            console.out.print(made)
+            console.show(made)
 
 
 def parts_in_words(registry: Registry, policy: Policy) -> dict[str, str]:
     """{part: name and options}, without the parts that do nothing worth saying."""
-    from scalekv_core.cli.record import registered_name
+    from scalekv_core.cli.installed import registered_name
     from scalekv_core.contracts.options import options_of
 
     words = {}

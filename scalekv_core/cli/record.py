@@ -17,14 +17,14 @@ import attrs
 import torch
 from torch import nn
 
-from scalekv_core.cli.drawing import Drawn
-from scalekv_core.cli.loading import Job, the_registry
+from scalekv_core.cli.generating import Generated
+from scalekv_core.cli.installed import registered_name, the_registry
+from scalekv_core.cli.jobs import Job
 from scalekv_core.compare.metrics import Fidelity
 from scalekv_core.contracts.options import options_of
 from scalekv_core.contracts.policy import PARTS, Policy
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.models.image_model import ImageModel
-from scalekv_core.plugins.registry import Registry
 
 CHEAP = 256 << 20
 """Bytes of weights up to which a fingerprint is taken."""
@@ -33,7 +33,7 @@ CHEAP = 256 << 20
 def record(
     model: ImageModel,
     job: Job,
-    drawn: Sequence[Drawn],
+    drawn: Sequence[Generated],
     *,
     arguments: Sequence[str],
     weights: Path | str | None,
@@ -74,7 +74,7 @@ def record(
     }
 
 
-def policy_record(drawn: Drawn) -> dict[str, Any]:
+def policy_record(drawn: Generated) -> dict[str, Any]:
     """A policy with all its parts and options, its budget, and its figures."""
     return {
         "name": drawn.policy.name,
@@ -101,23 +101,10 @@ def parts_record(policy: Policy) -> dict[str, Any]:
     return described
 
 
-def registered_name(registry: Registry, part: str, strategy: Any) -> str | None:
-    """The name under which a strategy can be had: of the same value, or else of the same class."""
-    made = {}
-    for name in registry.names(part):
-        try:
-            made[name] = registry.make(part, name)
-        except Exception:  # a foreign factory that fails has no part in this
-            continue
-    same = [name for name, value in made.items() if value == strategy]
-    alike = [name for name, value in made.items() if type(value) is type(strategy)]
-    return next(iter(same + alike), None)
-
-
 def fidelity_record(fidelity: Fidelity) -> dict[str, Any]:
-    """The figures; JSON knows no infinity, so that the PSNR of identical images is null."""
+    """The figures. JSON has no infinity and no nan: they are null, and ``null`` says why for each figure that has one."""
     values = {name: _plain(value) for name, value in attrs.asdict(fidelity).items()}
-    return {"identical": fidelity.identical, **values}
+    return {"identical": fidelity.identical, **values, "null": fidelity.not_finite}
 
 
 def profile_record(profile: AttentionProfile, file: Path | None) -> dict[str, Any]:
@@ -129,7 +116,7 @@ def profile_record(profile: AttentionProfile, file: Path | None) -> dict[str, An
     }
 
 
-def versions(drawn: Sequence[Drawn] = ()) -> dict[str, str]:
+def versions(drawn: Sequence[Generated] = ()) -> dict[str, str]:
     """{name: version} of what the images depend on, the policies' plugins too."""
     registry = the_registry()
     plugins = {}

@@ -2,69 +2,75 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+import attrs
 from PIL import Image
 
 from scalekv_core.cli.defaults import AMPLIFY
-from scalekv_core.cli.drawing import Drawn
-from scalekv_core.cli.loading import Job
-from scalekv_core.cli.tables import decibel, number, share
+from scalekv_core.cli.figures import decibel, number, percent
+from scalekv_core.cli.generating import Generated
+from scalekv_core.cli.jobs import Job
+from scalekv_core.cli.tables import share
 from scalekv_core.compare.pictures import Row, as_images, difference, sheet
 from scalekv_core.models.image_model import Generation
 from scalekv_core.shapes.geometry import format_bytes
 
+NOTE = f"right of each image: its absolute difference to the unmodified image, {AMPLIFY} times"
 
-def side_by_side(model: str, job: Job, drawn: Drawn, reference: Generation) -> Image.Image:
-    """Full above compressed above the amplified difference; one column per image, with its PSNR."""
-    compressed = drawn.generation.images
-    apart = difference(compressed, reference.images, amplify=AMPLIFY)
+
+def side_by_side(model: str, job: Job, generated: Generated, unmodified: Generation) -> Image.Image:
+    """Unmodified above compressed above the amplified difference; one column per image, with its PSNR."""
     rows = [
-        full_row(drawn, reference),
-        policy_row(drawn),
-        Row(images=as_images(apart), title="difference", lines=(f"absolute, {AMPLIFY} times",)),
+        unmodified_row(generated, unmodified),
+        policy_row(generated),
+        Row(images=differences(generated, unmodified), title="difference", lines=(f"absolute, {AMPLIFY} times",)),
     ]
     columns = job.labels
-    if drawn.fidelity is not None:
-        columns = [f"{name}: {decibel(psnr)}" for name, psnr in zip(columns, drawn.fidelity.image_psnr, strict=True)]
+    if generated.fidelity is not None:
+        columns = [
+            f"{name}: {decibel(psnr)}" for name, psnr in zip(columns, generated.fidelity.image_psnr, strict=True)
+        ]
     return sheet(rows, columns=columns, heading=heading(model, job))
 
 
-def policy_sheet(model: str, job: Job, drawn: Sequence[Drawn], reference: Generation | None) -> Image.Image:
-    """One row per policy, below what the unmodified model draws; the bar is the memory, the whole of it unmodified."""
-    rows = [] if reference is None else [full_row(drawn[0], reference)]
-    return sheet([*rows, *map(policy_row, drawn)], columns=job.labels, heading=heading(model, job))
+def policy_sheet(model: str, job: Job, generated: Sequence[Generated], unmodified: Generation | None) -> Image.Image:
+    """One row per policy, below the unmodified model's: its images, each beside its difference map, and its memory as a
+    share of the unmodified model's.
+    """
+    if unmodified is None:
+        return sheet([policy_row(one) for one in generated], columns=job.labels, heading=heading(model, job))
+    rows = [attrs.evolve(policy_row(one), beside=differences(one, unmodified)) for one in generated]
+    first = unmodified_row(generated[0], unmodified)
+    return sheet([first, *rows], columns=job.labels, heading=heading(model, job), note=NOTE)
 
 
-def full_row(drawn: Drawn, reference: Generation) -> Row:
+def differences(generated: Generated, unmodified: Generation) -> list[Image.Image]:
+    """The absolute difference of each image to the unmodified one, amplified."""
+    return as_images(difference(generated.generation.images, unmodified.images, amplify=AMPLIFY))
+
+
+def unmodified_row(generated: Generated, unmodified: Generation) -> Row:
     """The unmodified model's images."""
-    held = format_bytes(drawn.image.planned.footprint.unmodified)
-    return Row(images=as_images(reference.images), title="unmodified", lines=(f"holds {held}",), share=1.0)
+    held = format_bytes(generated.image.planned.footprint.unmodified)
+    return Row(images=as_images(unmodified.images), title="unmodified", lines=(f"cache {held}",), share=1.0)
 
 
-def policy_row(drawn: Drawn) -> Row:
-    """The images of a policy, what it holds, and how far it is from the unmodified model."""
-    figures = drawn.report.as_dict()
-    held = share(drawn)
-    lines = [figures["budget"], f"holds {format_bytes(figures['resident_bytes'])} ({held:.1%})"]
-    if drawn.fidelity is not None:
-        ssim = number(drawn.fidelity.ssim)
-        differs = f"PSNR {decibel(drawn.fidelity.psnr)}" + (f", SSIM {ssim}" if ssim else "")
-        lines.append("identical images" if drawn.fidelity.identical else differs)
-    return Row(images=as_images(drawn.generation.images), title=drawn.policy.name, lines=lines, share=held)
+def policy_row(generated: Generated) -> Row:
+    """The images of a policy, its memory, and how far it is from the unmodified model."""
+    figures = generated.report.as_dict()
+    held = share(generated)
+    lines = [figures["budget"], f"cache {format_bytes(figures['resident_bytes'])} ({percent(held)})"]
+    if generated.fidelity is not None:
+        ssim = number(generated.fidelity.ssim)
+        differs = f"PSNR {decibel(generated.fidelity.psnr)}" + (f", SSIM {ssim}" if ssim else "")
+        lines.append("identical images" if generated.fidelity.identical else differs)
+        if generated.fidelity.has_nan:
+            lines.append("nan: not a number")
+    return Row(images=as_images(generated.generation.images), title=generated.policy.name, lines=lines, share=held)
 
 
 def heading(model: str, job: Job) -> str:
     """What the columns have in common."""
     seeds = sorted(set(job.seeds))
     return f"{model}, seed {seeds[0]}" if len(seeds) == 1 else f"{model}, seeds {seeds[0]} to {seeds[-1]}"
-
-
-def slug(name: str) -> str:
-    """A policy's name as part of a file name.
-
-    >>> slug("scalekv selector=h2o")
-    'scalekv-selector-h2o'
-    """
-    return re.sub(r"[^\w.]+", "-", name).strip("-")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import attrs
 import torch
 import torch.nn.functional as F
 from attrs import frozen
@@ -26,6 +27,13 @@ PIECE = 1 << 24
 
 WINDOW, SIGMA = 11, 1.5
 """Width and standard deviation, in pixels, of the Gaussian window of SSIM."""
+
+NAN = "not a number"
+_INFINITE = {
+    "psnr": "infinite: identical images have no noise",
+    "image_psnr": "infinite where images are identical",
+    "kl": "infinite: the compressed model excludes a value that the unmodified model may choose",
+}
 
 
 @frozen(kw_only=True)
@@ -55,6 +63,23 @@ class Fidelity:
     def identical(self) -> bool:
         """Whether all images are bit-identical."""
         return self.psnr == math.inf
+
+    @property
+    def not_finite(self) -> dict[str, str]:
+        """{figure: why} of all that are no finite numbers, so that nobody takes a missing figure for a good one."""
+        found = {}
+        for name, figure in attrs.asdict(self).items():
+            values = figure if isinstance(figure, tuple) else (figure,)
+            if any(value is not None and math.isnan(value) for value in values):
+                found[name] = f"{NAN}: the model computed something that is not one"
+            elif any(value is not None and math.isinf(value) for value in values):
+                found[name] = _INFINITE.get(name, "infinite")
+        return found
+
+    @property
+    def has_nan(self) -> bool:
+        """Whether a figure is not a number."""
+        return any(reason.startswith(NAN) for reason in self.not_finite.values())
 
     def over_scales(self, values: Sequence[float]) -> float:
         """The mean of a per-scale figure over all tokens."""

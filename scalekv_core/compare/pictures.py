@@ -10,8 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 INK, QUIET, TRACK, BAR, PAPER = "#1a1a1a", "#6b6b6b", "#e3e3e3", "#2f6db5", "#ffffff"
-GAP = 8
-"""Pixels between cells."""
+GAP, SEAM = 8, 2
+"""Pixels between cells, and between a picture and what stands beside it."""
+NOT_A_NUMBER = (255, 0, 255)
+"""Colour of pixels that are not numbers: no image has it by chance."""
 
 
 @frozen(kw_only=True)
@@ -20,29 +22,35 @@ class Row:
 
     Attributes:
         images: one per column.
+        beside: one more per column, right of the images; empty if this row has none.
         title: its name.
         lines: what else is said about it.
-        share: length of the bar below the text, in [0, 1]; None draws none.
+        share: length of the bar below the text, in [0, 1]; None means no bar.
     """
 
     images: Sequence[Image.Image]
+    beside: Sequence[Image.Image] = field(factory=tuple)
     title: str
     lines: Sequence[str] = field(factory=tuple)
     share: float | None = None
 
 
 def as_images(images: Tensor) -> list[Image.Image]:
-    """One picture for each of the (B, 3, H, W) in [0, 1]; what is outside is clipped.
+    """One picture for each of the (B, 3, H, W) in [0, 1]; what is outside is clipped, what is not a number is magenta.
 
     >>> as_images(torch.zeros(2, 3, 4, 6))[0].size
     (6, 4)
+    >>> as_images(torch.full((1, 3, 1, 1), torch.nan))[0].getpixel((0, 0))
+    (255, 0, 255)
     """
-    pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
+    values = images.detach().float().cpu().permute(0, 2, 3, 1)
+    pixels = (values.nan_to_num(0.0, 1.0, 0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels[values.isnan().any(dim=3)] = torch.tensor(NOT_A_NUMBER, dtype=torch.uint8)
+    return [Image.fromarray(image.numpy()) for image in pixels]
 
 
 def difference(images: Tensor, reference: Tensor, *, amplify: float) -> Tensor:
-    """(B, 3, H, W) the absolute difference, ``amplify`` times."""
+    """(B, 3, H, W) the absolute difference, ``amplify`` times; not a number where one of the images is not."""
     return ((images.float() - reference.float()).abs() * amplify).clamp(0, 1)
 
 
@@ -61,24 +69,33 @@ def grid(images: Sequence[Image.Image], *, columns: int) -> Image.Image:
 
 
 def sheet(
-    rows: Sequence[Row], *, columns: Sequence[str] = (), heading: str = "", cell: int = 144, least_width: int = 0
+    rows: Sequence[Row],
+    *,
+    columns: Sequence[str] = (),
+    heading: str = "",
+    note: str = "",
+    cell: int = 144,
+    least_width: int = 0,
 ) -> Image.Image:
     """Labelled rows of pictures, with a heading, and a label above each column.
 
     Args:
         rows: all with the same number of images.
-        columns: labels of the columns; cut where they do not fit.
+        columns: labels of the columns; shortened where they do not fit.
         heading: one line above everything.
+        note: a smaller line below it.
         cell: width of a picture on the sheet. Small pictures are enlarged by whole factors, so that pixels stay sharp.
         least_width: of the whole sheet.
     """
-    layout = _Layout.of(rows, columns, heading, cell, least_width)
+    layout = _Layout.of(rows, columns, heading, note, cell, least_width)
     canvas = Image.new("RGB", layout.size, PAPER)
     draw = ImageDraw.Draw(canvas)
     if heading:
         _write(draw, (GAP, GAP), layout.fit(heading, layout.size[0] - 2 * GAP, 16), 16, INK)
+    if note:
+        _write(draw, (GAP, GAP + 24), layout.fit(note, layout.size[0] - 2 * GAP, 13), 13, QUIET)
     for index, label in enumerate(columns):
-        _write(draw, (layout.column(index), layout.top - 20), layout.fit(label, layout.cell[0], 13), 13, QUIET)
+        _write(draw, (layout.column(index), layout.top - 20), layout.fit(label, layout.width, 13), 13, QUIET)
     for number, row in enumerate(rows):
         _draw_row(canvas, draw, layout, row, layout.top + number * (layout.row_height + GAP))
     return canvas
@@ -96,6 +113,8 @@ def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, layout: _Layout, r
         draw.rectangle((GAP, y + 4, GAP + filled - 1, y + 13), fill=BAR)
     for index, image in enumerate(row.images):
         canvas.paste(_sized(image, layout.cell), (layout.column(index), top))
+    for index, image in enumerate(row.beside):
+        canvas.paste(_sized(image, layout.cell), (layout.column(index) + layout.cell[0] + SEAM, top))
 
 
 @frozen(kw_only=True)
@@ -105,28 +124,32 @@ class _Layout:
     size: tuple[int, int]
     label: int  # width of the text on the left
     cell: tuple[int, int]  # a picture as it is pasted
+    width: int  # of a column: a picture, and what stands beside it
     row_height: int
     top: int  # of the first row
 
     @classmethod
-    def of(cls, rows: Sequence[Row], columns: Sequence[str], heading: str, cell: int, least_width: int) -> _Layout:
+    def of(
+        cls, rows: Sequence[Row], columns: Sequence[str], heading: str, note: str, cell: int, least_width: int
+    ) -> _Layout:
         width, height = rows[0].images[0].size
         factor = max(1, round(cell / width)) if width < cell else cell / width
         pasted = (round(width * factor), round(height * factor))
         texts = [(row.title, 16) for row in rows] + [(line, 13) for row in rows for line in row.lines]
         label = min(300, max(110, *(round(_width(text, size)) + 4 for text, size in texts)))
         row_height = max(pasted[1], *(24 + 18 * len(row.lines) + 18 * (row.share is not None) for row in rows))
-        top = GAP + (28 if heading else 0) + (22 if columns else 0)
-        full = 3 * GAP + label + len(rows[0].images) * (pasted[0] + GAP)
+        top = GAP + (28 if heading else 0) + (20 if note else 0) + (22 if columns else 0)
+        width = 2 * pasted[0] + SEAM if any(row.beside for row in rows) else pasted[0]
+        full = max(least_width, 3 * GAP + label + len(rows[0].images) * (width + GAP))
         bottom = top + len(rows) * (row_height + GAP)
-        return cls(size=(max(full, least_width), bottom), label=label, cell=pasted, row_height=row_height, top=top)
+        return cls(size=(full, bottom), label=label, cell=pasted, width=width, row_height=row_height, top=top)
 
     def column(self, index: int) -> int:
         """Left edge of a column of pictures."""
-        return 3 * GAP + self.label + index * (self.cell[0] + GAP)
+        return 3 * GAP + self.label + index * (self.width + GAP)
 
     def fit(self, text: str, width: int, size: int) -> str:
-        """The text, cut so that it is no wider."""
+        """The text, shortened so that it is no wider."""
         if _width(text, size) <= width:
             return text
         while text and _width(text + "...", size) > width:

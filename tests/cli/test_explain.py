@@ -47,12 +47,12 @@ def test_roles_and_scores_are_told(run) -> None:
 
 
 def test_the_plan_alone_needs_no_weights(run) -> None:
-    """--no-draw works from the model's card."""
-    ran = run("explain", "--model", "toy-weights", "--policy", "windowed", "--no-draw", "--text")
+    """--no-generate works from the model's card."""
+    ran = run("explain", "--model", "toy-weights", "--policy", "windowed", "--no-generate", "--text")
 
     assert 0 == ran.code
     assert "planned 3.2 KiB" in ran.out
-    assert "the last scale finds" not in ran.out
+    assert "the last scale attends to" not in ran.out
 
 
 def test_without_matplotlib_it_says_what_to_install(run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_without_matplotlib_it_says_what_to_install(run, monkeypatch: pytest.Mon
         (["--layer", "3"], "there is no layer 3; this image has layers 0 to 2"),
         (["--head", "4"], "there is no head 4; this image has heads 0 to 3"),
         (["--row", "1"], "there is no row 1; this image has rows 0 to 0"),
-        (["--policy", "all"], "explain shows one policy at a time; got all"),
+        (["--policy", "all"], "explain takes one policy at a time; got all"),
     ],
 )
 def test_a_mistake_is_one_line(run, arguments: list[str], said: str) -> None:

@@ -30,17 +30,17 @@ class TestOnePolicy:
         ran = run(*TOY, "--policy", "windowed", "--out", "out")
 
         assert 0 == ran.code
-        names = ["compressed.png", "full.png", "record.json", "side_by_side.png"]
+        names = ["baseline.png", "compressed.png", "full.png", "record.json", "side_by_side.png"]
         assert names == sorted(file.name for file in Path("out").iterdir())
-        assert (32, 2 * 40, 3) == picture("out/full.png").shape == picture("out/compressed.png").shape
+        assert (32, 2 * 40, 3) == picture("out/baseline.png").shape == picture("out/compressed.png").shape
 
     def test_pictures_are_what_the_unmodified_model_draws(self, run, picture) -> None:
-        """full.png is drawn outside of any session."""
+        """baseline.png is generated outside of any session."""
         run(*TOY, "--policy", "windowed")
         images = toy.ToyCard().load().generate(["3", "5"], seeds=[0, 0]).images
 
         wanted = (images * 255).round().to(torch.uint8).permute(2, 0, 3, 1).reshape(32, 80, 3)
-        assert wanted.tolist() == picture("scalekv-out/full.png").tolist()
+        assert wanted.tolist() == picture("scalekv-out/baseline.png").tolist()
 
     def test_memory_is_the_plan_and_less_than_unmodified(self, run) -> None:
         """Planned, resident, peak and unmodified bytes are in the record and in the table."""
@@ -85,15 +85,30 @@ class TestOnePolicy:
         assert {"window": 1, "end": "last"} == first["policies"][0]["parts"]["selector"]["options"]
         assert {"scalekv", "torch", "python"} <= set(first["versions"])
         assert first["model"]["fingerprint"].startswith("sha256:")
-        assert first["files"] == ["compressed.png", "full.png", "side_by_side.png", "record.json"]
+        assert first["files"] == ["baseline.png", "compressed.png", "full.png", "side_by_side.png", "record.json"]
 
-    def test_without_the_whole_cache(self, run) -> None:
-        """--no-full draws only what is compressed."""
-        ran = run(*TOY, "--policy", "windowed", "--no-full")
+    def test_without_the_unmodified_model(self, run) -> None:
+        """--no-baseline generates only what is compressed."""
+        ran = run(*TOY, "--policy", "windowed", "--no-baseline")
 
         assert 0 == ran.code
         assert ["compressed.png", "record.json"] == sorted(file.name for file in Path("scalekv-out").iterdir())
         assert record()["policies"][0]["fidelity"] is None
+
+    def test_former_names(self, run, picture) -> None:
+        """--no-full is --no-baseline, and full.png is baseline.png, with a line that says so."""
+        ran = run(*TOY, "--policy", "windowed", "--no-full")
+
+        assert (
+            "scalekv: --full/--no-full is now --baseline/--no-baseline; the former name goes in the next version"
+            == (ran.complaint)
+        )
+        assert not Path("scalekv-out/baseline.png").exists()
+
+        ran = run(*TOY, "--policy", "windowed", "--full")
+        assert "full.png is baseline.png under its former name, for the last time" in ran.out
+        assert Path("scalekv-out/full.png").read_bytes() == Path("scalekv-out/baseline.png").read_bytes()
+        assert "--full" not in run("generate", "--help").out
 
     def test_fits_eighty_columns(self, run) -> None:
         """No table is broken on a narrow terminal."""
@@ -225,7 +240,7 @@ end = "first"
         (["--budget", "10 apples"], "budget '10 apples' is not understood"),
         (["--budget", "1 token"], "is too small for policy 'windowed': after scale "),
         (["--policy", "windowed", "--policy", "windowed"], "policy 'windowed' is named twice"),
-        (["--policy", "windowed", "--policy", "all"], "policy 'all' stands alone"),
+        (["--policy", "windowed", "--policy", "all"], "policy 'all' already includes the others"),
         (["--policy", "profiled"], "policy 'profiled' needs an attention profile"),
         (["--policy", "profiled", "--profile", "none.safetensors"], "none.safetensors is not a profile"),
         (["--profile", "text.toml"], "text.toml is not a profile"),
@@ -316,7 +331,7 @@ class TestNoRoom:
 
         assert (2, "") == (refused.code, refused.out)
         assert "to draw 2 images with the whole cache too, for comparison, takes " in refused.complaint
-        assert refused.complaint.endswith("what is compressed fits: leave the comparison out with --no-full")
+        assert refused.complaint.endswith("what is compressed fits: leave the comparison out with --no-baseline")
 
     def test_what_fits_is_drawn(self, run, monkeypatch) -> None:
         """To the byte that was planned, without the comparison."""
@@ -324,14 +339,14 @@ class TestNoRoom:
         need = plan_batch(batch, windowed(), keep_text_encoder=False).need.total
         monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: need)
 
-        assert 0 == run(*TOY, "--policy", "windowed", "--no-full").code
+        assert 0 == run(*TOY, "--policy", "windowed", "--no-baseline").code
 
     def test_of_all_policies_those_that_fit_are_drawn(self, run, monkeypatch) -> None:
         """The others are left out, and it is said why."""
         batch = Batch(model="toy", card=toy.ToyCard(), images=2, guidance=False)
         need = plan_batch(batch, windowed(), "40%", keep_text_encoder=False).need.total
         monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: need)
-        ran = run(*TOY, "-p", "all", "-b", "40%", "--no-full", "-o", "selector.window=2")
+        ran = run(*TOY, "-p", "all", "-b", "40%", "--no-baseline", "-o", "selector.window=2")
 
         assert 0 == ran.code, ran.err
         assert ["windowed"] == [one["name"] for one in record()["policies"]]

@@ -260,14 +260,14 @@ def test_generate_draws_several_prompts_with_their_own_seeds(scalekv):
 
 def test_generate_pairs_prompts_with_seeds(scalekv):
     """Each prompt with its own seed, and no other."""
-    code, _, _ = scalekv("generate", *PROMPTS, *DRAW, "--seed", "5", "--seed", "8", "--paired", "--no-full")
+    code, _, _ = scalekv("generate", *PROMPTS, *DRAW, "--seed", "5", "--seed", "8", "--paired", "--no-baseline")
     record = json.loads(Path("scalekv-out/record.json").read_text())
     assert (0, PROMPTS, [5, 8]) == (code, record["prompts"], record["seeds"])
 
 
 def test_generate_takes_guidance_by_scale(scalekv):
     """As many strengths as scales."""
-    code, _, _ = scalekv("generate", *PROMPTS, *DRAW, "--guidance", "1,1,1,1,3,3,3", "--no-full")
+    code, _, _ = scalekv("generate", *PROMPTS, *DRAW, "--guidance", "1,1,1,1,3,3,3", "--no-baseline")
     record = json.loads(Path("scalekv-out/record.json").read_text())
     assert 0 == code
     assert [1, 1, 1, 1, 3, 3, 3] == record["sampling"]["guidance"]
@@ -275,7 +275,7 @@ def test_generate_takes_guidance_by_scale(scalekv):
 
 def test_generate_takes_places_of_guidance(scalekv):
     """On the logits and after a block, and the record says it."""
-    code, _, _ = scalekv("generate", *PROMPTS, *DRAW, "--guidance-at", "0,-1", "--no-full")
+    code, _, _ = scalekv("generate", *PROMPTS, *DRAW, "--guidance-at", "0,-1", "--no-baseline")
     assert 0 == code
     assert [0, -1] == json.loads(Path("scalekv-out/record.json").read_text())["sampling"]["guidance_at"]
 

@@ -1,4 +1,4 @@
-"""Which policies to run, and how: from a TOML file and the command line, which wins.
+"""A TOML file that says which policies to run, and how.
 
 A file looks like this; every line is optional::
 
@@ -19,7 +19,7 @@ import difflib
 import functools
 import operator
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,6 @@ import cattrs
 from attrs import field, frozen
 from cattrs.errors import ForbiddenExtraKeysError
 
-from scalekv_core.cli import defaults
-from scalekv_core.contracts.policy import PARTS
 from scalekv_core.errors import InputError
 
 if sys.version_info >= (3, 11):
@@ -88,74 +86,6 @@ class PolicyFile:
             raise InputError(_unknown_key(path, sorted(error.extra_fields)[0])) from error
         except (ValueError, TypeError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
             raise InputError(f"config file {path}: {error}") from error
-
-
-@frozen(kw_only=True)
-class Choice:
-    """What to run.
-
-    Attributes:
-        policies: names, or ``all`` alone.
-        budget: as text, or None for each policy's own.
-        parts: {part: name} of parts that are exchanged in every policy.
-        options: {``option`` or ``part.option``: value}.
-    """
-
-    policies: tuple[str, ...]
-    budget: str | None = None
-    parts: Mapping[str, str] = field(factory=dict)
-    options: Mapping[str, Any] = field(factory=dict)
-
-    @property
-    def every(self) -> bool:
-        """Whether every policy is meant."""
-        return self.policies == (defaults.EVERY,)
-
-
-def choose(
-    *,
-    config: Path | None = None,
-    policies: Sequence[str] | None = None,
-    budget: str | None = None,
-    parts: Mapping[str, str | None] | None = None,
-    options: Sequence[str] | None = None,
-) -> Choice:
-    """What the file and the command line say together. What stands on the command line wins: a part that it names
-    makes the file's table of another one void.
-
-    Raises:
-        InputError: the file cannot be used, an option is not ``name=value``, or a policy is named twice.
-    """
-    file = PolicyFile() if config is None else PolicyFile.load(config)
-    named = {part: name for part, name in (parts or {}).items() if name is not None}
-    tables = {part: getattr(file, part) for part in PARTS}
-    for part, name in named.items():
-        if tables[part].name not in (None, name):
-            tables[part] = PartTable()
-    from_tables = {f"{part}.{name}": value for part, t in tables.items() for name, value in t.options.items()}
-    chosen = tuple(policies or file.policy or (defaults.POLICY,))
-    if twice := [name for name in chosen if chosen.count(name) > 1]:
-        raise InputError(f"policy {twice[0]!r} is named twice; name each policy once")
-    if defaults.EVERY in chosen and len(chosen) > 1:
-        raise InputError(f"policy {defaults.EVERY!r} stands alone; it has the others in it")
-    return Choice(
-        policies=chosen,
-        budget=budget if budget is not None else file.budget,
-        parts={part: table.name for part, table in tables.items() if table.name is not None} | named,
-        options={**file.options, **from_tables, **dict(read_option(text) for text in options or ())},
-    )
-
-
-def read_option(text: str) -> tuple[str, str]:
-    """(name, value) of ``name=value``.
-
-    >>> read_option("selector.window=9")
-    ('selector.window', '9')
-    """
-    name, equals, value = text.partition("=")
-    if not (name.strip() and equals):
-        raise InputError(f"an option is given as name=value, such as window=9 or selector.window=9; got {text!r}")
-    return name.strip(), value.strip()
 
 
 def _names(value: Any, _: Any) -> tuple[str, ...]:

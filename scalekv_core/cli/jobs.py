@@ -1,0 +1,192 @@
+"""From prompts, seeds and sampling options to what is generated, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+import torch
+from attrs import field, frozen
+
+from scalekv_core.cli import defaults
+from scalekv_core.cli.arguments import SamplingOptions, Shape
+from scalekv_core.cli.installed import model_card, the_registry
+from scalekv_core.errors import InputError
+from scalekv_core.memory.estimate import Batch
+from scalekv_core.models.sampling import Sampling
+
+LARGEST = 2**63
+"""Seeds are below this."""
+
+
+@frozen(kw_only=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+        prompts: None or empty is the model's own example.
+        seeds: the first one, or one per image of a prompt.
+        images: of each prompt.
+        paired: one seed for each prompt, in order, instead of every seed for every prompt.
+        shape: aspect ratio and size.
+        random_weights: whether the model generates noise.
+    """
+
+    prompts: Sequence[str] | None = None
+    seeds: Sequence[int] | None = None
+    images: int | None = None
+    paired: bool = False
+    shape: Shape = field(factory=Shape)
+    random_weights: bool = False
+
+
+@frozen(eq=False, kw_only=True)
+class Job:
+    """What is generated, image by image; the unmodified and every compressed run get the same.
+
+    Attributes:
+        prompts, seeds: one per image.
+        sampling: how tokens are sampled.
+        batch: the same for a planner: which model, how many images, how large, with guidance or without.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    sampling: Sampling
+    batch: Batch
+
+    @property
+    def rows(self) -> int:
+        """Sequences in the batch."""
+        return self.batch.geometry.rows
+
+    def parts(self, images: int) -> Iterator[Job]:
+        """The same in parts of at most so many images."""
+        for start in range(0, len(self.prompts), images):
+            prompts, seeds = self.prompts[start : start + images], self.seeds[start : start + images]
+            yield attrs.evolve(self, prompts=prompts, seeds=seeds, batch=attrs.evolve(self.batch, images=len(prompts)))
+
+    @property
+    def labels(self) -> list[str]:
+        """One per image: its prompt, and its seed where a prompt is drawn more than once."""
+        several = len(set(self.seeds)) > 1
+        return [f"{p}, seed {s}" if several else p for p, s in zip(self.prompts, self.seeds, strict=True)]
+
+
+def model_for(prompts: Sequence[str] | None) -> str:
+    """The model that ships with weights and draws these prompts; without prompts the default one.
+
+    Raises:
+        InputError: there is none, or not one for all of them.
+    """
+    if not prompts:
+        return defaults.MODEL
+    cards = {name: model_card(name) for name in the_registry().names("model")}
+    shipped = {name: card for name, card in cards.items() if not card.needs_weights}
+    fitting = [name for name, card in shipped.items() if all(card.accepts(prompt) for prompt in prompts)]
+    if not fitting:
+        listed = ", ".join(f"{name} (like {card.example!r})" for name, card in shipped.items() if card.example)
+        which = "draws" if len(prompts) == 1 else "draws all of"
+        raise InputError(
+            f"no model that ships with weights {which} {', '.join(map(repr, prompts))}; there is {listed}; "
+            "for any other give --model"
+        )
+    return fitting[0]
+
+
+def sampling_of(model: str, options: SamplingOptions) -> Sampling:
+    """The model's sampling, with what was given changed.
+
+    Raises:
+        InputError: a value is out of range, or not a number.
+    """
+    changes = attrs.asdict(options)
+    if options.guidance is not None:
+        changes["guidance"] = read_strengths(options.guidance)
+    if options.guidance_at is not None:
+        changes["guidance_at"] = read_places(options.guidance_at)
+    return attrs.evolve(
+        model_card(model).sampling, **{k: v for k, v in changes.items() if v is not None and v is not False}
+    )
+
+
+def read_strengths(text: str) -> float | tuple[float, ...]:
+    """A strength of guidance, or one per scale.
+
+    >>> read_strengths("3"), read_strengths("1, 1.5")
+    (3.0, (1.0, 1.5))
+    """
+    try:
+        strengths = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(f"--guidance wants a number, or one per scale with commas between; got {text!r}") from None
+    return strengths[0] if len(strengths) == 1 else strengths
+
+
+def read_places(text: str) -> tuple[int, ...]:
+    """The places where guidance is applied.
+
+    >>> read_places("0, -5")
+    (0, -5)
+    """
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--guidance-at wants whole numbers with commas between, 0 for the logits; got {text!r}"
+        ) from None
+
+
+def job_of(model: str, request: Request, *, sampling: Sampling, dtype: torch.dtype) -> Job:
+    """Every prompt with every seed, or the first prompt with the first seed and so on.
+
+    Raises:
+        InputError: there is nothing to generate, a prompt is not text, the numbers of seeds and images do not agree, or
+            the model does not generate such images or not with this sampling.
+    """
+    card = model_card(model)
+    if not request.prompts and not card.example:
+        raise InputError(f"model {model!r} has no example; name a prompt: scalekv generate PROMPT ...")
+    prompts, seeds = list(request.prompts or [card.example]), seeds_of(request.seeds, request.images)
+    check_text(prompts)
+    if request.paired and (request.images is not None or len(seeds) != len(prompts)):
+        raise InputError(
+            f"--paired wants one --seed for each of {len(prompts)} prompts, and no --images; got {len(seeds)} seeds"
+        )
+    pairs = list(zip(prompts, seeds, strict=True)) if request.paired else [(p, s) for p in prompts for s in seeds]
+    batch = Batch(
+        model=model,
+        card=card,
+        images=len(pairs),
+        guidance=card.rows_of(sampling) > 1,
+        dtype=dtype,
+        random_weights=request.random_weights,
+        **attrs.asdict(request.shape),
+    )
+    card.check_sampling(sampling, batch.geometry)
+    return Job(prompts=tuple(p for p, _ in pairs), seeds=tuple(s for _, s in pairs), sampling=sampling, batch=batch)
+
+
+def check_text(prompts: Sequence[str]) -> None:
+    """Raises InputError if a prompt holds a byte that is not part of a letter."""
+    for prompt in prompts:
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"prompt {prompt!r} is not text: byte {error.start} is not valid UTF-8") from None
+
+
+def seeds_of(seeds: Sequence[int] | None, images: int | None) -> list[int]:
+    """One seed per image of a prompt.
+
+    >>> seeds_of([7], 3), seeds_of([1, 5], None)
+    ([7, 8, 9], [1, 5])
+    """
+    given = list(seeds or [0])
+    if wrong := [seed for seed in given if not 0 <= seed < LARGEST]:
+        raise InputError(f"a seed is from 0 to {LARGEST - 1}; got {wrong[0]}")
+    if len(given) == 1:
+        return list(range(given[0], given[0] + (images or 1)))
+    if images not in (None, len(given)):
+        raise InputError(f"{images} images of each prompt want one seed (the first) or {images}; got {len(given)}")
+    return given
