@@ -1,122 +1,44 @@
-"""Attaching to the Infinity object of the official repository (FoundationVision/Infinity, MIT), so that its own code draws.
+"""Attaching to the Infinity object of the official repository (FoundationVision/Infinity, MIT); see
+:mod:`scalekv_adapters.official`.
 
-It is known by its structure; its code is never imported. Attention keeps everything itself there, so on every attention
-*instance* two methods are replaced: `kv_caching`, with which the official loop says that an image begins and ends, and
-`forward`, which hands queries, keys and values to a cache instead of concatenating them. The flags and tensors in which
-the official attention caches are not touched, so there is nothing of them to restore, whatever happens to an image.
-
-The schedule is an argument of every call there, so a cache is made at the first attention of an image. Keys are handed
-over in the dtype in which attention reads them; the official code stores them in float32, because the rotation is.
+The schedule is an argument of every call there, so a cache is made at the first attention of an image. The official code
+stores keys in float32, because the rotation is.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import PIXELS, Canvas
-from scalekv_adapters.instances import drops_out, replace_attributes
-from scalekv_core.contracts.adapter import AttentionCache, CacheSource, ModelAdapter
-from scalekv_core.errors import SessionError
+from scalekv_adapters.official import ATTRIBUTES, OfficialAdapter, OfficialImages, normalised, projected
+from scalekv_core.contracts.adapter import CacheSource
 from scalekv_core.session.tracing import untraced
-from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
 
-WEIGHTS = {"mat_qkv.weight", "q_bias", "zero_k_bias", "v_bias", "proj.weight", "proj.bias"}
-HEAD_SCALE = "scale_mul_1H11"  # there only with cosine attention
-ATTRIBUTES = (
-    "num_heads",
-    "head_dim",
-    "scale",
-    "proj_drop",
-    "using_flash",
-    "kv_caching",
-    "caching",
-    "cached_k",
-    "cached_v",
-)
-CALL = ["x", "attn_bias_or_two_vector", "attn_fn", "scale_schedule", "rope2d_freqs_grid", "scale_ind"]
 
+class OfficialInfinityImages(OfficialImages):
+    """An image has begun when `kv_caching` says so; its schedule is known at the first attention."""
 
-class OfficialInfinityAdapter(ModelAdapter):
-    """Infinity as built by the official repository: replaces two methods of each attention instance."""
+    family = "Infinity"
 
-    def matches(self, model: nn.Module) -> bool:
-        found = attentions(model)
-        official = all(is_official_attention(attention) for attention in found)
-        return bool(found) and official and hasattr(model, "rope2d_freqs_grid") and hasattr(model, "text_proj_for_sos")
-
-    def geometry(self, model: nn.Module) -> CacheGeometry:
-        """The shape of the model's cache: a square image of its ``pn``, one row, the dtype of its weights.
-
-        What is drawn may have another schedule; the official object is told with every image.
-
-        Raises:
-            SessionError: it does not say how large its images are.
-        """
-        found = attentions(model)
-        first = found[0]
-        return CacheGeometry(
-            schedule=schedule_of(model),
-            layers=len(found),
-            heads=first.num_heads,
-            head_dim=first.head_dim,
-            dtype=first.mat_qkv.weight.dtype,
-            unmodified_key_dtype=torch.float32,
-        )
-
-    def attach(self, model: nn.Module, source: CacheSource) -> Callable[[], None]:
-        drawing = _Drawing(model, source)
-        restores = [
-            replace_attributes(
-                attention, forward=partial(drawing.forward, layer), kv_caching=partial(drawing.kv_caching, layer)
-            )
-            for layer, attention in enumerate(drawing.attentions)
-        ]
-
-        def detach() -> None:
-            for restore in restores:
-                restore()
-            drawing.close()
-
-        return detach
-
-
-class _Drawing:
-    """What the replaced methods of all layers share: the cache of the image being drawn, if one is."""
-
-    def __init__(self, model: nn.Module, source: CacheSource) -> None:
-        self.model, self.source = model, source
-        self.attentions = attentions(model)
-        self.originals = [attention.forward for attention in self.attentions]
+    def __init__(self, model: nn.Module, attentions: list[Any], source: CacheSource) -> None:
+        super().__init__(model, attentions, source)
         self.caching = False
-        self.cache: AttentionCache | None = None
         self.rotations: list[Rotation] = []
-        self.begin = self._begin
+        self.make_cache = self._make_cache
 
-    def kv_caching(self, layer: int, enable: bool) -> None:
-        """An image begins where the first layer is told to cache, and ends where the last one is told not to."""
-        if enable and layer == 0:
-            self.close()
-            if drops_out(self.model):
-                raise SessionError("this official Infinity is in training mode with dropout; call eval() on it to draw")
-            self.caching = True
-            self.begin = untraced(self._begin)
-        elif not enable and layer == len(self.attentions) - 1:
-            self.close()
+    def begin(self) -> None:
+        self.caching = True
+        self.make_cache = untraced(self._make_cache)
 
     def close(self) -> None:
-        """Ends the image, if one is being drawn."""
-        cache, self.cache, self.caching, self.rotations = self.cache, None, False, []
-        if cache is not None:
-            cache.close()
+        self.caching, self.rotations = False, []
+        super().close()
 
     def forward(
         self,
@@ -128,20 +50,18 @@ class _Drawing:
         rope2d_freqs_grid: Mapping[str, Tensor] | None = None,
         scale_ind: int = 0,
     ) -> Tensor:
-        """(B, n, C) the attention of x (B, n, C); with a mask, or outside of an image, as the model itself has it."""
-        attention = self.attentions[layer]
         if not self.caching or attn_bias_or_two_vector is not None or scale_schedule is None:
-            return self.originals[layer](
+            original: Tensor = self.originals[layer](
                 x, attn_bias_or_two_vector, attn_fn, scale_schedule, rope2d_freqs_grid, scale_ind
             )
+            return original
+        attention = self.attentions[layer]
         if self.cache is None:
-            self.begin(attention, scale_schedule, rope2d_freqs_grid, x.device)
-        assert self.cache is not None
-        q, k, v = queries_keys_values(attention, x, self.rotations[scale_ind] if self.rotations else None)
-        out = self.cache.attend(layer, q, k, v, softmax_scale=float(attention.scale))
-        return attention.proj_drop(attention.proj(out.transpose(1, 2).flatten(2)))
+            self.make_cache(attention, scale_schedule, rope2d_freqs_grid, x.device)
+        rotation = self.rotations[scale_ind] if self.rotations else None
+        return self.attended(layer, *queries_keys_values(attention, x, rotation))
 
-    def _begin(
+    def _make_cache(
         self,
         attention: Any,
         scale_schedule: Sequence[tuple[int, int, int]],
@@ -154,38 +74,33 @@ class _Drawing:
         self.cache = self.source.new_cache(schedule)
 
 
-def attentions(model: nn.Module) -> list[Any]:
-    """The self-attention of every block; None where a block has none."""
-    chunks = getattr(model, "block_chunks", None)
-    if not isinstance(chunks, nn.ModuleList):
-        return []
-    lists = [getattr(chunk, "module", None) for chunk in chunks]
-    return [getattr(block, "sa", None) for blocks in lists if isinstance(blocks, nn.ModuleList) for block in blocks]
+class OfficialInfinityAdapter(OfficialAdapter):
+    """Infinity as built by the official repository: replaces two methods of each attention instance."""
 
+    schedule_varies = True
+    images = OfficialInfinityImages
+    call = ("x", "attn_bias_or_two_vector", "attn_fn", "scale_schedule", "rope2d_freqs_grid", "scale_ind")
+    attributes = (*ATTRIBUTES, "using_flash")
+    model_attributes = ("rope2d_freqs_grid", "text_proj_for_sos")
 
-def is_official_attention(attention: Any) -> bool:
-    """Whether this has the weights, the attributes and the call of the official attention, and no weights besides."""
-    return (
-        isinstance(attention, nn.Module)
-        and set(attention.state_dict()) - {HEAD_SCALE} == WEIGHTS
-        and all(hasattr(attention, name) for name in ATTRIBUTES)
-        and list(inspect.signature(attention.forward).parameters) == CALL
-    )
+    def attentions(self, model: nn.Module) -> list[Any]:
+        chunks = getattr(model, "block_chunks", None)
+        if not isinstance(chunks, nn.ModuleList):
+            return []
+        lists = [getattr(chunk, "module", None) for chunk in chunks]
+        return [getattr(block, "sa", None) for blocks in lists if isinstance(blocks, nn.ModuleList) for block in blocks]
 
+    def schedule_of(self, model: Any) -> ScaleSchedule:
+        """The maps of a square image of its ``pn``, or of the largest size if it names none.
 
-def schedule_of(model: Any) -> ScaleSchedule:
-    """The maps of a square image of the size that the model was built for.
+        It stands for the others where one must be shown: the caller chooses the schedule of each image, and a session
+        plans each image by its own.
+        """
+        pixels = getattr(model, "pn", None)
+        return Canvas("1:1", pixels if pixels in PIXELS else "1M").schedule
 
-    Raises:
-        SessionError: it does not say which size that is.
-    """
-    pixels = getattr(model, "pn", None)
-    if pixels not in PIXELS:
-        raise SessionError(
-            f"this official Infinity does not say how large its images are (its pn is {pixels!r}); "
-            f"build it with pn={', '.join(PIXELS)}"
-        )
-    return Canvas("1:1", pixels).schedule
+    def key_dtype(self, attention: Any) -> torch.dtype | None:
+        return torch.float32
 
 
 def rotations_of(attention: Any, schedule: ScaleSchedule, grid: Tensor) -> list[Rotation]:
@@ -202,13 +117,9 @@ def rotations_of(attention: Any, schedule: ScaleSchedule, grid: Tensor) -> list[
 
 def queries_keys_values(attention: Any, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values (B, H, n, D) of x (B, n, C) with bias, l2 norm, head scale and rotation, in one dtype."""
-    bias = torch.cat((attention.q_bias, attention.zero_k_bias, attention.v_bias))
-    rows = F.linear(x, attention.mat_qkv.weight, bias).view(*x.shape[:2], 3, attention.num_heads, attention.head_dim)
-    flash = attention.using_flash
+    rows, flash = projected(attention, x), attention.using_flash
     q, k, v = rows.unbind(2) if flash else rows.permute(2, 0, 3, 1, 4)
-    if hasattr(attention, HEAD_SCALE):
-        scale = attention.scale_mul_1H11.clamp_max(attention.max_scale_mul).exp()  # (1, 1, H, 1) or (1, H, 1, 1)
-        q, k = F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
+    q, k = normalised(attention, q, k)
     if rotation is not None:
         q, k = rotation.turn(q), rotation.turn(k)
     q, k = q.to(v.dtype), k.to(v.dtype)

@@ -1,0 +1,127 @@
+"""Attaching to each of the four kinds of objects: all or nothing, to the end, and not into copies."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from scalekv_adapters.infinity.config import InfinityConfig
+from scalekv_adapters.infinity.templates import Canvas
+from scalekv_adapters.infinity.transformer import Infinity
+from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
+from scalekv_adapters.var.config import VARConfig
+from scalekv_adapters.var.transformer import VAR
+from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
+from scalekv_core import compress, shared_registry
+from scalekv_core.cache.concat_cache import ConcatCache
+from tests.adapters.drawing import everything_in
+from tests.adapters.infinity.official_standin import StandInInfinity
+from tests.adapters.interrupting import interrupted, steps_of
+from tests.adapters.var.official_standin import StandInVAR
+
+
+class Source:
+    """Makes unmodified caches."""
+
+    def new_cache(self, schedule) -> ConcatCache:
+        return ConcatCache(schedule)
+
+
+def small_var() -> VAR:
+    vqvae = VQVAE(VQVAEConfig(codes=8, code_width=4, base_channels=32, multipliers=(1,), blocks=1, patch_sides=(1, 2)))
+    config = VARConfig(depth=6, width=8, heads=2, num_classes=10, codes=8, code_width=4, patch_sides=(1, 2))
+    return VAR(config, vqvae).eval().requires_grad_(False)
+
+
+def small_infinity() -> Infinity:
+    vae = BSQVAE(BSQVAEConfig(bits=4, base_channels=32, multipliers=(1,), blocks=1))
+    sizes = {"depth": 6, "width": 8, "heads": 2, "bits": 4, "block_chunks": 2, "text_channels": 128, "mlp_ratio": 32}
+    infinity = Infinity(InfinityConfig(**sizes, text_maxlen=4), vae, canvas=Canvas("1:1", "0.06M"))
+    return infinity.eval().requires_grad_(False)
+
+
+KINDS = {
+    "var": small_var,
+    "var-official": lambda: StandInVAR(small_var()),
+    "infinity": small_infinity,
+    "infinity-official": lambda: StandInInfinity(small_infinity()),
+}
+
+
+@pytest.fixture(params=KINDS)
+def model(request) -> nn.Module:
+    """A small object of each kind, with random weights."""
+    torch.manual_seed(0)
+    made = KINDS[request.param]().eval()
+    assert request.param == shared_registry().adapter_for(made)[0]
+    return made
+
+
+def attach(model: nn.Module):
+    return shared_registry().adapter_for(model)[1].attach(model, Source())
+
+
+def test_an_interruption_while_attaching_leaves_the_model_as_it_was(model: nn.Module) -> None:
+    """Before whichever step Ctrl-C comes, no layer stays replaced."""
+    before, attached = everything_in(model), []
+    adapter = shared_registry().adapter_for(model)[1]
+    steps = steps_of(lambda: attached.append(adapter.attach(model, Source())))
+    assert before != everything_in(model)
+    attached.pop()()
+
+    assert before == everything_in(model)
+    for step in range(steps):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(lambda: adapter.attach(model, Source()), step)
+        assert before == everything_in(model), step
+
+
+def test_an_interruption_while_detaching_restores_the_model_all_the_same(model: nn.Module) -> None:
+    """Once detaching has begun it goes on to its end, whenever Ctrl-C comes; to detach again is harmless."""
+    before = everything_in(model)
+    for step in range(1, steps_of(attach(model))):
+        detach = attach(model)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(detach, step)
+        assert before == everything_in(model), step
+        detach()
+        assert before == everything_in(model), step
+
+
+@pytest.mark.parametrize("copied", ["deepcopy", "copy", "saved"])
+def test_copies_come_out_unattached(model: nn.Module, copied: str) -> None:
+    """A copy that is made inside of the block has what the model had before, and the model stays attached."""
+
+    def saved(module: nn.Module) -> nn.Module:
+        file = io.BytesIO()
+        torch.save(module, file)
+        file.seek(0)
+        return torch.load(file, weights_only=False)
+
+    make = {"deepcopy": copy.deepcopy, "copy": copy.copy, "saved": saved}[copied]
+    names = [set(vars(part)) for part in model.modules()]
+    detach = attach(model)
+    attached = everything_in(model)
+    made = make(model)
+
+    if copied != "copy" or "new_cache" in vars(model):  # a shallow copy shares the layers of an official object
+        assert names == [set(vars(part)) for part in made.modules()]
+        assert not any(isinstance(value, Source) for part in made.modules() for value in vars(part).values())
+        assert vars(made).get("new_cache", ConcatCache) is ConcatCache
+    assert attached == everything_in(model)
+    detach()
+
+
+def test_a_copy_generates_as_the_unmodified_model() -> None:
+    """It is no part of the session: the model goes on compressed, the copy whole."""
+    model = small_var()
+    whole = model.generate([3], seeds=[0], keep_logits=True).logits
+    with compress(model, "streaming", "1 token", check=True) as session:
+        made = copy.deepcopy(model)
+        model.generate([3], seeds=[0])
+        assert all(map(torch.equal, whole, made.generate([3], seeds=[0], keep_logits=True).logits))
+    assert 1 == len(session.report().images)
