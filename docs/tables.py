@@ -31,6 +31,7 @@ from scalekv_core import (
     plan_memory,
     plan_policy,
 )
+from scalekv_core import testing as kit
 from scalekv_core.contracts.options import options_of
 from scalekv_core.contracts.policy import PARTS
 from scalekv_core.contracts.profile import FRACTIONS
@@ -142,6 +143,12 @@ def section(module: str, names: Sequence[tuple[str, str]]) -> str:
     listed = ", ".join(f"{kind} `{name}`" for kind, name in names)
     options = 'show_root_heading: false, show_root_toc_entry: false, heading_level: 3, filters: ["!^[A-Z_]+$", "!^_"]'
     return f"## {heading}\n\nNames: {listed}.\n\n::: {module}\n    options: {{{options}}}\n"
+
+
+def testing() -> str:
+    """What makes mkdocstrings write the reference of every public name of the kit."""
+    places = {name: getattr(kit, name).__module__ for name in kit.__all__}
+    return "\n".join(f"::: {module}.{name}\n" for name, module in places.items())
 
 
 def promises_of(kind: str) -> str:
@@ -363,6 +370,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "properties": properties,
     "parts": parts,
     "reference": reference,
+    "testing": testing,
     "judged": judged,
     "codecs": partial(encoded, ENCODED),
     "captions-codecs": partial(encoded, ENCODED_CAPTIONS),

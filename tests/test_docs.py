@@ -104,6 +104,18 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not heading or heading in anchors(target), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=NAMED.get)
+def test_files_that_are_named_exist(page: Path) -> None:
+    """A path in a sentence, from the root of the repository or from scalekv_core, leads to a file or folder."""
+    named = re.findall(r"(?<!`)`((?:[\w.-]+/)+(?:[\w-]+\.(?:py|toml))?)`", page.read_text())
+    places = (ROOT, ROOT / "scalekv_core", page.parent)
+    outputs = ("demo/", "site/", "infinity_8b_weights/", "flan-t5-xl/", ".../")
+
+    assert [] == [
+        path for path in named if not path.startswith(outputs) and not any((p / path).exists() for p in places)
+    ]
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and the site make them."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
