@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,3 +25,20 @@ def decode_in_parts(decode: Callable[[Tensor], Tensor], latents: Tensor, *, stri
     pixels = latents.shape[-2] * latents.shape[-1] * stride**2
     parts = latents.split(max(1, PIXELS_AT_ONCE // pixels))
     return torch.cat([decode(part) for part in parts]) if len(parts) > 1 else decode(latents)
+
+
+def most_weights(base: int, multipliers: Sequence[int], blocks: int) -> int:
+    """Numbers in the weights of an autoencoder, at most: as if every level had the width of the widest.
+
+    A residual block has two 3 x 3 convolutions, a shortcut and perhaps attention; each level has one block more in the decoder
+    and a convolution that changes the sides; in the middle there are two blocks.
+    """
+    width = base * max(multipliers)
+    per_block = (9 + 9 + 1 + 4) * width * (width + 1)
+    return 2 * (len(multipliers) * (blocks + 2) + 2) * per_block
+
+
+def most_decoding(base: int, pixels: int) -> int:
+    """Numbers alive at most while an image of so many pixels is decoded: ten maps of the first level's width; a wider level has
+    fewer positions by at least as much."""
+    return 10 * base * pixels

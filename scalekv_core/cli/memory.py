@@ -12,9 +12,11 @@ from scalekv_core.cli.installed import the_registry
 from scalekv_core.cli.jobs import Job
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import ContractError, InputError, ScaleKVError
-from scalekv_core.memory.estimate import MemoryPlan, plan_batch, whole_need
+from scalekv_core.memory.bound import upper_bound
+from scalekv_core.memory.estimate import Batch, MemoryPlan, plan_batch, whole_need
 from scalekv_core.memory.meter import available_memory, resident_memory
 from scalekv_core.memory.suggestions import check_fits, what_it_takes, what_would_fit
+from scalekv_core.planning.footprint import Footprint
 from scalekv_core.planning.planner import Planned
 from scalekv_core.shapes.geometry import format_bytes, plural
 
@@ -69,11 +71,14 @@ def told_by_plan(job: Job, planned: Planned, profile: AttentionProfile | None, d
 
 
 def check_room(job: Job, planned: Planned, profile: AttentionProfile | None, memory: int | None) -> None:
-    """Refuses a batch that is larger than the memory there is; not where nobody can tell.
+    """Refuses a batch that is larger than the memory there is; not where nobody can tell. There is no dry run where an upper
+    bound fits.
 
     Raises:
         InputError: says what takes how much, and what would fit.
     """
+    if _surely_fits(job.batch, memory, planned.footprint):
+        return
     if (plan := plan_here(job, planned, profile, memory)) is not None:
         check_fits(plan, registry=the_registry())
 
@@ -85,7 +90,7 @@ def check_room_of_whole(job: Job, memory: int | None) -> None:
         InputError: says what takes how much; what is compressed fits.
     """
     batch = job.batch
-    if memory is None or not batch.card.can_be_planned:
+    if memory is None or not batch.card.can_be_planned or _surely_fits(batch, memory):
         return
     need = whole_need(batch)
     if need.total > memory:
@@ -94,6 +99,12 @@ def check_room_of_whole(job: Job, memory: int | None) -> None:
             f"{format_bytes(need.total)} of {format_bytes(memory)} while {need.when} ({need.breakdown}); what is compressed "
             "fits: leave the comparison out with --no-baseline"
         )
+
+
+def _surely_fits(batch: Batch, memory: int | None, footprint: Footprint | None = None) -> bool:
+    """Whether even the upper bound fits."""
+    most = upper_bound(batch, footprint)
+    return memory is not None and most is not None and most <= memory
 
 
 def plan_here(job: Job, planned: Planned, profile: AttentionProfile | None, memory: int | None) -> MemoryPlan | None:

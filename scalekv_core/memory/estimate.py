@@ -83,8 +83,8 @@ class Batch:
     @property
     def dry_run(self) -> DryRun:
         """What it takes beside weights and cache."""
-        one, two = _dry_runs(evolve(self, images=1))
-        return one.and_so_on(two, self.images)
+        one = _dry_run(evolve(self, images=1))
+        return one if self.images == 1 else one.and_so_on(_dry_run(evolve(self, images=2)), self.images)
 
     @property
     def decoding(self) -> int:
@@ -101,11 +101,10 @@ def _first_layers(batch: Batch, *layers: int) -> tuple[BareModel, ...]:
 
 
 @functools.lru_cache(maxsize=64)
-def _dry_runs(batch: Batch) -> tuple[DryRun, DryRun]:
-    """Of one image and of two; each further image takes as much as the second did."""
-    (bare,) = _first_layers(batch, _few(batch))
-    one, two = (dry_run(bare, images, guidance=batch.guidance) for images in (1, 2))
-    return one, two
+def _dry_run(batch: Batch) -> DryRun:
+    """Of one image or of two; each further image takes as much as the second did."""
+    (bare,) = _first_layers(evolve(batch, images=1), _few(batch))
+    return dry_run(bare, batch.images, guidance=batch.guidance)
 
 
 @functools.lru_cache(maxsize=256)

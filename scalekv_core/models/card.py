@@ -17,6 +17,7 @@ from scalekv_core.models.bare_model import BareModel
 from scalekv_core.models.former_names import FormerNames
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.models.sampling import Sampling
+from scalekv_core.models.size_bound import SizeBound
 from scalekv_core.models.weights.format import WeightsFormat
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
@@ -121,6 +122,11 @@ class ModelCard(FormerNames, ABC):
         self._check_offered("aspect ratio", aspect, self.aspects)
         self._check_offered("size", size, self.sizes)
         return self.geometry
+
+    def size_bound(self, *, aspect: str | None = None, size: str | None = None) -> SizeBound | None:
+        """Upper bounds of what its model takes for images of this aspect ratio and size, in any dtype; None if only a dry run
+        can tell."""
+        return None
 
     @property
     def can_be_planned(self) -> bool:

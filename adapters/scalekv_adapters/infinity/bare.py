@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from scalekv_adapters.decoding import most_decoding, most_weights
 from scalekv_adapters.infinity.config import InfinityConfig
 from scalekv_adapters.infinity.generation import BitSampling, draw
 from scalekv_adapters.infinity.guidance import Guidance
@@ -19,6 +20,7 @@ from scalekv_adapters.sampling import image_generators
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.models.bare_model import BareModel
 from scalekv_core.models.sampling import Sampling
+from scalekv_core.models.size_bound import SizeBound
 
 PROMPT = 64
 """Text tokens of a prompt: some sentences."""
@@ -78,3 +80,26 @@ class BareInfinity(BareModel):
         vae, canvas = self.infinity.vae, self.infinity.canvas
         total = vae.empty_sum(images, canvas.grids(self.infinity.config.patch)[-1])
         return vae.pictures(total)
+
+
+def size_bound(config: InfinityConfig, vae: BSQVAEConfig, canvas: Canvas, *, text_encoder: int) -> SizeBound:
+    """What an Infinity of these sizes takes at most, in float32.
+
+    A block has 4 C^2 weights of attention to images, 4 C^2 of attention to text, and 2 r C^2 of its feed-forward network; the
+    modulation is shared. While it runs, a token takes some C of input, projections and hidden layer.
+
+    Args:
+        config, vae, canvas: the sizes.
+        text_encoder: numbers in its weights.
+    """
+    c, t = config.width, config.text_channels
+    block = 8 * c**2 + 2 * config.hidden * c + 32 * c
+    text = t * (8 * c + config.text_maxlen)
+    tables = c * (16 * c + 4 * config.token_bits + 64)
+    autoencoder = most_weights(vae.base_channels, vae.multipliers, vae.blocks)
+    height, width = canvas.grids(config.patch)[-1][-2:]
+    return SizeBound(
+        weights=4 * (config.depth * block + text + tables + autoencoder + text_encoder),
+        row=4 * (max(canvas.schedule.tokens) * (24 * c + 16 * config.token_bits) + PROMPT * (t + 8 * c)),
+        image=4 * most_decoding(vae.base_channels * vae.fold**2, height * width * vae.stride**2),
+    )

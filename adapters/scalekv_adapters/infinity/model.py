@@ -14,7 +14,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from scalekv_adapters.infinity.bare import BareInfinity
+from scalekv_adapters.infinity.bare import BareInfinity, size_bound
 from scalekv_adapters.infinity.checkpoint import FORMATS
 from scalekv_adapters.infinity.config import CANVASES, InfinityConfig
 from scalekv_adapters.infinity.files import in_words, load_parts, parts_in, parts_of
@@ -28,6 +28,7 @@ from scalekv_core.errors import InputError
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import Generation, ImageModel
 from scalekv_core.models.sampling import Sampling
+from scalekv_core.models.size_bound import SizeBound
 from scalekv_core.models.weights import WeightsFormat
 from scalekv_core.shapes.geometry import CacheGeometry
 
@@ -200,6 +201,9 @@ class InfinityCard(ModelCard):
 
     def text_encoder_bytes(self, dtype: torch.dtype) -> int:
         return T5_WEIGHTS * dtype.itemsize
+
+    def size_bound(self, *, aspect: str | None = None, size: str | None = None) -> SizeBound:
+        return size_bound(self.config, self.vae, self.drawn_on(aspect, size), text_encoder=T5_WEIGHTS)
 
     def bare(
         self,

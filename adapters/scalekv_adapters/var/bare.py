@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from scalekv_adapters.decoding import most_decoding, most_weights
 from scalekv_adapters.sampling import image_generators
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import draw
@@ -16,6 +17,7 @@ from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.models.bare_model import BareModel
 from scalekv_core.models.sampling import Sampling
+from scalekv_core.models.size_bound import SizeBound
 
 
 class BareVAR(BareModel):
@@ -64,3 +66,22 @@ class BareVAR(BareModel):
 
     def decode(self, images: int) -> Tensor:
         return self.var.vqvae.pictures(self.var.vqvae.empty_map(images))
+
+
+def size_bound(config: VARConfig, vqvae: VQVAEConfig) -> SizeBound:
+    """What a VAR of these sizes takes at most, in float32.
+
+    A block has 4 C^2 weights of attention, 2 r C^2 of its feed-forward network and 6 C^2 of its modulation. While it runs, a
+    token takes some C of input, projections and hidden layer, and some V of logits that are sorted, summed and compared.
+    """
+    c, v, tokens = config.width, config.codes, config.tokens
+    block = (10 + 2 * config.mlp_ratio) * c**2 + 32 * c
+    tables = c * (16 * c + config.num_classes + v + config.code_width + 4 * tokens) + tokens**2
+    codebook = v * (vqvae.code_width + len(vqvae.patch_sides)) + 64 * vqvae.code_width**2
+    autoencoder = most_weights(vqvae.base_channels, vqvae.multipliers, vqvae.blocks)
+    largest = max(config.schedule.tokens)
+    return SizeBound(
+        weights=4 * int(config.depth * block + tables + codebook + autoencoder),
+        row=4 * largest * (24 * c + 8 * v),
+        image=4 * most_decoding(vqvae.base_channels, vqvae.image_side**2),
+    )

@@ -13,7 +13,7 @@ from attrs import frozen
 from torch import Tensor
 
 from scalekv_adapters.hub import fetched
-from scalekv_adapters.var.bare import BareVAR
+from scalekv_adapters.var.bare import BareVAR, size_bound
 from scalekv_adapters.var.checkpoint import FORMATS, load_var, load_vqvae
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.transformer import VAR
@@ -23,6 +23,7 @@ from scalekv_core.errors import CheckpointError, InputError
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import Generation, ImageModel
 from scalekv_core.models.sampling import Sampling
+from scalekv_core.models.size_bound import SizeBound
 from scalekv_core.models.weights import WeightsFormat, beside
 from scalekv_core.shapes.geometry import CacheGeometry
 
@@ -176,6 +177,10 @@ class VARCard(ModelCard):
     @property
     def example(self) -> str:
         return "207"
+
+    def size_bound(self, *, aspect: str | None = None, size: str | None = None) -> SizeBound:
+        config = VARConfig.published(self.name)
+        return size_bound(config, VQVAEConfig(patch_sides=config.patch_sides))
 
     def bare(
         self,

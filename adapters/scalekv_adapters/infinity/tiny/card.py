@@ -7,18 +7,19 @@ from pathlib import Path
 import torch
 from attrs import field, frozen
 
-from scalekv_adapters.infinity.bare import BareInfinity
+from scalekv_adapters.infinity.bare import BareInfinity, size_bound
 from scalekv_adapters.infinity.model import InfinityImageModel, check_sampling, rows_of
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.tiny import SAMPLING, load
 from scalekv_adapters.infinity.tiny.network import ASPECTS, PIXELS, SIZES, SQUARE, TEXT_DEPTH, VAE_SIZES
-from scalekv_adapters.infinity.tiny.words import WordEncoder
+from scalekv_adapters.infinity.tiny.words import WordEncoder, most_words
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
 from scalekv_core.memory.dry_run import module_bytes
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.models.sampling import Sampling
+from scalekv_core.models.size_bound import SizeBound
 from scalekv_core.shapes.geometry import CacheGeometry
 
 TINY = "infinity-tiny"
@@ -42,6 +43,10 @@ class TinyInfinityCard(ModelCard):
     def text_encoder_bytes(self, dtype: torch.dtype) -> int:
         with torch.device("meta"):
             return module_bytes(WordEncoder(SIZES.text_channels, TEXT_DEPTH))
+
+    def size_bound(self, *, aspect: str | None = None, size: str | None = None) -> SizeBound:
+        canvas = Canvas(aspect or SQUARE.aspect, PIXELS)
+        return size_bound(SIZES, VAE_SIZES, canvas, text_encoder=most_words(SIZES.text_channels, TEXT_DEPTH))
 
     def bare(
         self,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.tiny.captions import WORDS, parse
 
-__all__ = ["LONGEST", "WordEncoder"]
+__all__ = ["LONGEST", "WordEncoder", "most_words"]
 
 LONGEST = 8
 """Words of the longest caption."""
@@ -77,3 +77,8 @@ class WordEncoder(nn.Module):
         """
         text = self(prompts)
         return list(text.features.split(text.lens))
+
+
+def most_words(channels: int, depth: int) -> int:
+    """Numbers in the weights of a word encoder, at most."""
+    return channels * (len(WORDS) + depth * (2 * _REACH + 2) * (channels + 4))

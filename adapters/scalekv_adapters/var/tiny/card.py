@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from attrs import field, frozen
 
-from scalekv_adapters.var.bare import BareVAR
+from scalekv_adapters.var.bare import BareVAR, size_bound
 from scalekv_adapters.var.model import VARImageModel, check_sampling, profiles_beside
 from scalekv_adapters.var.tiny import SAMPLING, SIZES, VQVAE_SIZES, load
 from scalekv_core.contracts.profile import AttentionProfile
@@ -15,6 +15,7 @@ from scalekv_core.errors import InputError
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.models.sampling import Sampling
+from scalekv_core.models.size_bound import SizeBound
 from scalekv_core.shapes.geometry import CacheGeometry
 
 TINY = "var-tiny"
@@ -55,6 +56,9 @@ class TinyVARCard(ModelCard):
 
     def check_sampling(self, sampling: Sampling, shape: CacheGeometry) -> None:
         check_sampling(TINY, sampling)
+
+    def size_bound(self, *, aspect: str | None = None, size: str | None = None) -> SizeBound:
+        return size_bound(SIZES, VQVAE_SIZES)
 
     def bare(
         self,

@@ -1,0 +1,119 @@
+"""The upper bound is one: for every model that gives one it is above what the dry run finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from attrs import evolve
+
+from scalekv_core import shared_registry
+from scalekv_core.cli import main
+from scalekv_core.errors import ScaleKVError
+from scalekv_core.memory import dry_run
+from scalekv_core.memory.attention_dry_run import attending_bytes
+from scalekv_core.memory.bound import attending_bound, upper_bound
+from scalekv_core.memory.estimate import Batch, plan_batch, whole_need
+from scalekv_core.planning.assumed import assumed_profile, default_drafters
+from scalekv_core.planning.planner import plan_policy
+from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.testing import toy
+
+SHIPPED = ("var-tiny", "infinity-tiny")
+PARTS: list[dict[str, str]] = [{}, {"codec": "int4"}, {"codec": "host"}, {"merger": "fold"}]
+
+
+def batches() -> list[Any]:
+    """Every model at every size, and at its last size also in its widest and its tallest shape."""
+    found: list[Any] = []
+    for name in shared_registry().names("model"):
+        card = shared_registry().make("model", name)
+        shapes = [(card.aspects[0], size) for size in card.sizes or (None,)]
+        shapes += [(aspect, (card.sizes or (None,))[-1]) for aspect in card.aspects[1:][-2:]]
+        marks = () if name in SHIPPED else pytest.mark.thorough
+        found += [pytest.param(Batch(model=name, card=card, aspect=a, size=s), marks=marks) for a, s in shapes]
+    return found
+
+
+@pytest.mark.parametrize("batch", batches(), ids=lambda batch: f"{batch.model} {batch.size} {batch.aspect}")
+def test_the_bound_is_above_the_dry_run(batch: Batch) -> None:
+    """Weights, activations and decoding, each by itself, in float32, where all are largest."""
+    check_bound(evolve(batch, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_bound_holds_for_more_images(dtype: torch.dtype) -> None:
+    """Of half precision too, in which a family may keep copies."""
+    check_bound(Batch(model="var-tiny", card=shared_registry().make("model", "var-tiny"), images=6, dtype=dtype))
+
+
+def check_bound(batch: Batch) -> None:
+    bound, rows = batch.card.size_bound(aspect=batch.aspect, size=batch.size), batch.geometry.rows
+    assert bound is not None
+
+    assert bound.weights >= sum(batch.weights.values()) + batch.text_encoder
+    assert bound.row * rows >= batch.dry_run.drawing
+    assert bound.row * rows + bound.image * batch.images >= batch.decoding
+
+
+@pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=pytest.mark.thorough) for name in ("var-d16", "infinity-2b")]
+)
+@pytest.mark.parametrize("policy", shared_registry().names("policy"))
+def test_no_layer_takes_more_while_it_attends(model: str, policy: str) -> None:
+    """Under every policy, with every kind of codec and merger, at the sizes of published models."""
+    card = shared_registry().make("model", model)
+    geometry = card.shape(size="0.25M") if card.sizes else card.geometry
+    assert 0 < most_while_attending(policy, geometry.for_rows(2)) <= attending_bound(geometry.for_rows(2))
+
+
+@pytest.mark.parametrize("policy", [name for name in shared_registry().names("policy") if name != "scalekv-reference"])
+def test_no_layer_of_a_small_model_takes_more_while_it_attends(policy: str) -> None:
+    """The same for the model that ships, in which scores are large beside keys."""
+    geometry = evolve(shared_registry().make("model", "var-tiny").geometry, layers=2, rows=2)
+    assert 0 < most_while_attending(policy, geometry) <= attending_bound(geometry)
+
+
+def most_while_attending(name: str, geometry: CacheGeometry) -> int:
+    """The most that any way to run this policy takes."""
+    most = 0
+    for parts in PARTS:
+        policy = shared_registry().policy(name, **parts)
+        profile = assumed_profile(geometry, default_drafters(geometry.layers)) if policy.needs_profile else None
+        try:
+            planned = plan_policy(policy, geometry, budget="60%", profile=profile)
+        except ScaleKVError:
+            planned = plan_policy(policy, geometry, profile=profile)
+        most = max(most, int(attending_bytes(planned).max()))
+    return most
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_the_whole_bound_is_above_the_plan(model: str) -> None:
+    """With the cache of the policy, and with that of the unmodified model."""
+    batch = Batch(model=model, card=shared_registry().make("model", model), images=3)
+    plan = plan_batch(batch, shared_registry().policy("uniform"), "30%")
+    bound, unmodified = upper_bound(batch, plan.planned.footprint), upper_bound(batch)
+
+    assert bound is not None
+    assert unmodified is not None
+    assert plan.need.total <= bound <= 100 * plan.need.total
+    assert whole_need(batch).total <= unmodified
+
+
+def test_a_card_need_not_give_a_bound() -> None:
+    """Then there is none, and the dry run decides."""
+    assert upper_bound(Batch(model="toy", card=toy.ToyCard())) is None
+
+
+def test_what_clearly_fits_is_generated_without_a_dry_run(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No part of a model is built on the meta device."""
+    monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: 2**40)
+    monkeypatch.setattr(dry_run, "on_meta", lambda *args, **how: pytest.fail("there was a dry run"))
+    card = shared_registry().make("model", "var-tiny")
+    monkeypatch.setattr(type(card), "bare", lambda card, **how: pytest.fail("a bare model was built"))
+
+    with pytest.raises(SystemExit) as over:
+        main(["generate", "3", "--policy", "uniform", "--out", str(tmp_path / "out")])
+    assert 0 == over.value.code
