@@ -59,6 +59,17 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") 
     return UnknownName(f"no {kind} is called {name!r}{guess} Installed: {listed}{hint}")
 
 
+def shortened(given: object, *, most: int = 60) -> str:
+    """What a user gave, as a message shows it: its repr, the middle left out where it is long.
+
+    >>> shortened("lots"), shortened("9" * 400)
+    ("'lots'", "'99999999999999999999999999999 ... 9999999999999999999999999'")
+    """
+    text = repr(given)
+    half = (most - 5) // 2
+    return text if len(text) <= most else f"{text[: most - 5 - half]} ... {text[-half:]}"
+
+
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtra:
     """The error for an optional dependency that is not installed.
 

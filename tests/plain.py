@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scalekv_core import (
+    AttentionProfile,
     BudgetAllocator,
     CacheCodec,
     CacheGeometry,
@@ -20,6 +21,7 @@ from scalekv_core import (
     CacheView,
     Encoded,
     KVCache,
+    LayerClassifier,
     LayerRoles,
     Policy,
     ScaleSchedule,
@@ -28,6 +30,7 @@ from scalekv_core import (
     TokenSelector,
 )
 from scalekv_core.contracts.encoded import Kind
+from scalekv_core.testing import toy
 
 # -- strategies of a policy, all of them functions of what they see ------------------------------------------------
 
@@ -339,3 +342,27 @@ class Seen:
             if head in view.heads:
                 return view, kept, view.heads.index(head)
         raise AssertionError(f"nobody was shown head {head} of layer {layer} at scale {scale}")
+
+
+@frozen
+class ByProfile(LayerClassifier):
+    """One role, but only for those who measured."""
+
+    needs_profile = True
+
+    def classify(self, profile: AttentionProfile | None, geometry: CacheGeometry) -> LayerRoles:
+        assert profile is not None
+        return LayerRoles.alike("any", geometry)
+
+
+def profile_of(
+    schedule: ScaleSchedule = toy.SCHEDULE, *, name: str = "toy", layers: int = 3, heads: int = 4
+) -> AttentionProfile:
+    scales = len(schedule)
+    return AttentionProfile(
+        model=name,
+        schedule=schedule,
+        mass=np.zeros((scales, layers, heads, scales), dtype=np.float32),
+        fractions=(0.1,),
+        top_share=np.ones((scales, layers, heads, 1), dtype=np.float32),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +35,9 @@ class CacheSource(Protocol):
 
 class ModelAdapter(ABC):
     """Connects one family of models: finds its shape, and puts a cache in place of its own."""
+
+    schedule_varies: ClassVar[bool] = False
+    """True where the caller of the model chooses the schedule of each image, so that no plan can be made before."""
 
     @abstractmethod
     def matches(self, model: torch.nn.Module) -> bool:

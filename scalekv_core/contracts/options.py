@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
@@ -108,11 +108,12 @@ def _find(owner: str, parts: Mapping[str, Any], name: str) -> tuple[str, str]:
             f"option {name!r} belongs to several parts of policy {owner!r}; say {' or '.join(f'{p}.{name}' for p in having)}"
         )
     known = {option: value for strategy in parts.values() for option, value in options_of(strategy).items()}
-    raise InputError(_no_option(f"policy {owner!r}", name, known))
+    raise InputError(_no_option(f"policy {owner!r}", name, known, also=parts))
 
 
-def _no_option(owner: str, name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+def _no_option(owner: str, name: str, known: Mapping[str, Any], *, also: Iterable[str] = ()) -> str:
+    """The message for an unknown option; ``also`` are other names that may have been meant."""
+    near = difflib.get_close_matches(name, [*known, *also], n=1)
     guess = f"; did you mean {near[0]!r}?" if near else "."
     listed = ", ".join(f"{option}={value}" for option, value in known.items()) or "none"
     return f"{owner} has no option {name!r}{guess} It has: {listed}"

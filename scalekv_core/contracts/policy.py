@@ -32,8 +32,27 @@ class Policy:
     classifier: LayerClassifier = field(factory=OneRole, validator=instance_of(LayerClassifier))
     merger: TokenMerger = field(factory=Drop, validator=instance_of(TokenMerger))
     codec: CacheCodec = field(factory=Dense, validator=instance_of(CacheCodec))
-    budget: str = "10%"
+    budget: str = field(default="10%", validator=instance_of(str))
     paper: str = ""
+
+    @classmethod
+    def named(cls, name: str, **changes: Any) -> Policy:
+        """The installed policy of this name, changed.
+
+        Args:
+            name: as ``scalekv policies`` lists it.
+            **changes: parts by name or value (``selector="h2o"``), ``budget``, options by name (``window=9``), and
+                ``options={"selector.window": 9}`` for an option that several parts have.
+
+        Raises:
+            UnknownName, InputError, PluginError: as :meth:`scalekv_core.plugins.registry.Registry.policy`.
+
+        >>> Policy.named("uniform", selector="snapkv", window=16, budget="20%").selector
+        SnapKV(window=16, kernel=5)
+        """
+        from scalekv_core import shared_registry  # here: names belong to plugins, which stand on the contracts
+
+        return shared_registry().policy(name, **changes)
 
     @property
     def needs_profile(self) -> bool:

@@ -73,6 +73,15 @@ class AttentionProfile:
 
     def check_fits(self, geometry: CacheGeometry, model: str | None = None) -> None:
         """Raises ProfileError unless this was measured on a model of that shape, schedule and (if given) name."""
+        self.check_model(geometry, model)
+        if self.schedule != geometry.schedule:
+            raise ProfileError(
+                f"the profile was measured with maps {self.schedule}, the image has {geometry.schedule}; "
+                "make one with: scalekv calibrate"
+            )
+
+    def check_model(self, geometry: CacheGeometry, model: str | None = None) -> None:
+        """Raises ProfileError unless this was measured on a model of that shape and (if given) name."""
         mine, theirs = self.mass.shape[1:3], (geometry.layers, geometry.heads)
         made = "make one with: scalekv calibrate"
         if model is not None and self.model != model:
@@ -82,10 +91,6 @@ class AttentionProfile:
         if mine != theirs:
             raise ProfileError(
                 f"the profile was measured on {mine[0]} layers x {mine[1]} heads, the model has {theirs[0]} x {theirs[1]}; {made}"
-            )
-        if self.schedule != geometry.schedule:
-            raise ProfileError(
-                f"the profile was measured with maps {self.schedule}, the image has {geometry.schedule}; {made}"
             )
 
     def save(self, path: str | Path) -> None:

@@ -17,7 +17,7 @@ from attrs import evolve, frozen
 from scalekv_core.errors import BudgetError, InputError, ScaleKVError
 from scalekv_core.memory.estimate import MemoryPlan
 from scalekv_core.planning.budget import Budget
-from scalekv_core.planning.planner import stored_slot_bytes
+from scalekv_core.planning.spending import stored_slot_bytes
 from scalekv_core.plugins.registry import Registry, shared_registry
 from scalekv_core.shapes.geometry import format_bytes, plural
 

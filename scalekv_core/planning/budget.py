@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from decimal import Context, Decimal, Inexact
 from fractions import Fraction
 from typing import Literal, get_args
 
-import numpy as np
 from attrs import field, frozen
 
-from scalekv_core.errors import BudgetError, InputError
-from scalekv_core.shapes.geometry import CacheGeometry, format_bytes
+from scalekv_core.errors import BudgetError, InputError, shortened
+from scalekv_core.shapes.geometry import CacheGeometry, plural
 
 Unit = Literal["history", "all", "tokens", "bytes"]
+
+MOST_DIGITS = 30
 
 _FORM = re.compile(
     r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%\s*(?:of\s+(?:the\s+)?(?:all|history))?|tokens?|[KMGT]?i?B)", re.I
@@ -61,46 +63,51 @@ class Budget:
             return text
         match = _FORM.fullmatch(str(text).strip())
         if match is None:
-            raise BudgetError(f"budget {text!r} is not understood; {_FORMS}")
-        number, unit = Fraction(match["number"]), match["unit"]
+            raise BudgetError(f"budget {shortened(text)} is not understood; {_FORMS}")
+        number, unit = _number(match["number"]), match["unit"]
         if unit.startswith("%"):
             return cls(number / 100, "all" if unit.lower().endswith("all") else "history")
         if unit.lower().startswith("token"):
             return cls(number, "tokens")
         return cls(number * _byte_unit(unit), "bytes")
 
-    def slots(self, geometry: CacheGeometry, *, slot_bytes: Fraction | None = None) -> int:
-        """Places for tokens that this budget buys in one row, over all layers and heads.
+    def slots(
+        self, geometry: CacheGeometry, *, slot_bytes: Fraction | None = None, whole_bytes: int | None = None
+    ) -> int:
+        """Slots (tokens x layers x heads) that this budget buys in one row.
 
         Args:
             geometry: the cache that it is spent on.
-            slot_bytes: bytes of one token in one head, where a codec stores it smaller; defaults to dense.
+            slot_bytes: bytes of one slot, where a codec stores it smaller; defaults to dense.
+            whole_bytes: bytes of the whole history in the whole batch; by default all of its slots.
 
         Raises:
-            BudgetError: the budget is larger than the history that enters the last scale.
+            BudgetError: the budget is more than the whole history that enters the last scale.
         """
-        history, places = geometry.schedule.last_history, geometry.slots_per_token
-        per_place = slot_bytes or Fraction(geometry.slot_bytes)
-        bought = {
-            "history": self.amount * history * places,
-            "all": self.amount * geometry.schedule.total * places,
-            "tokens": self.amount * places,
-            "bytes": self.amount / (geometry.rows * per_place),
+        history, total = geometry.schedule.last_history, geometry.schedule.total
+        most, per_slot = history * geometry.slots_per_token, slot_bytes or Fraction(geometry.slot_bytes)
+        whole = int(most * geometry.rows * per_slot) if whole_bytes is None else whole_bytes
+        share = {
+            "history": self.amount,
+            "all": self.amount * total / max(1, history),
+            "tokens": self.amount / max(1, history),
+            "bytes": self.amount / max(1, whole),
         }[self.unit]
-        if bought > history * places:
-            whole = format_bytes(int(history * places * geometry.rows * per_place))
+        if share > 1:
             raise BudgetError(
-                f"budget {self} is more than the whole history: at most {history} of the {geometry.schedule.total} tokens "
-                f"are read by a later scale (= '100%' = '{history} tokens' = {whole} here); use policy 'full' to keep them all"
+                f"budget {self} is more than the whole history: later scales attend to at most {history} of the {total} "
+                f"tokens (= '100%' = '{plural(history, 'token')}' = '{Budget(Fraction(max(1, whole)), 'bytes')}' here); use policy 'full' to keep them all"
             )
-        return int(bought)
+        if self.unit == "bytes" and share < 1:
+            return min(most, int(self.amount / (geometry.rows * per_slot)))
+        return int(share * most)
 
     def __str__(self) -> str:
         if self.unit in ("history", "all"):
             return f"{_plain(self.amount * 100)}% of {self.unit}"
         if self.unit == "tokens":
             return f"{_plain(self.amount)} token{'' if self.amount == 1 else 's'}"
-        return format_bytes(int(self.amount))
+        return _plain_bytes(self.amount)
 
 
 def read_bytes(text: str) -> int:
@@ -114,8 +121,14 @@ def read_bytes(text: str) -> int:
     """
     match = _FORM.fullmatch(text.strip())
     if match is None or not match["unit"].lower().endswith("b"):
-        raise InputError(f"memory is written as 24GiB, 80GB or 512MiB; got {text!r}")
-    return int(Fraction(match["number"]) * _byte_unit(match["unit"]))
+        raise InputError(f"memory is written as 24GiB, 80GB or 512MiB; got {shortened(text)}")
+    return int(_number(match["number"]) * _byte_unit(match["unit"]))
+
+
+def _number(digits: str) -> Fraction:
+    if len(digits) > MOST_DIGITS:
+        raise BudgetError(f"budget {shortened(digits)} has {len(digits)} digits; write at most {MOST_DIGITS}")
+    return Fraction(digits)
 
 
 def _byte_unit(unit: str) -> int:
@@ -125,8 +138,19 @@ def _byte_unit(unit: str) -> int:
     raise BudgetError(f"byte unit {unit!r} is not known; {_FORMS}")
 
 
+def _plain_bytes(amount: Fraction) -> str:
+    """An exact number of bytes in the unit that takes the fewest characters; the larger unit of two as good."""
+    units = sorted(_BYTES.items(), key=lambda item: -item[1])
+    forms = [f"{_plain(amount / size)} {unit}" for unit, size in units if amount >= size or unit == "B"]
+    return min(forms, key=len)
+
+
 def _plain(number: Fraction) -> str:
-    """Whole, or six digits; never with an exponent, since it has to be readable as a budget again."""
-    if number.denominator == 1:
-        return str(int(number))
-    return np.format_float_positional(float(number), precision=6, fractional=False, trim="-")
+    """All digits where there is an end to them; otherwise six, or as many as tell it from a whole number. Never an exponent,
+    so that it can be read as a budget again."""
+    for digits in (MOST_DIGITS + 10, 6, 12, 18, MOST_DIGITS):
+        context = Context(prec=digits)
+        text = format(context.divide(Decimal(number.numerator), Decimal(number.denominator)), "f")
+        if not context.flags[Inexact] or (digits <= MOST_DIGITS and Fraction(text) != round(number)):
+            break
+    return text

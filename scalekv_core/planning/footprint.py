@@ -40,12 +40,17 @@ def footprint(plan: CachePlan, policy: Policy, geometry: CacheGeometry, *, ahead
         plan, policy, geometry: whose.
         ahead: whether histories come ahead of attention (see :mod:`scalekv_core.cache.prefetch`), into buffers of their own.
     """
-    buffers = 1 + (ahead and _anything_comes(plan))
     return Footprint(
         planned=tuple(layer_bytes(plan, policy, geometry).sum(axis=1).tolist()),
-        scratch=buffers * scratch_slots(plan) * geometry.slot_bytes * geometry.rows,
+        scratch=scratch_bytes(plan, geometry, ahead=ahead),
         unmodified=geometry.unmodified_bytes,
     )
+
+
+def scratch_bytes(plan: CachePlan, geometry: CacheGeometry, *, ahead: bool) -> int:
+    """Bytes of the buffers that history is read into; twice as many where the next one is copied while this one is read."""
+    buffers = 1 + (ahead and _anything_comes(plan))
+    return buffers * scratch_slots(plan) * geometry.slot_bytes * geometry.rows
 
 
 def _anything_comes(plan: CachePlan) -> bool:

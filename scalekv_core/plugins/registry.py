@@ -16,7 +16,7 @@ from typing import Any
 
 import pluggy
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import nn
 
 from scalekv_core.contracts.adapter import ModelAdapter
@@ -160,15 +160,18 @@ class Registry:
         self,
         policy: str | Policy,
         *,
+        budget: str | None = None,
         options: Mapping[str, Any] | None = None,
-        **parts: Any,
+        **changes: Any,
     ) -> Policy:
-        """A policy by name, with parts exchanged by name and options set.
+        """A policy by name, with parts exchanged and options set.
 
         Args:
             policy: name, or a Policy value.
+            budget: what it is given where nobody says more; None leaves it.
             options: {option: value}; ``selector.window`` where several parts have it.
-            parts: classifier, allocator, selector, merger, codec: a name or a value; None leaves it.
+            **changes: parts (classifier, allocator, selector, merger, codec), each a name or a value, None leaves it; and
+                options by their names.
 
         Raises:
             InputError: a part is of another kind.
@@ -177,12 +180,13 @@ class Registry:
         if not isinstance(policy, (str, Policy)):
             raise InputError(f"wanted the name of a policy or a Policy; got {policy!r}")
         chosen: Policy = policy if isinstance(policy, Policy) else self.make("policy", policy)
-        if unknown := set(parts) - set(PARTS):
-            raise unknown_name("part of a policy", sorted(unknown)[0], PARTS)
-        given = {part: value for part, value in parts.items() if value is not None}
+        given = {part: value for part, value in changes.items() if part in PARTS and value is not None}
         changed = {part: self._part(chosen, part, value) for part, value in given.items()}
         names = {part: value if isinstance(value, str) else type(value).__name__ for part, value in given.items()}
-        return chosen.with_parts(names, changed).with_options(options or {})
+        chosen = chosen.with_parts(names, changed).with_options(
+            {**(options or {}), **{name: value for name, value in changes.items() if name not in PARTS}}
+        )
+        return chosen if budget is None else evolve(chosen, budget=budget)
 
     def _part(self, policy: Policy, part: str, value: Any) -> Any:
         if isinstance(value, str):

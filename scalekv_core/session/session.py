@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,11 +22,13 @@ from scalekv_core.errors import InputError, SessionError
 from scalekv_core.memory.meter import PeakMeter, free_memory
 from scalekv_core.planning.budget import Budget
 from scalekv_core.planning.footprint import layer_bytes
-from scalekv_core.planning.planner import Planned, classify, plan_policy
+from scalekv_core.planning.planner import Planned, classify
+from scalekv_core.planning.plans import Plans
+from scalekv_core.planning.profiles import GivenProfiles, Profiles
 from scalekv_core.plugins.registry import Registry, shared_registry
 from scalekv_core.session.report import ImageReport, Report
 from scalekv_core.session.tracing import untraced
-from scalekv_core.shapes.geometry import format_bytes, plural
+from scalekv_core.shapes.geometry import CacheGeometry, format_bytes, plural
 from scalekv_core.shapes.schedule import ScaleSchedule
 
 _CPU = torch.device("cpu")
@@ -41,50 +43,45 @@ class Session:
         self,
         model: nn.Module,
         adapter: ModelAdapter,
-        policy: Policy,
+        policy: Policy | Planned,
         *,
         budget: str | Budget | None = None,
-        profile: AttentionProfile | None = None,
+        profile: GivenProfiles = None,
         name: str | None = None,
         check: bool = False,
         clock: Clock | None = None,
         observer: Observer | None = None,
         measure_peak: bool = False,
     ) -> None:
-        self.policy = policy
         self.geometry = adapter.geometry(model)
-        self._budget = Budget.parse(policy.budget if budget is None else budget)
-        self._profile = profile
-        self._name = name
+        self._plans = _plans_of(policy, budget, profile, name, self.geometry)
+        self.policy = self._plans.policy
         self._cache_options: dict[str, Any] = {
             "check": check, "clock": clock, "observer": observer, "tables": Tables(),
         }  # fmt: skip
         self._measure_peak = measure_peak
-        self._plans: dict[tuple[ScaleSchedule, int, torch.dtype, bool], Planned] = {}
         self._images: list[ImageReport] = []
         self._open: _ImageCache | None = None
-        self._refuse_early()
+        if isinstance(policy, Policy):
+            self._refuse_early(schedule_varies=adapter.schedule_varies)
 
-    def _refuse_early(self) -> None:
-        """Refuses what can't be done before anything is drawn."""
-        if self._budget.unit == "bytes":  # what bytes buy depends on the batch, which only the first map tells
-            classify(self.policy, self.geometry, self._profile, self._name)
+    def _refuse_early(self, *, schedule_varies: bool) -> None:
+        """Refuses what cannot be done before anything is generated, as far as it does not depend on schedule and batch."""
+        plans = self._plans
+        if schedule_varies:
+            plans.profiles.check(self.policy, self.geometry, plans.model)
+        elif plans.budget.unit == "bytes":  # what bytes buy depends on the batch, which only the first map tells
+            classify(self.policy, self.geometry, plans.profiles.for_image(self.policy, self.geometry, plans.model))
         else:
-            self.planned(self.geometry.schedule)
+            plans.of(self.geometry)
 
     def planned(
         self, schedule: ScaleSchedule, *, rows: int = 1, dtype: torch.dtype | None = None, device: torch.device = _CPU
     ) -> Planned:
         """The plan for images of this schedule and batch on this device."""
-        dtype = dtype or self.geometry.dtype
-        ahead = reads_ahead(self.policy.codec, device)
-        key = (schedule, rows, dtype, ahead)
-        if key not in self._plans:
-            geometry = evolve(self.geometry, schedule=schedule, rows=rows, dtype=dtype)
-            self._plans[key] = plan_policy(
-                self.policy, geometry, budget=self._budget, profile=self._profile, model=self._name, ahead=ahead
-            )
-        return self._plans[key]
+        geometry = evolve(self.geometry, schedule=schedule, rows=rows, dtype=dtype or self.geometry.dtype)
+        planned = self._plans.of(geometry)
+        return planned.read_ahead(True) if reads_ahead(self.policy.codec, device) else planned
 
     def new_cache(self, schedule: ScaleSchedule | Sequence[tuple[int, int, int]]) -> _ImageCache:
         """The cache of one image (or batch); a cache that was left open by an image that failed is closed."""
@@ -203,41 +200,53 @@ def _check_room(planned: Planned, device: torch.device) -> None:
         )
 
 
+def _plans_of(
+    policy: Policy | Planned,
+    budget: str | Budget | None,
+    profile: GivenProfiles,
+    name: str | None,
+    geometry: CacheGeometry,
+) -> Plans:
+    if isinstance(policy, Policy):
+        wanted = Budget.parse(policy.budget if budget is None else budget)
+        return Plans(policy, wanted, profiles=Profiles.of(profile), model=name)
+    if budget is not None:
+        raise InputError(f"a plan has its budget ({policy.budget}); leave out budget={budget!r}")
+    mine, theirs = (f"{g.layers} layers of {g.heads} heads of width {g.head_dim}" for g in (policy.geometry, geometry))
+    if mine != theirs:
+        raise SessionError(f"the plan is for {mine}; the model has {theirs}")
+    return Plans.beginning_with(policy, profiles=Profiles.of(profile or policy.profile), model=name)
+
+
 @contextlib.contextmanager
 def compress(
     model: Any,
-    policy: str | Policy = "scalekv",
+    policy: str | Policy | Planned = "scalekv",
     budget: str | Budget | None = None,
     *,
-    options: Mapping[str, Any] | None = None,
-    classifier: Any = None,
-    allocator: Any = None,
-    selector: Any = None,
-    merger: Any = None,
-    codec: Any = None,
-    profile: AttentionProfile | None = None,
+    profile: GivenProfiles = None,
     registry: Registry | None = None,
     check: bool = False,
     clock: Clock | None = None,
     observer: Observer | None = None,
     measure_peak: bool = False,
+    **changes: Any,
 ) -> Iterator[Session]:
-    """A session in which ``model`` draws with a compressed cache; after the block the model is exactly as before.
+    """A session in which ``model`` generates with a compressed cache; after the block the model is exactly as before.
 
     Args:
         model: a model that an adapter knows, or an :class:`~scalekv_core.models.image_model.ImageModel` (then its profile is
             used unless another one is given).
-        policy: name or value.
+        policy: a name, a value, or a plan that :func:`~scalekv_core.planning.planner.plan_policy` made for this model.
         budget: "10%" (of the history that enters the last scale), "10% of all", "650 tokens", "4GiB"; None takes the
             policy's own.
-        options: {option: value} of the policy's parts.
-        classifier, allocator, selector, merger, codec: parts to exchange, by name or value.
-        profile: what calibration measured on this model.
+        profile: what calibration measured on this model, for one schedule or for several.
         registry: where names are looked up; the installed plugins by default.
         check: check every answer of the selector (a device sync each).
         clock: measures the stages of attention.
-        observer: is shown every view and what stays.
+        observer: is shown every view and which tokens are kept.
         measure_peak: measure peak bytes: the allocator on CUDA, live storages on CPU (slower).
+        **changes: of the policy, as for :meth:`Policy.named`: ``selector="h2o"``, ``window=9``, ``options={...}``.
 
     Raises:
         SessionError: no adapter knows the model, it is attached already, or the policy did not take effect.
@@ -246,20 +255,15 @@ def compress(
     """
     module, name, own_profile = _unwrap(model)
     registry = registry or shared_registry()
-    chosen = registry.policy(
-        policy,
-        options=options,
-        classifier=classifier,
-        allocator=allocator,
-        selector=selector,
-        merger=merger,
-        codec=codec,
-    )
+    if not isinstance(policy, Planned):
+        policy = registry.policy(policy, **changes)
+    elif changes:
+        raise InputError(f"a plan cannot be changed: leave out {', '.join(changes)}, or plan the changed policy")
     _, adapter = registry.adapter_for(module)
     session = Session(
         module,
         adapter,
-        chosen,
+        policy,
         budget=budget,
         profile=profile or own_profile,
         name=name,
@@ -268,7 +272,7 @@ def compress(
         observer=observer,
         measure_peak=measure_peak,
     )
-    with attached(module, adapter, session, chosen.name):
+    with attached(module, adapter, session, session.policy.name):
         yield session
     session.check_used()
 

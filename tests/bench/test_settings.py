@@ -53,7 +53,7 @@ def test_the_stated_profile_makes_drafters_of_the_layers_that_were_stated(geomet
     profile = assumed_profile(wide, default_drafters(32))
     profile.check_fits(wide)
     assert np.allclose(profile.mass.sum(axis=-1), 1)
-    roles = classify(shared_registry().policy("scalekv"), wide, profile, None)
+    roles = classify(shared_registry().policy("scalekv"), wide, profile)
     drafters = roles.is_role("drafter").all(axis=2)
     assert [sorted(set(np.flatnonzero(row))) for row in drafters[1:]] == [[0, 16]] * (len(drafters) - 1)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scalekv_core import Policy
+from scalekv_core import Policy, shared_registry
 from scalekv_core.contracts.defaults import Dense, Drop, OneRole
 from scalekv_core.contracts.policy import PARTS
 from scalekv_core.testing import toy
@@ -43,3 +43,18 @@ def test_exchanged_parts_show_in_the_name() -> None:
     assert "toy-latest selector=other" == changed.name
     assert policy is policy.with_parts({}, {})
     assert policy is policy.with_options({})
+
+
+def test_a_policy_by_name_is_what_the_registry_makes_of_it() -> None:
+    """Parts, options and budget in one call; nothing changed is the policy itself."""
+    named = Policy.named("uniform", selector="snapkv", window=9, budget="20%")
+
+    assert shared_registry().policy("uniform", selector="snapkv", options={"window": 9}, budget="20%") == named
+    assert "20%" == named.budget
+    assert shared_registry().policy("h2o") == Policy.named("h2o")
+
+
+def test_a_budget_is_a_text() -> None:
+    """A number could be a share or a count."""
+    with pytest.raises(TypeError, match="budget"):
+        Policy(name="p", allocator=toy.Even(), selector=toy.Latest(), budget=0.1)  # type: ignore[arg-type]

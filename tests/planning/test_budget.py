@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from fractions import Fraction
 
 import pytest
@@ -22,7 +23,7 @@ INFINITY_2B = CacheGeometry(
     dtype=torch.bfloat16,
     unmodified_key_dtype=torch.float32,
 )
-PLACES = 32 * 16
+SLOTS = 32 * 16
 
 
 @pytest.mark.parametrize(
@@ -106,25 +107,25 @@ def test_a_unit_is_one_of_four() -> None:
 @pytest.mark.parametrize(
     ("text", "slots"),
     [
-        ("100%", 6_425 * PLACES),
-        ("6425 tokens", 6_425 * PLACES),
+        ("100%", 6_425 * SLOTS),
+        ("6425 tokens", 6_425 * SLOTS),
         ("10%", 328_960),  # 642.5 tokens
         ("10% of all", 538_675),  # 1,052.1 tokens, rounded down
-        ("650 tokens", 650 * PLACES),
-        ("1 token", PLACES),
-        ("0.5 tokens", PLACES // 2),
-        ("2600 MiB", 650 * PLACES),  # bf16, 16 rows: the paper's 10 %
-        ("25700 MiB", 6_425 * PLACES),
+        ("650 tokens", 650 * SLOTS),
+        ("1 token", SLOTS),
+        ("0.5 tokens", SLOTS // 2),
+        ("2600 MiB", 650 * SLOTS),  # bf16, 16 rows: the paper's 10 %
+        ("25700 MiB", 6_425 * SLOTS),
         ("1 B", 0),
     ],
 )
 def test_what_a_budget_buys(text: str, slots: int) -> None:
-    """Places in one row over all layers and heads; the papers' 10 % is of the 6,425 tokens that enter the last scale."""
+    """Slots in one row over all layers and heads; the papers' 10 % is of the 6,425 tokens that enter the last scale."""
     assert slots == Budget.parse(text).slots(INFINITY_2B)
 
 
 def test_bytes_buy_fewer_tokens_for_more_rows() -> None:
-    """Shares and tokens do not depend on the batch; bytes are of the whole batch, and of what one place really takes."""
+    """Shares and tokens do not depend on the batch; bytes are of the whole batch, and of what one slot really takes."""
     alone = INFINITY_2B.for_rows(1)
 
     assert Budget.parse("10%").slots(alone) == Budget.parse("10%").slots(INFINITY_2B)
@@ -153,14 +154,14 @@ def test_more_than_a_later_scale_reads_is_refused(text: str) -> None:
         Budget.parse(text).slots(INFINITY_2B)
 
     assert str(refusal.value).endswith(
-        "is more than the whole history: at most 6425 of the 10521 tokens are read by a later scale "
-        "(= '100%' = '6425 tokens' = 25.1 GiB here); use policy 'full' to keep them all"
+        "is more than the whole history: later scales attend to at most 6425 of the 10521 tokens "
+        "(= '100%' = '6425 tokens' = '25700 MiB' here); use policy 'full' to keep them all"
     )
 
 
 def test_the_whole_is_named_in_the_bytes_that_are_stored() -> None:
-    """Where a codec halves a place, half of the dense bytes is already everything."""
-    with pytest.raises(BudgetError, match=r"'6425 tokens' = 12\.5 GiB here"):
+    """Where a codec halves a slot, half of the dense bytes is already everything."""
+    with pytest.raises(BudgetError, match=r"'6425 tokens' = '12850 MiB' here"):
         Budget.parse("13GiB").slots(INFINITY_2B, slot_bytes=Fraction(256))
 
 
@@ -174,12 +175,36 @@ def test_a_share_is_never_rounded_up(share: Fraction, layers: int, heads: int) -
 
 
 @pytest.mark.parametrize(
-    "text", ["10% of history", "12.5% of all", "650 tokens", "0.00001% of history", "4.0 GiB", "1 B"]
+    "text", ["10% of history", "12.5% of all", "650 tokens", "0.00001% of history", "4 GiB", "1 B"]
 )
 def test_what_is_shown_can_be_typed(text: str) -> None:
     """str gives a form that parse reads back."""
     assert text == str(Budget.parse(text))
     assert Budget.parse(text) == Budget.parse(str(Budget.parse(text)))
+
+
+@given(
+    st.decimals(min_value="1e-9", max_value="1e9", places=9),
+    st.sampled_from(["%", "% of all", " tokens", " MiB", " kB"]),
+)
+def test_what_was_typed_is_shown_exactly(number: Decimal, unit: str) -> None:
+    """No digit is rounded: 100.0001 % is not 100 %."""
+    budget = Budget.parse(f"{number:f}{unit}")
+
+    assert budget == Budget.parse(str(budget))
+
+
+def test_a_share_without_end_is_never_shown_as_a_whole_number() -> None:
+    """A little more than everything is more."""
+    assert "100.000000033% of history" == str(Budget(1 + Fraction(1, 3 * 10**9)))
+
+
+@pytest.mark.parametrize("unit", ["%", " tokens", "GiB"])
+def test_a_number_of_400_digits_is_refused(unit: str) -> None:
+    """In one short line, in every unit."""
+    with pytest.raises(BudgetError, match="has 400 digits; write at most 30") as refusal:
+        Budget.parse("9" * 400 + unit)
+    assert len(str(refusal.value)) < 150
 
 
 def test_six_digits_are_shown() -> None:

@@ -13,7 +13,7 @@ from tests.plain import Case, FoldIntoNearest, Int8PerChannel, Sums, cases, poli
 
 SCHEDULE = ScaleSchedule([(1, 1), (2, 1), (2, 3), (4, 5)])  # 1, 2, 6, 20 tokens
 GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=1, heads=2, head_dim=8, rows=3, dtype=torch.bfloat16)
-PLACE = 2 * 8 * 2  # bytes of a key and a value
+SLOT = 2 * 8 * 2  # bytes of a key and a value
 
 
 def plan_of(*capacity: int) -> CachePlan:
@@ -21,24 +21,24 @@ def plan_of(*capacity: int) -> CachePlan:
 
 
 @pytest.mark.parametrize(
-    ("capacity", "places"),
+    ("capacity", "slots"),
     [
-        ((1, 3, 9, 0), [1 * PLACE, 3 * PLACE, 9 * PLACE, 0]),  # never cut: no positions
-        ((1, 2, 5, 0), [1 * PLACE, 2 * (PLACE + 4), 5 * (PLACE + 4), 0]),
-        ((1, 3, 8, 0), [1 * PLACE, 3 * PLACE, 8 * (PLACE + 4), 0]),
-        ((0, 2, 8, 0), [0, 2 * PLACE, 8 * PLACE, 0]),  # the first map is gone, the rest has no gap
-        ((1, 2, 0, 0), [1 * PLACE, 2 * (PLACE + 4), 0, 0]),
-        ((1, 2, 8, 0), [1 * PLACE, 2 * (PLACE + 4), 8 * (PLACE + 4), 0]),  # cut once, positions from then on
+        ((1, 3, 9, 0), [1 * SLOT, 3 * SLOT, 9 * SLOT, 0]),  # never cut: no positions
+        ((1, 2, 5, 0), [1 * SLOT, 2 * (SLOT + 4), 5 * (SLOT + 4), 0]),
+        ((1, 3, 8, 0), [1 * SLOT, 3 * SLOT, 8 * (SLOT + 4), 0]),
+        ((0, 2, 8, 0), [0, 2 * SLOT, 8 * SLOT, 0]),  # the first map is gone, the rest has no gap
+        ((1, 2, 0, 0), [1 * SLOT, 2 * (SLOT + 4), 0, 0]),
+        ((1, 2, 8, 0), [1 * SLOT, 2 * (SLOT + 4), 8 * (SLOT + 4), 0]),  # cut once, positions from then on
         ((0, 0, 0, 0), [0, 0, 0, 0]),
     ],
 )
-def test_positions_are_stored_from_the_first_gap_on(capacity: tuple[int, ...], places: list[int]) -> None:
+def test_positions_are_stored_from_the_first_gap_on(capacity: tuple[int, ...], slots: list[int]) -> None:
     """As long as the tokens are the latest ones, their positions can be counted."""
     planned = footprint(plan_of(*capacity), policy_of(), GEOMETRY)
 
-    assert tuple(6 * place for place in places) == planned.planned
+    assert tuple(6 * slot for slot in slots) == planned.planned
     assert max(planned.planned) == planned.most_planned
-    assert 29 * 6 * PLACE == planned.unmodified
+    assert 29 * 6 * SLOT == planned.unmodified
 
 
 def test_every_word_beside_the_codes_is_counted() -> None:
@@ -57,7 +57,7 @@ def test_every_word_beside_the_codes_is_counted() -> None:
 def test_scratch_has_room_for_the_largest_map_that_is_not_kept(capacity: tuple[int, ...], tokens: int) -> None:
     """The last map always; all layers share it."""
     assert 2 * tokens == scratch_slots(plan_of(*capacity))
-    assert 2 * tokens * PLACE * 3 == footprint(plan_of(*capacity), policy_of(), GEOMETRY).scratch
+    assert 2 * tokens * SLOT * 3 == footprint(plan_of(*capacity), policy_of(), GEOMETRY).scratch
 
 
 @given(cases())

@@ -137,6 +137,17 @@ def test_parts_and_options_by_name() -> None:
     assert own is registry.policy(own)
 
 
+def test_an_option_may_stand_among_the_parts() -> None:
+    """By its own name, as text or as a value; and the budget is the policy's own from then on."""
+    registry = Registry.of(OFFERS)
+    policy = registry.policy("toy-latest", selector="every", stride="3", budget="2 tokens")
+
+    assert (Every(stride=3), "2 tokens") == (policy.selector, policy.budget)
+    assert policy == registry.policy("toy-latest", selector="every", options={"stride": 3}, budget="2 tokens")
+    with pytest.raises(InputError, match=r"has no option 'strid'; did you mean 'stride'\? It has: stride=2"):
+        registry.policy("toy-latest", selector="every", strid=3)
+
+
 def test_an_option_out_of_range_names_part_and_policy() -> None:
     """The message is one line."""
     with pytest.raises(
@@ -154,7 +165,7 @@ def test_a_part_of_another_kind_is_refused(value: object) -> None:
 
 def test_a_part_that_does_not_exist_is_refused() -> None:
     """With the nearest match."""
-    with pytest.raises(UnknownName, match=r"no part of a policy is called 'selectr'; did you mean 'selector'\?"):
+    with pytest.raises(InputError, match=r"policy 'toy-latest' has no option 'selectr'; did you mean 'selector'\?"):
         Registry.of(OFFERS).policy("toy-latest", selectr="every")
 
 

@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
 from attrs import evolve, frozen
@@ -20,8 +19,6 @@ from scalekv_core import (
     CacheView,
     ContractError,
     InputError,
-    LayerClassifier,
-    LayerRoles,
     Policy,
     ProfileError,
     Registry,
@@ -30,11 +27,13 @@ from scalekv_core import (
     TokenSelector,
     UnknownName,
     compress,
+    plan_policy,
 )
 from scalekv_core.cache.clock import STAGES, Clock
 from scalekv_core.memory.meter import StorageTracker
 from scalekv_core.testing import toy
 from scalekv_core.testing.toy import ToyImageModel, ToyModel
+from tests.plain import ByProfile, profile_of
 
 TOY = Registry.of(toy)
 OTHER_SCHEDULE = ScaleSchedule([(1, 1), (1, 3), (3, 3)])
@@ -145,6 +144,42 @@ def test_batches_and_schedules_may_change_in_one_block(module: ToyModel) -> None
     ]
     assert [torch.float32] * 3 + [torch.float64] == [image.planned.geometry.dtype for image in images]
     assert all(image.as_planned for image in images)
+
+
+def test_a_plan_is_taken_as_it_is(model: ToyImageModel) -> None:
+    """The report has the very plan; an image of another batch has the same one, weighed anew."""
+    planned = plan_policy(toy.latest(), toy.GEOMETRY, budget="2 tokens")
+    with compress(model, planned, registry=TOY, check=True) as session:
+        draw(model, 1)
+        draw(model, 1, 2)
+    one, two = session.report().images
+
+    assert planned is one.planned
+    assert planned.plan is two.planned.plan
+    assert one.as_planned
+    assert two.as_planned
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"budget": "10%"}, InputError, r"a plan has its budget \(2 tokens\); leave out budget='10%'"),
+        ({"selector": "toy-latest"}, InputError, "a plan cannot be changed: leave out selector, or plan the changed"),
+        (
+            {"layers": 2},
+            SessionError,
+            "the plan is for 2 layers of 4 heads of width 8; the model has 3 layers of 4 heads",
+        ),
+    ],
+)
+def test_a_plan_is_for_this_model_and_as_it_is(
+    model: ToyImageModel, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """On entering, in one line."""
+    geometry = evolve(toy.GEOMETRY, layers=arguments.pop("layers", 3))
+    planned = plan_policy(toy.latest(), geometry, budget="2 tokens")
+    with pytest.raises(error, match=message), compress(model, planned, registry=TOY, **arguments):
+        raise AssertionError("the block was entered")
 
 
 def test_an_image_model_and_its_module_are_the_same(model: ToyImageModel, module: ToyModel) -> None:
@@ -415,7 +450,11 @@ def test_a_session_keeps_no_model_alive() -> None:
         ({"options": {"window": 3}}, InputError, "policy 'toy-latest' has no option 'window'"),
         ({"budget": "lots"}, BudgetError, "budget 'lots' is not understood"),
         ({"budget": "0%"}, BudgetError, "holds nothing"),
-        ({"budget": "101%"}, BudgetError, "more than the whole history: at most 9 of the 29 tokens"),
+        (
+            {"budget": "101%"},
+            BudgetError,
+            "more than the whole history: later scales attend to at most 9 of the 29 tokens",
+        ),
         ({"budget": "10 tokens"}, BudgetError, "more than the whole history"),
     ],
 )
@@ -514,7 +553,7 @@ def test_the_least_budget_that_is_named_works(model: ToyImageModel) -> None:
         pytest.raises(
             BudgetError,
             match=r"^budget 1 token is too small for policy 'toy-latest selector=Needy': "
-            r"after scale 1 layer 0 would hold 1 where selector Needy needs 3, in tokens; the least that works here is '3 tokens' \(33\.33% of the history\)$",
+            r"after scale 1 layer 0 would hold 1 where selector Needy needs 3, in tokens; the least that works here is '3 tokens' \(33\.34% of history\)$",
         ),
         compress(model, "toy-latest", "1 token", selector=Needy(), registry=TOY),
     ):
@@ -546,30 +585,6 @@ def test_bytes_are_of_the_batch_that_is_drawn(model: ToyImageModel) -> None:
 
 
 # -- profiles -----------------------------------------------------------------------------------------------------
-
-
-@frozen
-class ByProfile(LayerClassifier):
-    """One role, but only for those who measured."""
-
-    needs_profile = True
-
-    def classify(self, profile: AttentionProfile | None, geometry: CacheGeometry) -> LayerRoles:
-        assert profile is not None
-        return LayerRoles.alike("any", geometry)
-
-
-def profile_of(
-    schedule: ScaleSchedule = toy.SCHEDULE, *, name: str = "toy", layers: int = 3, heads: int = 4
-) -> AttentionProfile:
-    scales = len(schedule)
-    return AttentionProfile(
-        model=name,
-        schedule=schedule,
-        mass=np.zeros((scales, layers, heads, scales), dtype=np.float32),
-        fractions=(0.1,),
-        top_share=np.ones((scales, layers, heads, 1), dtype=np.float32),
-    )
 
 
 @pytest.mark.parametrize("budget", ["50%", "8KB"])
@@ -621,6 +636,50 @@ def test_a_profile_of_another_schedule_is_refused_where_it_matters(module: ToyMo
             module.draw(torch.tensor([1]))
         module.schedule = toy.SCHEDULE
         module.draw(torch.tensor([1]))
+
+
+@frozen
+class Wandering(toy.ToyAdapter):
+    """An adapter for models whose caller chooses the schedule of each image."""
+
+    schedule_varies = True
+
+
+def test_what_a_policy_needs_is_decided_when_the_schedule_is_known(module: ToyModel) -> None:
+    """Profiles for two schedules, a budget in tokens that is too large for the model's own: each image is judged by itself."""
+    registry = Registry.of(evolve_toy(adapter=Wandering))
+    small, large = ScaleSchedule([(1, 1), (1, 3)]), ScaleSchedule([(1, 1), (4, 4), (2, 2)])
+    profiles = [profile_of(large, name="m"), profile_of(small, name="m")]
+    module.schedule = small
+    policy = evolve(toy.latest(), classifier=ByProfile())
+    with compress(module, policy, "12 tokens", profile=profiles, registry=registry) as session, torch.no_grad():
+        module.schedule = large
+        module.draw(torch.tensor([1]))
+        module.schedule = small
+        with pytest.raises(
+            BudgetError, match=r"budget 12 tokens is more than the whole history: .* at most 1 of the 4"
+        ):
+            module.draw(torch.tensor([1]))
+        module.schedule = OTHER_SCHEDULE
+        with pytest.raises(ProfileError, match="no profile was measured with maps 1x1 1x3 3x3; those given were"):
+            module.draw(torch.tensor([1]))
+    assert [large] == [image.planned.geometry.schedule for image in session.report().images]
+
+
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        (None, "needs an attention profile of the model"),
+        (profile_of(heads=8), "3 layers x 8 heads, the model has 3 x 4"),
+    ],
+    ids=["missing", "more heads"],
+)
+def test_what_no_schedule_can_mend_is_refused_at_once(module: ToyModel, profile: Any, message: str) -> None:
+    """A missing profile and one of another model, on entering."""
+    registry = Registry.of(evolve_toy(adapter=Wandering))
+    policy = evolve(toy.latest(), classifier=ByProfile())
+    with pytest.raises(ProfileError, match=message), compress(module, policy, profile=profile, registry=registry):
+        raise AssertionError("the block was entered")
 
 
 # -- faults of adapters -------------------------------------------------------------------------------------------
