@@ -36,6 +36,15 @@ class Tables:
             made = self._made[key] = make(*args, device=device)
         return made
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors that are remembered."""
+        return sum(made.nbytes for made in self._made.values())
+
+    def clear(self) -> None:
+        """Forgets all tensors."""
+        self._made.clear()
+
 
 def one(*, device: torch.device) -> Tensor:
     """(1,) float32 to be expanded: the count of a token that stands for itself."""

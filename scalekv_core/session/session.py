@@ -56,12 +56,14 @@ class Session:
         self.geometry = adapter.geometry(model)
         self._plans = _plans_of(policy, budget, profile, name, self.geometry)
         self.policy = self._plans.policy
+        self._tables = Tables()
         self._cache_options: dict[str, Any] = {
-            "check": check, "clock": clock, "observer": observer, "tables": Tables(),
+            "check": check, "clock": clock, "observer": observer, "tables": self._tables,
         }  # fmt: skip
         self._measure_peak = measure_peak
         self._images: list[ImageReport] = []
         self._open: _ImageCache | None = None
+        self._closed = False
         if isinstance(policy, Policy):
             self._refuse_early(schedule_varies=adapter.schedule_varies)
 
@@ -85,6 +87,11 @@ class Session:
 
     def new_cache(self, schedule: ScaleSchedule | Sequence[tuple[int, int, int]]) -> _ImageCache:
         """The cache of one image (or batch); a cache that was left open by an image that failed is closed."""
+        if self._closed:
+            raise SessionError(
+                f"the block in which this model had policy {self.policy.name!r} is over; this is a copy of it, or something "
+                "that was taken out of it"
+            )
         if not isinstance(schedule, ScaleSchedule):
             schedule = ScaleSchedule(schedule)
         self.discard()
@@ -108,6 +115,12 @@ class Session:
         if self._open is not None:
             self._open.discard()
             self._open = None
+
+    def close(self) -> None:
+        """Ends the session: the figures stay, the memory is given back."""
+        self._closed = True
+        self.discard()
+        self._tables.clear()
 
     def check_used(self) -> None:
         """Raises SessionError if the policy never ran, or dropped nothing although its plan says it should."""
@@ -293,7 +306,7 @@ def attached(module: nn.Module, adapter: ModelAdapter, session: Session, owner: 
             detach()
         finally:
             _attached.pop(module, None)
-            session.discard()
+            session.close()
 
 
 def _unwrap(model: Any) -> tuple[nn.Module, str | None, AttentionProfile | None]:
