@@ -20,7 +20,13 @@ from .pages import ROOT, Block, Runner, blocks, forget_plugins
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("reference/*.md"))]
-NAMED = {page: str(page.relative_to(ROOT)) for page in PAGES}
+LINKING = [
+    *PAGES,
+    ROOT / "tests" / "data" / "README.md",
+    *sorted(ROOT.glob("policies/**/*.md")),
+    *sorted(ROOT.glob("adapters/**/*.md")),
+]
+NAMED = {page: str(page.relative_to(ROOT)) for page in LINKING}
 NOT_RUN = {"text", "toml"}
 
 
@@ -94,7 +100,7 @@ def test_tables_are_up_to_date(page: Path, tables: ModuleType) -> None:
     assert tables.filled(page.read_text()) == page.read_text(), "run: make tables"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMED.get)
+@pytest.mark.parametrize("page", LINKING, ids=NAMED.get)
 def test_links_lead_somewhere(page: Path) -> None:
     """Relative links point to files that exist, and to headings that are there."""
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
