@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scalekv_core.errors import CheckpointError
+from scalekv_core.models.weights.finite import check_finite
 from scalekv_core.models.weights.format import WeightsFormat
 from scalekv_core.models.weights.source import Weights
 from scalekv_core.models.weights.states import State, some
@@ -46,7 +47,7 @@ def fill(
     for state in chain([derived], weights.shards()):
         kept = {name: _kept(name, value, weights.format, device, dtype) for name, value in state.items()}
         if not allow_nonfinite:
-            _check_finite(weights, kept, state)
+            check_finite(weights, kept, state)
         model.load_state_dict(kept, strict=False, assign=True)
     return model.eval()
 
@@ -81,31 +82,6 @@ def numbers_of(dtype: torch.dtype) -> str:
     (True, False)
     """
     return "complex" if dtype.is_complex else "real" if dtype.is_floating_point else "integer"
-
-
-def is_finite(value: Tensor) -> bool:
-    """Whether a tensor holds neither infinities nor numbers that are none; makes no tensor of its size."""
-    if not value.is_floating_point() or not value.numel():
-        return True
-    wide = value.float() if value.dtype.itemsize == 1 else value  # float8 has no minimum
-    return all(bool(bound.isfinite()) for bound in wide.aminmax())
-
-
-def _check_finite(weights: Weights, kept: State, stored: State) -> None:
-    """Refuses the first tensor with a number that is not finite, and says whether its file or its new dtype is to blame."""
-    for name, value in kept.items():
-        if name in weights.format.masks or is_finite(value):
-            continue
-        if is_finite(stored[name]):
-            dtype = str(value.dtype).removeprefix("torch.")
-            raise CheckpointError(
-                f"checkpoint {weights.path} has numbers in {name} that are too large for {dtype}; load it in bfloat16 or "
-                "float32, or allow them (--allow-nonfinite, allow_nonfinite=True)"
-            )
-        raise CheckpointError(
-            f"checkpoint {weights.path} has numbers in {name} that are not finite; fetch it again, or allow them "
-            "(--allow-nonfinite, allow_nonfinite=True)"
-        )
 
 
 def numbered(state: State, prefix: str) -> int:

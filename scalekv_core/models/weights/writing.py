@@ -1,7 +1,7 @@
-"""Weights to a safetensors file, one tensor at a time: the whole of a model is never in memory.
+"""Weights to a safetensors file, one tensor at a time: a whole model is never in memory.
 
-The safetensors library writes what it is given at once. Its format makes more possible: the header says where every
-tensor will lie, so the file can be filled in whatever order the tensors come.
+The safetensors library writes all tensors at once. The format allows more: its header says where every tensor begins, so
+the file can be filled in any order.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from attrs import frozen
 from torch import Tensor
 
 from scalekv_core.errors import CheckpointError
+from scalekv_core.models.weights.finite import check_cast
 from scalekv_core.models.weights.source import Weights
 
 DTYPES = {
@@ -38,7 +39,7 @@ DTYPES = {
 
 @frozen
 class Layout:
-    """Where every tensor of a file lies.
+    """Where every tensor of a file begins.
 
     Attributes:
         header: the bytes that the file begins with.
@@ -52,7 +53,7 @@ class Layout:
 
 
 def layout(weights: Weights, dtype: torch.dtype | None, metadata: Mapping[str, str]) -> Layout:
-    """Where the tensors will lie: wide dtypes first, so that all are aligned and can be mapped, then by name."""
+    """Where the tensors will begin: wide dtypes first, so that all are aligned and can be mapped, then by name."""
     stored = {
         name: weights.format.dtype(name, dtype) if dtype and shape.is_floating_point() else shape.dtype
         for name, shape in weights.shapes.items()
@@ -92,7 +93,7 @@ def write_safetensors(
         advance: is called with the bytes that each tensor has added.
 
     Raises:
-        CheckpointError: a tensor has a dtype that safetensors cannot store.
+        CheckpointError: a tensor has a dtype that safetensors cannot store, or numbers too large for the new dtype.
     """
     plan = layout(weights, dtype, metadata or {})
     with path.open("wb") as file:
@@ -101,7 +102,9 @@ def write_safetensors(
         for shard in weights.shards():
             for name, value in shard.items():
                 stored, offset = plan.places[name]
-                advance(_write(file, value.to(stored), offset))
+                cast = value.to(stored)
+                check_cast(weights, name, cast, value)
+                advance(_write(file, cast, offset))
         file.flush()
         os.fsync(file.fileno())
 

@@ -151,6 +151,42 @@ def test_maps_that_are_not_square_are_refused(state, save):
         load_var(save(state))
 
 
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        (torch.arange(91.0)[None], "its lvl_1L is no rising list of the scales of its 91 tokens"),
+        (-torch.arange(91)[None], "its lvl_1L is no rising list of the scales of its 91 tokens"),
+        (torch.full((1, 91), 3 * 10**7), "its lvl_1L is no rising list of the scales of its 91 tokens"),
+        (torch.arange(10**6)[None], "its lvl_1L is no rising list of the scales of its 91 tokens"),
+        (torch.tensor(0), "its lvl_1L is no rising list of the scales of its 91 tokens"),
+    ],
+    ids=["real", "falling", "huge", "long", "scalar"],
+)
+def test_a_level_table_that_is_none_is_refused(state, save, levels, message):
+    """In one line, without counting as far as it says."""
+    state["lvl_1L"] = levels
+    with pytest.raises(CheckpointError) as error:
+        load_var(save(state))
+    assert one_line(error).endswith(f"cannot be loaded as VAR: {message}")
+
+
+def test_more_scales_than_any_model_has_are_refused(state, save):
+    """A table as long as the positions may still tell any number of scales."""
+    state |= {"lvl_1L": torch.arange(10**5)[None], "pos_1LC": torch.zeros(1, 10**5, 96)}
+    with pytest.raises(CheckpointError, match="its lvl_1L tells 100000 scales; a VAR has at most 100"):
+        load_var(save(state))
+
+
+@pytest.mark.parametrize("name", ["pos_1LC", "class_emb.weight", "head.weight", "blocks.0.attn.scale_mul_1H11"])
+def test_a_scalar_where_sizes_are_read_is_refused(state, save, name):
+    """The tensor is named with its shape."""
+    state[name] = torch.tensor(1.0)
+    with pytest.raises(
+        CheckpointError, match=rf"cannot be loaded as VAR: '{name}' has the shape \(\); wanted . dimensions"
+    ):
+        load_var(save(state))
+
+
 def test_another_kind_of_model_is_told(make_vqvae, state, save):
     """A VQVAE is not a VAR, a VAR not a VQVAE, and anything else is described by its first names."""
     with pytest.raises(CheckpointError, match=r"is no VAR: there is no 'pos_1LC' in it; it is a VQVAE"):
