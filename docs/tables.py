@@ -39,7 +39,7 @@ from scalekv_core.memory.estimate import Need
 from scalekv_core.models.card import ModelCard
 from scalekv_core.plugins.registry import summary_of
 from scalekv_core.shapes.geometry import format_bytes
-from scalekv_core.testing.kinds import KINDS, promises
+from scalekv_core.testing.kinds import KINDS, checks_of
 
 PAGES = Path(__file__).parent
 JUDGED, ENCODED = PAGES / "data" / "judged.json", PAGES / "data" / "codecs.json"
@@ -151,10 +151,10 @@ def testing() -> str:
     return "\n".join(f"::: {module}.{name}\n" for name, module in places.items())
 
 
-def promises_of(kind: str) -> str:
-    """Every promise of a kind of strategy, in the words of its check."""
-    rows = [[f"`{promise.name}`", promise.why, promise.unless] for promise in promises(kind)]
-    return table(["promise", "what it says, and why", "not made if"], rows)
+def table_of_checks(kind: str) -> str:
+    """Every check of a kind of strategy, with what it checks in its own words."""
+    rows = [[f"`{check.name}`", check.why, check.unless] for check in checks_of(kind)]
+    return table(["check", "what is checked, and why", "does not apply if"], rows)
 
 
 def judged(budgets: Container[str] = BUDGETS) -> str:
@@ -381,7 +381,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "codecs-10": partial(encoded_at, ENCODED, "10%"),
     "captions-codecs-10": partial(encoded_at, ENCODED_CAPTIONS, "10%"),
     "memory": memory,
-    **{f"promises-{kind}": partial(promises_of, kind) for kind in KINDS},
+    **{f"checks-{kind}": partial(table_of_checks, kind) for kind in KINDS},
 }
 
 

@@ -163,7 +163,7 @@ class ReleasedSelector(ScoringSelector):
     @property
     def claims(self) -> frozenset[str]:
         alike = {"heads_are_alike", "layers_are_alike", "length_of_keys_is_ignored", "older_maps_are_ignored"}
-        return super().claims | alike | {"follows_attention"}
+        return super().claims | alike  # not follows_attention: logits know nothing of how many tokens one stands for
 
     def least(self, schedule: ScaleSchedule, scale: int) -> int:
         """The window; the released code stops with an error below it."""

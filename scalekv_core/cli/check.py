@@ -1,11 +1,13 @@
-"""``scalekv check``: which promises a strategy keeps, whoever wrote it and whatever it does."""
+"""``scalekv check``: which checks a strategy passes, whoever wrote it and whatever it does."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,9 +18,10 @@ from scalekv_core.errors import InputError, unknown_name
 if TYPE_CHECKING:
     from scalekv_core.plugins.registry import Registry
     from scalekv_core.testing import Outcome
-    from scalekv_core.testing.proving import Subject
+    from scalekv_core.testing.testmodels import TestModel
+    from scalekv_core.testing.trying import Subject
 
-WORDS = {"kept": "kept", "broken": "BROKEN", "hangs": "HANGS", "not applicable": "not made"}
+WORDS = {"passed": "passed", "failed": "FAILED", "timed out": "TIMED OUT", "not applicable": "not applicable"}
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A registered name, or module:Class of one that is not registered.")
@@ -27,43 +30,63 @@ Kind = Annotated[
     str | None,
     typer.Option("--kind", metavar="KIND", help="Only the selector, policy, ... of that name. [dim]default: all[/dim]"),
 ]
-PromiseName = Annotated[str | None, typer.Option("--promise", metavar="PROMISE", help="Only this promise.")]
+CheckName = Annotated[str | None, typer.Option("--check", metavar="CHECK", help="Make only this check.")]
+FormerCheckName = Annotated[str | None, typer.Option("--promise", hidden=True)]
 CaseLine = Annotated[
     str | None,
-    typer.Option("--case", metavar="LINE", help="Only this case of one promise, as an earlier check printed it."),
+    typer.Option("--case", metavar="LINE", help="Only this case of one check, as an earlier run printed it."),
 ]
-Examples = Annotated[int, typer.Option("--examples", min=1, metavar="N", help="Cases for each promise.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", metavar="NAME=VALUE", help="Check the strategy with this option. Repeatable."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="FILE:NAME",
+        help="The test model for an adapter: a TestModel in a Python file. [dim]default: an installed model[/dim]",
+    ),
+]
+Examples = Annotated[int, typer.Option("--examples", min=1, metavar="N", help="Cases for each check.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of the choice of cases.")]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="What one case may take.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="Processor time that one case may take.")
+]
 
 
 def check(
     name: Name,
     kind: Kind = None,
-    promise: PromiseName = None,
+    check_name: CheckName = None,
     case: CaseLine = None,
+    option: Options = None,
+    model: Model = None,
     examples: Examples = 50,
     seed: Seed = 0,
     timeout: Timeout = 10.0,
+    former: FormerCheckName = None,
 ) -> None:
-    """Check every promise of a policy, selector, merger, codec, adapter, ...; exit 1 if one is broken.
+    """Check a policy, selector, merger, codec, adapter, ... in every way; exit 1 if a check fails.
 
-    A promise that is broken is shown with the smallest case that breaks it, and the command that checks this case again.
+    A fault is shown once, with the smallest case that shows it, the command that checks this case again, and the other
+    checks that fail for the same reason.
     """
     _need_the_kit()
-    subjects = list(subjects_of(name, kind))
+    check_name = check_name or former
+    subjects = list(subjects_of(name, kind, options=option or (), model=model))
     if case is not None:
-        raise typer.Exit(replayed(subjects, promise, case))
-    broken = 0
+        raise typer.Exit(replayed(subjects, check_name, case))
+    failed = 0
     for subject, owner in subjects:
         console.heading(f"{subject.kind} {subject.name}, {owner}")
         with console.busy(f"checking {subject.kind} {subject.name}"):
-            outcomes = list(outcomes_of(subject, promise, examples=examples, seed=seed, timeout=timeout))
+            outcomes = list(outcomes_of(subject, check_name, examples=examples, seed=seed, timeout=timeout))
         print_outcomes(outcomes)
         if all(outcome.state == "not applicable" for outcome in outcomes):
             raise InputError(f"nothing of {subject.kind} {subject.name!r} was checked: {outcomes[0].reason}")
-        broken += sum(outcome.state in ("broken", "hangs") for outcome in outcomes)
-    if broken:
+        failed += sum(outcome.is_wrong for outcome in outcomes)
+    if failed:
         raise typer.Exit(1)
 
 
@@ -77,7 +100,9 @@ def _need_the_kit() -> None:
     refuse_switched_off()
 
 
-def subjects_of(name: str, kind: str | None) -> Iterator[tuple[Subject, str]]:
+def subjects_of(
+    name: str, kind: str | None, *, options: Iterable[str] = (), model: str | None = None
+) -> Iterator[tuple[Subject, str]]:
     """What is to be checked, and who offers it.
 
     Raises:
@@ -88,8 +113,9 @@ def subjects_of(name: str, kind: str | None) -> Iterator[tuple[Subject, str]]:
     from scalekv_core.testing.kinds import KINDS
     from scalekv_core.testing.running import registered
 
+    given, test_model = read_options(options), None if model is None else test_model_in(model)
     if ":" in name:
-        yield _imported(name, kind), "not registered"
+        yield _imported(name, kind, given, test_model), "not registered"
         return
     registry: Registry = the_registry()
     if kind is not None and kind not in KINDS:
@@ -98,97 +124,150 @@ def subjects_of(name: str, kind: str | None) -> Iterator[tuple[Subject, str]]:
     if not kinds:
         known = {known for of, known in registry.offers if kind in (None, of)}
         raise unknown_name(kind or "strategy", name, known, hint=_problems(registry))
+    if given and len(kinds) > 1:
+        raise InputError(f"{name!r} is a {' and a '.join(kinds)}; say which one the options are for, with --kind")
     for one in kinds:
-        yield registered(registry, one, name), str(registry.offer(one, name).owner)
+        yield registered(registry, one, name, test_model, given), str(registry.offer(one, name).owner)
+
+
+def read_options(options: Iterable[str]) -> dict[str, str]:
+    """{name: text} of NAME=VALUE words."""
+    given = {}
+    for word in options:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise InputError(f"an option is written NAME=VALUE; got {word!r}")
+        given[name] = value
+    return given
+
+
+def test_model_in(place: str) -> TestModel:
+    """The TestModel at FILE:NAME.
+
+    Raises:
+        InputError: there is no such file, it cannot be run, or holds no TestModel of that name.
+    """
+    from scalekv_core.testing.testmodels import TestModel
+
+    file, _, name = place.rpartition(":")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file) if file.endswith(".py") else None
+    if spec is None or spec.loader is None or not Path(file).is_file():
+        raise InputError(f"a test model is given as FILE.py:NAME; got {place!r}")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(Path(file).resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+        found = getattr(module, name)
+    except Exception as error:  # whatever a foreign file raises
+        raise InputError(f"{place!r} cannot be loaded ({type(error).__name__}: {_first_line(error)})") from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(found, TestModel):
+        raise InputError(f"{place!r} is a {type(found).__name__}; wanted a scalekv_core.testing.TestModel")
+    return found
 
 
 def _problems(registry: Registry) -> str:
     return "".join(f"\n{problem}" for problem in registry.problems)
 
 
-def _imported(name: str, kind: str | None) -> Subject:
+def _imported(name: str, kind: str | None, options: dict[str, str], test_model: TestModel | None) -> Subject:
     """The class or function at ``module:name``, found from the current directory too."""
-    from scalekv_core.testing.kinds import kind_of
-    from scalekv_core.testing.proving import Subject
-    from scalekv_core.testing.running import specimen_for
+    from scalekv_core.testing.running import Factory, kind_in_time
+    from scalekv_core.testing.trying import Subject
 
     module, _, attribute = name.partition(":")
     sys.path.insert(0, "")
     try:
-        make: Any = getattr(importlib.import_module(module), attribute)
-        made = make()
-    except Exception as error:  # whatever a foreign module or class raises
+        factory: Any = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a foreign module raises
         raise InputError(f"{name!r} cannot be made ({type(error).__name__}: {_first_line(error)})") from error
     finally:
         sys.path.remove("")
-    found = kind_of(made)
+    make = Factory(factory, name, tuple(options.items()))
+    found = kind_in_time(make, name)
     if kind not in (None, found):
         raise InputError(f"{name!r} is a {found}, and no {kind}")
-    return Subject(found, name, make, specimen_for(None, found, made))
+    return Subject(found, name, make, test_model, tuple(f"{option}={value}" for option, value in options.items()))
 
 
 def outcomes_of(
-    subject: Subject, promise: str | None, *, examples: int, seed: int, timeout: float
+    subject: Subject, check_name: str | None, *, examples: int, seed: int, timeout: float
 ) -> Iterator[Outcome]:
-    """How each promise went, or the one that is asked for; UnknownName if there is none."""
-    from scalekv_core.testing.kinds import promise as promise_of
+    """How each check went, or the one that is asked for; UnknownName if there is none."""
+    from scalekv_core.cli.installed import the_registry
+    from scalekv_core.testing.kinds import check_named
     from scalekv_core.testing.running import try_all
 
-    only = None if promise is None else {promise_of(subject.kind, promise).name}
-    yield from try_all(subject, only=only, examples=examples, seed=seed, timeout=timeout)
+    only = None if check_name is None else {check_named(subject.kind, check_name).name}
+    registry = the_registry() if subject.kind == "adapter" else None
+    yield from try_all(subject, only=only, examples=examples, seed=seed, timeout=timeout, registry=registry)
 
 
 def print_outcomes(outcomes: list[Outcome]) -> None:
-    """A line for each promise; below, why some are not made, and whatever is broken with its smallest case."""
-    made = console.table("promise", "result", "seconds", text=("promise", "result"))
+    """A line for each check; below, why some do not apply, and each fault once with its smallest case."""
+    made = console.table("check", "result", "cases", "refused", "seconds", text=("check", "result"))
     for outcome in outcomes:
-        console.row(made, outcome.promise, WORDS[outcome.state], f"{outcome.seconds:.2f}" if outcome.seconds else "")
+        figures = (outcome.cases, outcome.refused, f"{outcome.seconds:.2f}" if outcome.seconds else "")
+        console.row(made, outcome.check, WORDS[outcome.state], *(str(figure or "") for figure in figures))
     console.show(made)
-    not_made = [outcome for outcome in outcomes if outcome.state == "not applicable"]
-    for reason in dict.fromkeys(outcome.reason for outcome in not_made):
-        names = ", ".join(outcome.promise for outcome in not_made if outcome.reason == reason)
-        console.say(f"not made, since {reason}: {names}")
-    for outcome in outcomes:
-        if outcome.state in ("broken", "hangs"):
-            print_broken(outcome)
+    aside = [outcome for outcome in outcomes if outcome.state == "not applicable"]
+    for reason in dict.fromkeys(outcome.reason for outcome in aside):
+        names = ", ".join(outcome.check for outcome in aside if outcome.reason == reason)
+        console.say(f"not applicable, since {reason}: {names}")
+    wrong = [outcome for outcome in outcomes if outcome.is_wrong]
+    for fault in dict.fromkeys(outcome.fault for outcome in wrong):
+        print_fault([outcome for outcome in wrong if outcome.fault == fault])
 
 
-def print_broken(outcome: Outcome) -> None:
-    """What is wrong, the smallest case, and the command that checks it again, in one line to copy."""
-    console.heading(f"{WORDS[outcome.state]} {outcome.promise}")
-    which = "smallest case" if outcome.state == "broken" else "case"
-    console.pairs([("why", outcome.reason), *([(which, outcome.case)] if outcome.case else [])])
-    console.say("  check it again:")
-    print(f"    {outcome.replay}")
+def print_fault(outcomes: list[Outcome]) -> None:
+    """What is wrong, the smallest case, the command that checks it again, and the other checks that fail for that reason."""
+    shown = min(outcomes, key=lambda outcome: len(outcome.case))
+    others = [outcome.check for outcome in outcomes if outcome is not shown]
+    console.heading(f"{WORDS[shown.state]} {shown.check}")
+    which = "smallest case" if shown.state == "failed" else "case"
+    pairs = [("why", shown.reason)]
+    pairs += [(which, shown.case)] if shown.case else []
+    pairs += [("and also", f"{len(others)} more: {', '.join(others)}")] if others else []
+    console.pairs(pairs)
+    if shown.replay:
+        console.say("  check it again:")
+        print(f"    {shown.replay}")
 
 
-def replayed(subjects: list[tuple[Subject, str]], promise: str | None, case: str) -> int:
+def replayed(subjects: list[tuple[Subject, str]], check_name: str | None, case: str) -> int:
     """Checks one case; prints what goes wrong, with the traceback if the strategy raised it. 0 if nothing does.
 
     Raises:
-        InputError: it is not said which promise of which one strategy.
+        InputError: it is not said which check of which one strategy.
     """
-    from scalekv_core.testing.common import NotApplicable
-    from scalekv_core.testing.kinds import promise as promise_of
+    from attrs import evolve
 
-    if promise is None or len(subjects) != 1:
-        raise InputError("--case wants --promise, and --kind where several kinds have the name")
+    from scalekv_core.cli.installed import the_registry
+    from scalekv_core.testing.common import NotApplicable
+    from scalekv_core.testing.kinds import check_named
+    from scalekv_core.testing.running import test_model_for
+
+    if check_name is None or len(subjects) != 1:
+        raise InputError("--case wants --check, and --kind where several kinds have the name")
     subject, _ = subjects[0]
-    one = promise_of(subject.kind, promise)
+    one = check_named(subject.kind, check_name)
     parsed = None if one.case is None else one.case.parse(case)
+    if one.needs_test_model and subject.test_model is None:
+        subject = evolve(subject, test_model=test_model_for(the_registry(), subject.kind, subject.make()))
     try:
-        one.call(subject.make, subject.specimen, parsed)
+        one.call(subject.make, subject.test_model, parsed)
     except NotApplicable as reason:
-        console.say(f"{promise}: this case does not bear on it: {reason}")
+        console.say(f"{check_name}: does not apply to this case: {reason}")
         return 0
     except AssertionError as error:
-        console.say(f"{promise}: BROKEN: {_first_line(error)}")
+        console.say(f"{check_name}: FAILED: {_first_line(error)}")
         return 1
     except Exception:  # the strategy's own: its author wants to see where
-        console.say(f"{promise}: BROKEN")
+        console.say(f"{check_name}: FAILED")
         traceback.print_exc()
         return 1
-    console.say(f"{promise}: kept")
+    console.say(f"{check_name}: passed")
     return 0
 
 

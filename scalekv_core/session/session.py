@@ -26,6 +26,7 @@ from scalekv_core.planning.planner import Planned, classify
 from scalekv_core.planning.plans import Plans
 from scalekv_core.planning.profiles import GivenProfiles, Profiles
 from scalekv_core.plugins.registry import Registry, shared_registry
+from scalekv_core.session.attributes import Attributes
 from scalekv_core.session.report import ImageReport, Report
 from scalekv_core.session.tracing import untraced
 from scalekv_core.shapes.geometry import CacheGeometry, format_bytes, plural
@@ -292,18 +293,26 @@ def compress(
 
 @contextlib.contextmanager
 def attached(module: nn.Module, adapter: ModelAdapter, session: Session, owner: str) -> Iterator[None]:
-    """Attaches a session to a model instance for the length of the block, and restores the instance exactly."""
+    """Attaches a session to a model instance for the length of the block, and restores the instance exactly.
+
+    An adapter that is interrupted on its way in or out leaves nothing in the instance: its attributes are put back.
+    """
     if module in _attached:
         raise SessionError(
             f"this {type(module).__name__} is already attached to {_attached[module]!r}; leave that block first"
         )
-    detach: Callable[[], None] = adapter.attach(module, session)
+    before = Attributes.of(module)
+    detach: Callable[[], None] = before.restore  # until the adapter has said how
     try:
+        detach = adapter.attach(module, session)
         _attached[module] = owner
         yield
     finally:
         try:
             detach()
+        except BaseException:
+            before.restore()
+            raise
         finally:
             _attached.pop(module, None)
             session.close()

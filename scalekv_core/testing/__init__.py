@@ -1,11 +1,11 @@
-"""What authors of strategies and adapters test with: the promises, cases to try them on, a state machine, a toy model.
+"""The conformance kit: checks for strategies and adapters, cases to make them on, a state machine, a toy model.
 
 In a test suite::
 
     from scalekv_core.testing import parametrize_with_checks
 
     @parametrize_with_checks({"mine": MySelector})
-    def test_my_strategies_keep_their_promises(check):
+    def test_my_strategies_pass_all_checks(check):
         check()
 
 and without one: ``scalekv check NAME``, or ``run_checks``. Names are loaded when they are first asked for, so that the
@@ -22,41 +22,48 @@ from typing import TYPE_CHECKING, Any
 from scalekv_core.errors import missing_extra
 
 if TYPE_CHECKING:
-    from scalekv_core.testing.cases import CodecCase, DrawCase, ImageCase, PlanCase, ProfileCase, ViewCase
+    from scalekv_core.testing.cases import CodecCase, GenerationCase, ImageCase, PlanCase, ProfileCase, ViewCase
     from scalekv_core.testing.common import NotApplicable
     from scalekv_core.testing.conformance import parametrize_with_checks
-    from scalekv_core.testing.kinds import Promise, promises
+    from scalekv_core.testing.kinds import Check, checks_of
     from scalekv_core.testing.machine import machine_for
     from scalekv_core.testing.running import Outcome, replay, run_checks
-    from scalekv_core.testing.specimens import Specimen
+    from scalekv_core.testing.testmodels import TestModel
 
 __all__ = [
+    "Check",
     "CodecCase",
-    "DrawCase",
+    "GenerationCase",
     "ImageCase",
     "NotApplicable",
     "Outcome",
     "PlanCase",
     "ProfileCase",
-    "Promise",
-    "Specimen",
+    "TestModel",
     "ViewCase",
+    "checks_of",
     "machine_for",
     "parametrize_with_checks",
-    "promises",
     "replay",
     "run_checks",
 ]
 
 _MODULES = {
-    "cases": ("CodecCase", "DrawCase", "ImageCase", "PlanCase", "ProfileCase", "ViewCase"),
+    "cases": ("CodecCase", "GenerationCase", "ImageCase", "PlanCase", "ProfileCase", "ViewCase"),
     "common": ("NotApplicable",),
     "conformance": ("parametrize_with_checks",),
     "machine": ("machine_for",),
-    "kinds": ("Promise", "promises"),
+    "kinds": ("Check", "checks_of"),
     "running": ("Outcome", "replay", "run_checks"),
-    "specimens": ("Specimen",),
+    "testmodels": ("TestModel",),
 }
+_FORMER_NAMES = {
+    "DrawCase": "GenerationCase",
+    "Promise": "Check",
+    "Specimen": "TestModel",
+    "promises": "checks_of",
+}
+"""Names of version 0.1 that still work, for one more version."""
 _NEEDS = {
     "conformance": ("pytest", "hypothesis"),
     "machine": ("hypothesis",),
@@ -68,6 +75,7 @@ if "pytest" in sys.modules:  # a failing check then shows the values that it com
 
 
 def __getattr__(name: str) -> Any:
+    name = _FORMER_NAMES.get(name, name)
     for module, names in _MODULES.items():
         if name in names:
             for package in _NEEDS.get(module, ()):

@@ -1,4 +1,4 @@
-"""What checks of every kind share: comparing bits, watching global randomness, and saying that a case does not bear."""
+"""What checks of every kind share: comparing bits, global random generators, and saying that a check does not apply."""
 
 from __future__ import annotations
 
@@ -16,11 +16,28 @@ Anything = TypeVar("Anything")
 
 
 class NotApplicable(Exception):
-    """The case does not bear on the promise: the strategy may refuse it, or another promise is the one that it breaks."""
+    """The check does not apply to this case."""
 
 
-class NotMade(NotApplicable):
-    """The strategy says that it does not make this promise, or it breaks another one that comes first."""
+class Refused(NotApplicable):
+    """The strategy refuses this case, as it may: a budget that is too small, say. How many it refuses is reported."""
+
+
+class NeverApplies(NotApplicable):
+    """The check does not apply to this strategy at all."""
+
+
+class Blocked(NeverApplies):
+    """The check cannot be made since another one fails; if that one passes, this one fails.
+
+    Attributes:
+        by: the name of the other check.
+    """
+
+    def __init__(self, by: str, reason: str) -> None:
+        super().__init__(f"see {by}: {reason}")
+        self.by = by
+        self.reason = reason
 
 
 def only_if(applies: Callable[[Any], bool], otherwise: str) -> Callable[[Anything], Anything]:
@@ -33,11 +50,28 @@ def only_if(applies: Callable[[Any], bool], otherwise: str) -> Callable[[Anythin
     return mark
 
 
+def made_on_few(share: int, *, real_sizes: int | None = None) -> Callable[[Anything], Anything]:
+    """Marks a check that takes long: it is made on one in ``share`` cases, and on so many of real size."""
+
+    def mark(check: Anything) -> Anything:
+        check.share = share  # type: ignore[attr-defined]
+        check.real_sizes = real_sizes  # type: ignore[attr-defined]
+        return check
+
+    return mark
+
+
+_SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether shape, dtype and every bit agree (nan is nan)."""
+    """Whether shape, dtype and every bit agree (nan is nan), however the tensors lie in memory."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    words = _SAME_SIZE[one.dtype.itemsize]
+    return torch.equal(one.view(words), other.view(words))
 
 
 def all_same(ones: list[Tensor], others: list[Tensor]) -> bool:
@@ -87,7 +121,7 @@ def check_randomness(act: Callable[[], list[Tensor]]) -> None:
             before = _states()
             answers.append(act())
             touched = [name for name, state in _states().items() if state != before[name]]
-            assert not touched, f"it draws from the global generator of {', '.join(touched)}; draw from one of your own"
+            assert not touched, f"it uses the global generator of {', '.join(touched)}; use one of its own, on the CPU"
     assert all_same(*answers), "it gives something else when the global seeds are other ones"
 
 

@@ -1,9 +1,9 @@
-"""The kit for a test suite: three lines, and every promise of every strategy is a test of its own.
+"""The kit for a test suite: three lines, and every check of every strategy is a test of its own.
 
 ::
 
     @parametrize_with_checks({"topk": TopK, "narrow": lambda: TopK(window=4)})
-    def test_my_strategies_keep_their_promises(check):
+    def test_my_strategies_pass_all_checks(check):
         check()
 """
 
@@ -18,46 +18,62 @@ from hypothesis import settings
 
 from scalekv_core.errors import InputError, ScaleKVError
 from scalekv_core.plugins.registry import Registry, shared_registry
-from scalekv_core.testing.common import NotApplicable, NotMade
-from scalekv_core.testing.kinds import KINDS, Promise, kind_of, promises
-from scalekv_core.testing.proving import Subject, Trial, prove
-from scalekv_core.testing.specimens import Specimen, find_specimen
+from scalekv_core.testing.cases import Case
+from scalekv_core.testing.common import Blocked, NeverApplies, NotApplicable
+from scalekv_core.testing.kinds import KINDS, Check, check_named, checks_of, kind_of
+from scalekv_core.testing.testmodels import TestModel, find_test_model
+from scalekv_core.testing.trying import Subject, Trial, try_cases
 
 Factories = Mapping[str, Callable[[], Any]]
 
 
 @frozen(eq=False)
-class Check:
-    """One promise of one strategy, ready to be called."""
+class BoundCheck:
+    """One check of one strategy, ready to be called."""
 
     subject: Subject
-    promise: Promise
+    check: Check
 
     def __call__(self) -> None:
-        """Tries it on as many cases as the Hypothesis profile says; skips with the reason where no case bears on it."""
+        """Makes it on as many cases as the Hypothesis profile says; skips with the reason where it applies to none."""
+        __tracebackhide__ = True
+        trial = self._try(self.check)
+        if trial.blocked is not None:
+            self._blocked(*trial.blocked)
+        if not trial.tried:
+            self._not_made(trial.set_aside)
+
+    def _try(self, check: Check) -> Trial:
         __tracebackhide__ = True
         trial = Trial()
         try:
-            prove(self.promise, self.subject, trial, examples=settings().max_examples, quiet=False, seed=None)
+            try_cases(check, self.subject, trial, examples=settings().max_examples, quiet=False, seed=None)
         except Exception as error:
             if hasattr(error, "add_note"):  # since Python 3.11
-                error.add_note(f"{self.promise.name}: {self.promise.why}")
+                error.add_note(f"{check.name}: {check.why}")
             raise
-        if not trial.tried:
-            _no_case(self.promise, trial.set_aside)
+        return trial
 
+    def _blocked(self, case: Case | None, reason: Blocked) -> None:
+        __tracebackhide__ = True
+        try:
+            self._try(check_named(self.subject.kind, reason.by))
+        except Exception:  # which its own test tells
+            pytest.skip(str(reason))
+        pytest.fail(f"{self.check.name} on {case}: {reason.reason}; but {reason.by} passes", pytrace=False)
 
-def _no_case(promise: Promise, reason: NotApplicable | None) -> None:
-    if isinstance(reason, NotMade):
-        pytest.skip(str(reason))
-    pytest.fail(
-        f"{promise.name} was not checked: {reason}. A strategy that is for some models only names them in only_for",
-        pytrace=False,
-    )
+    def _not_made(self, reason: NotApplicable | None) -> None:
+        __tracebackhide__ = True
+        if isinstance(reason, NeverApplies):
+            pytest.skip(str(reason))
+        pytest.fail(
+            f"{self.check.name} was not checked: {reason}. A strategy that is for some models only names them in only_for",
+            pytrace=False,
+        )
 
 
 @frozen(eq=False)
-class Broken:
+class Unmakeable:
     """Stands in for the checks of something that cannot be made."""
 
     error: Exception
@@ -70,30 +86,32 @@ def parametrize_with_checks(
     strategies: Factories | Iterable[str],
     *,
     expected_failures: Mapping[tuple[str, str], str] | None = None,
-    specimens: Mapping[str, Specimen] | None = None,
+    test_models: Mapping[str, TestModel] | None = None,
     registry: Registry | None = None,
+    specimens: Mapping[str, TestModel] | None = None,
 ) -> pytest.MarkDecorator:
-    """A decorator that gives a test one argument, ``check``: a promise of a strategy, to be called.
+    """A decorator that gives a test one argument, ``check``: a check of a strategy, to be called.
 
     Args:
         strategies: {name: factory}, of any kinds, or names from the registry, of every kind that has the name.
-        expected_failures: {(name, promise): reason}; these must fail, and say so.
-        specimens: {name: a tiny model} for adapters; the registry's models that come with weights otherwise.
+        expected_failures: {(name, check): reason}; these must fail, and say so.
+        test_models: {name: a tiny model} for adapters; the registry's models that come with weights otherwise.
         registry: where names, and models for adapters, are looked up; the installed plugins by default.
+        specimens: the former name of ``test_models``.
 
-    Test ids are ``name-promise``, where a registry name is ``kind.name``. Promises that a strategy does not make (the
+    Test ids are ``name-check``, where a registry name is ``kind.name``. Checks that do not apply to a strategy (the
     optional ones that it does not claim) are left out.
 
     Raises:
         InputError: an expected failure of something that is not tested, or a registry name that is not there.
     """
-    expected, found = dict(expected_failures or {}), specimens or {}
+    expected, found = dict(expected_failures or {}), test_models or specimens or {}
     params = []
     for name, make in _factories(strategies, registry).items():
         params += list(_params(name, make, expected, found.get(name), registry))
     if expected:
-        listed = ", ".join(f"{name}-{promise}" for name, promise in expected)
-        raise InputError(f"expected to fail, but not among the promises that are tested: {listed}")
+        listed = ", ".join(f"{name}-{check}" for name, check in expected)
+        raise InputError(f"expected to fail, but not among the checks that are made: {listed}")
     return pytest.mark.parametrize("check", params)
 
 
@@ -114,33 +132,33 @@ def _params(
     name: str,
     make: Callable[[], Any],
     expected: dict[tuple[str, str], str],
-    specimen: Specimen | None,
+    test_model: TestModel | None,
     registry: Registry | None,
 ) -> Iterable[Any]:
     try:
         strategy = make()
         kind = kind_of(strategy)
     except Exception as error:  # a test fails, and the others go on
-        yield pytest.param(Broken(error), id=f"{name}-can_be_made")
+        yield pytest.param(Unmakeable(error), id=f"{name}-can_be_made")
         return
-    if kind == "adapter" and specimen is None:
-        specimen = _installed_specimen(registry, strategy)
-    subject = Subject(kind, name, make, specimen)
-    for promise in promises(kind):
-        if promise.not_for(strategy) is None:
-            yield _param(subject, promise, expected.pop((name, promise.name), None))
+    if kind == "adapter" and test_model is None:
+        test_model = _installed_test_model(registry, strategy)
+    subject = Subject(kind, name, make, test_model)
+    for check in checks_of(kind):
+        if check.not_for(strategy) is None:
+            yield _param(subject, check, expected.pop((name, check.name), None))
 
 
-def _param(subject: Subject, promise: Promise, expected: str | None) -> Any:
+def _param(subject: Subject, check: Check, expected: str | None) -> Any:
     marks = [] if expected is None else [pytest.mark.xfail(reason=expected, strict=True)]
-    if promise.needs_specimen and subject.specimen is None:
-        why = "no installed image model of its family comes with weights; give specimens={name: Specimen(...)}"
+    if check.needs_test_model and subject.test_model is None:
+        why = "no installed image model of its family comes with weights; give test_models={name: TestModel(...)}"
         marks = [pytest.mark.skip(reason=why)]
-    return pytest.param(Check(subject, promise), id=f"{subject.name}-{promise.name}", marks=marks)
+    return pytest.param(BoundCheck(subject, check), id=f"{subject.name}-{check.name}", marks=marks)
 
 
-def _installed_specimen(registry: Registry | None, adapter: Any) -> Specimen | None:
+def _installed_test_model(registry: Registry | None, adapter: Any) -> TestModel | None:
     try:
-        return find_specimen(registry or shared_registry(), adapter)
+        return find_test_model(registry or shared_registry(), adapter)
     except ScaleKVError:
         return None

@@ -1,4 +1,4 @@
-"""Drawing an image through the cache without a model: queries, keys and values of every layer come from a case."""
+"""Image an image through the cache without a model: queries, keys and values of every layer come from a case."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 from scalekv_core.cache.kv_cache import KVCache
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import BudgetError, ContractError
 from scalekv_core.planning.footprint import footprint
 from scalekv_core.planning.planner import Planned, plan_policy
-from scalekv_core.testing.cases import ImageCase
-from scalekv_core.testing.common import NotApplicable, NotMade
-from scalekv_core.testing.contents import make_image, make_profile
+from scalekv_core.testing.cases import ImageCase, ModelCase, ProfileCase
+from scalekv_core.testing.common import Blocked, Refused, all_same
 
 AFFORDABLE = 2**23
-"""Dot products of one row, layer and head beyond which only some layers and heads of a model are drawn."""
+"""Dot products of one row, layer and head beyond which only some layers and heads of a model are generated."""
 
 Layers = Sequence[tuple[Tensor, Tensor, Tensor]]
 
@@ -32,15 +32,20 @@ class Attends(Protocol):
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor: ...
 
 
+def profile_of(case: ModelCase) -> AttentionProfile:
+    """What calibration might have measured of the model of this case."""
+    return ProfileCase(maps=case.maps, layers=case.layers, heads=case.heads, seed=case.seed).profile()
+
+
 def plan_for(policy: Policy, case: ImageCase) -> Planned:
-    """The plan of this policy for this case; NotApplicable where it refuses the budget or has no valid plan."""
-    profile = make_profile(case.geometry, "ordinary", case.seed) if policy.needs_profile else None
+    """The plan of this policy for this case; Refused where it refuses the budget, Blocked where it has no valid plan."""
+    profile = profile_of(case) if policy.needs_profile else None
     try:
         return plan_policy(policy, case.geometry, budget=case.budget or None, profile=profile)
     except BudgetError as error:
-        raise NotApplicable(f"it refuses this budget: {error}") from error
+        raise Refused(f"it refuses this budget: {error}") from error
     except ContractError as error:
-        raise NotMade(f"see plans_within_its_budget: {error}") from error
+        raise Blocked("plans_within_its_budget", str(error)) from error
 
 
 def affordable(planned: Planned) -> Planned:
@@ -56,7 +61,7 @@ def affordable(planned: Planned) -> Planned:
 
 
 @frozen(eq=False)
-class Drawing:
+class Image:
     """A plan and the tensors of one image.
 
     Attributes:
@@ -68,17 +73,17 @@ class Drawing:
     layers: Layers
 
     @classmethod
-    def of(cls, policy: Policy, case: ImageCase) -> Drawing:
+    def of(cls, policy: Policy, case: ImageCase) -> Image:
         planned = affordable(plan_for(policy, case))
-        return cls(planned, make_image(case, planned.geometry))
+        return cls(planned, case.image(planned.geometry))
 
-    def rows(self, rows: Tensor) -> Drawing:
+    def rows(self, rows: Tensor) -> Image:
         """The same image with these rows of the batch only, in this order."""
         geometry = evolve(self.planned.geometry, rows=len(rows))
         planned = evolve(
             self.planned, geometry=geometry, footprint=footprint(self.planned.plan, self.planned.policy, geometry)
         )
-        return Drawing(planned, [(q[rows], k[rows], v[rows]) for q, k, v in self.layers])
+        return Image(planned, [(q[rows], k[rows], v[rows]) for q, k, v in self.layers])
 
     def map(self, scale: int, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v (B, H, n, D) of one map in one layer."""
@@ -98,21 +103,25 @@ class Drawing:
 
     def attend(self, cache: Attends, scale: int, layer: int) -> Tensor:
         """The attention of one map in one layer."""
-        q, k, v = self.map(scale, layer)
-        return cache.attend(layer, q, k, v, softmax_scale=self.softmax_scale)
+        return self.attend_with(cache, layer, self.map(scale, layer))
 
-    def draw(self, cache: Attends, *, scales: int | None = None) -> list[Tensor]:
-        """The outputs of all layers and scales, or of the first ``scales``; NotMade if an answer is refused."""
-        number = len(self.planned.geometry.schedule) if scales is None else scales
-        return [out for scale in range(number) for out in self.draw_scale(cache, scale)]
-
-    def draw_scale(self, cache: Attends, scale: int) -> list[Tensor]:
-        """The outputs of all layers at one scale; NotMade if an answer is refused."""
+    def attend_with(self, cache: Attends, layer: int, maps: Sequence[Tensor]) -> Tensor:
+        """The same with these q, k, v."""
         with torch.inference_mode():
             try:
-                return [self.attend(cache, scale, layer) for layer in range(len(self.layers))]
+                q, k, v = maps
+                return cache.attend(layer, q, k, v, softmax_scale=self.softmax_scale)
             except ContractError as error:
-                raise NotMade(f"see answers_are_accepted: {error}") from error
+                raise Blocked("answers_are_accepted", str(error)) from error
+
+    def generate(self, cache: Attends, *, scales: int | None = None) -> list[Tensor]:
+        """The outputs of all layers and scales, or of the first ``scales``; Blocked if an answer is refused."""
+        number = len(self.planned.geometry.schedule) if scales is None else scales
+        return [out for scale in range(number) for out in self.generate_scale(cache, scale)]
+
+    def generate_scale(self, cache: Attends, scale: int) -> list[Tensor]:
+        """The outputs of all layers at one scale; Blocked if an answer is refused."""
+        return [self.attend(cache, scale, layer) for layer in range(len(self.layers))]
 
     def plain_attention(self, view: CacheView) -> Tensor:
         """(B, H, n, D) attention over what this view holds and the model's own map, in float64 and by the formula."""
@@ -124,6 +133,19 @@ class Drawing:
             logits = logits + view.counts.double().log().unsqueeze(2)
         return logits.softmax(dim=-1) @ v
 
+    def is_undecided(self) -> bool:
+        """Whether a noise of the size of rounding changes which tokens are kept."""
+        still, moved = Seen(), Seen()
+        noise = torch.Generator().manual_seed(0)
+
+        def noisy(x: Tensor) -> Tensor:
+            return (x.float() * (1 + 1e-6 * torch.randn(x.shape, generator=noise))).to(x.dtype)
+
+        self.generate(self.cache(still))
+        other = evolve(self, layers=[(noisy(q), noisy(k), noisy(v)) for q, k, v in self.layers])
+        other.generate(other.cache(moved))
+        return not all_same(still.kept, moved.kept)
+
     @property
     def is_exact(self) -> bool:
         """Whether the policy's codec says that it loses nothing."""
@@ -133,11 +155,11 @@ class Drawing:
 
 @define(eq=False)
 class Seen:
-    """An observer that remembers what attention read and what stayed.
+    """An observer that remembers what attention read and what was kept.
 
     Attributes:
         views: every view, with copies of its tensors (queries aside).
-        kept: positions (B, H, keep) that stay of each.
+        kept: positions (B, H, keep) of the tokens that are kept of each.
     """
 
     views: list[CacheView] = field(factory=list)

@@ -1,4 +1,4 @@
-"""The list of promises, gathered from the modules of checks: a new ``check_*`` function is a new promise, nothing else."""
+"""The list of checks, gathered from their modules: a new ``check_*`` function is a new check, nothing else is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scalekv_core.errors import InputError, unknown_name
 from scalekv_core.models.card import ModelCard
 from scalekv_core.testing import checks
 from scalekv_core.testing.cases import Case
-from scalekv_core.testing.specimens import Specimen
+from scalekv_core.testing.testmodels import TestModel
 
 KINDS: dict[str, tuple[type, tuple[types.ModuleType, ...]]] = {
     "policy": (Policy, (checks.policies,)),
@@ -34,49 +34,59 @@ KINDS: dict[str, tuple[type, tuple[types.ModuleType, ...]]] = {
 
 
 @frozen
-class Promise:
-    """One promise of one kind of strategy.
+class Check:
+    """One check of one kind of strategy.
 
     Attributes:
         kind: of strategy.
-        name: of the promise, in words.
+        name: in words.
         check: the function.
-        case: the type of case that it is checked on; None if there is nothing to vary.
-        needs_specimen: whether it wants a model.
+        case: the type of case that it is made on; None if nothing varies.
+        needs_test_model: whether it wants a model.
     """
 
     kind: str
     name: str
     check: Callable[..., None]
     case: type[Case] | None
-    needs_specimen: bool
+    needs_test_model: bool
 
     @property
     def why(self) -> str:
-        """What is promised, in one sentence."""
+        """What is checked, and why, in one sentence."""
         return (inspect.getdoc(self.check) or "").split("\n\n")[0].replace("\n", " ")
 
     @property
     def unless(self) -> str:
-        """Why some strategies do not make it; "" if all do."""
+        """Why it does not apply to some strategies; "" if it applies to all."""
         return str(getattr(self.check, "only_if", (None, ""))[1])
 
+    @property
+    def share(self) -> int:
+        """One in how many cases is enough: checks that take long are made on fewer."""
+        return int(getattr(self.check, "share", 1))
+
+    @property
+    def real_sizes(self) -> int | None:
+        """On how many cases of the size of real models it is made; None is the default of its type of case."""
+        return getattr(self.check, "real_sizes", None)
+
     def not_for(self, strategy: Any) -> str | None:
-        """Why this strategy does not make this promise; None if it does."""
+        """Why it does not apply to this strategy; None if it does."""
         applies, otherwise = getattr(self.check, "only_if", (lambda _: True, ""))
         return None if applies(strategy) else otherwise
 
-    def call(self, make: Callable[[], Any], specimen: Specimen | None, case: Case | None) -> None:
-        """Checks it once."""
-        arguments: dict[str, Any] = {"specimen": specimen} if self.needs_specimen else {}
+    def call(self, make: Callable[[], Any], test_model: TestModel | None, case: Case | None) -> None:
+        """Makes the check once."""
+        arguments: dict[str, Any] = {"test_model": test_model} if self.needs_test_model else {}
         if self.case is not None:
             arguments["case"] = case
         self.check(make, **arguments)
 
 
 @cache
-def promises(kind: str) -> tuple[Promise, ...]:
-    """The promises of a kind of strategy, in the order in which they are best read.
+def checks_of(kind: str) -> tuple[Check, ...]:
+    """The checks of a kind of strategy, in the order in which they are best read.
 
     Raises:
         UnknownName: there is no such kind.
@@ -84,19 +94,19 @@ def promises(kind: str) -> tuple[Promise, ...]:
     if kind not in KINDS:
         raise unknown_name("kind of strategy", kind, KINDS)
     return tuple(
-        _promise(kind, name.removeprefix("check_"), check)
+        _check(kind, name.removeprefix("check_"), check)
         for module in KINDS[kind][1]
         for name, check in vars(module).items()
         if name.startswith("check_") and check.__module__ == module.__name__
     )
 
 
-def promise(kind: str, name: str) -> Promise:
-    """One promise by name; UnknownName if there is none."""
-    for one in promises(kind):
+def check_named(kind: str, name: str) -> Check:
+    """One check by name; UnknownName if there is none."""
+    for one in checks_of(kind):
         if one.name == name:
             return one
-    raise unknown_name(f"promise of a {kind}", name, [one.name for one in promises(kind)])
+    raise unknown_name(f"check of a {kind}", name, [one.name for one in checks_of(kind)])
 
 
 def kind_of(strategy: Any) -> str:
@@ -113,6 +123,6 @@ def kind_of(strategy: Any) -> str:
     raise InputError(f"{name} is no strategy; one is a subclass of {known}")
 
 
-def _promise(kind: str, name: str, check: Callable[..., None]) -> Promise:
+def _check(kind: str, name: str, check: Callable[..., None]) -> Check:
     hints = typing.get_type_hints(check)
-    return Promise(kind, name, check, hints.get("case"), "specimen" in hints)
+    return Check(kind, name, check, hints.get("case"), "test_model" in hints)

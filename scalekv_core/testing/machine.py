@@ -19,9 +19,9 @@ from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.view import CacheView
 from scalekv_core.testing.cases import ImageCase
 from scalekv_core.testing.common import NotApplicable, same_bits
-from scalekv_core.testing.images import Drawing
-from scalekv_core.testing.proving import homes_of
+from scalekv_core.testing.images import Image
 from scalekv_core.testing.strategies import content_kinds, dtypes, image_cases, seeds
+from scalekv_core.testing.trying import only_for_of
 
 
 class Interrupt(KeyboardInterrupt):
@@ -39,7 +39,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.held: dict[tuple[int, int, int], list[int]] = {}
         self.scale = self.layer = 0
         self.interrupting = False
-        self.drawing: Drawing | None = None
+        self.image: Image | None = None
 
     @initialize(data=st.data())
     def start(self, data: st.DataObject) -> None:
@@ -49,31 +49,31 @@ class CacheMachine(RuleBasedStateMachine):
         """A new cache; where the policy refuses the budget, for the whole history."""
         self.case = case
         try:
-            self.drawing = Drawing.of(self.policy, case)
+            self.image = Image.of(self.policy, case)
         except NotApplicable:
-            self.drawing = Drawing.of(self.policy, evolve(case, budget="100%"))
-        self.cache = self.drawing.cache(self.observe)
+            self.image = Image.of(self.policy, evolve(case, budget="100%"))
+        self.cache = self.image.cache(self.observe)
         self.forget()
 
     def forget(self) -> None:
-        """Nothing is drawn, nothing is held."""
+        """Nothing is generated, nothing is held."""
         self.held, self.scale, self.layer = {}, 0, 0
 
     @property
     def open(self) -> bool:
         """Whether the image has maps left."""
-        return self.drawing is not None and self.scale < len(self.plan.schedule)
+        return self.image is not None and self.scale < len(self.plan.schedule)
 
     @property
     def plan(self) -> Any:
-        assert self.drawing is not None
-        return self.drawing.planned.plan
+        assert self.image is not None
+        return self.image.planned.plan
 
     def observe(self, view: CacheView, kept: Tensor | None) -> None:
-        """What is seen is what was held and the whole map; what stays is noted."""
+        """What is seen is what was held and the whole map; what is kept is noted."""
         if self.interrupting:
             raise Interrupt
-        stays = view.positions if kept is None else view.positions.gather(2, kept)
+        left = view.positions if kept is None else view.positions.gather(2, kept)
         current = list(range(view.schedule.history[view.scale], view.schedule.seen[view.scale]))
         for row in range(view.k.shape[0]):
             for place, head in enumerate(view.heads):
@@ -82,17 +82,17 @@ class CacheMachine(RuleBasedStateMachine):
                 assert self.held.get(where, []) + current == seen, (
                     f"layer, row, head {where}: positions are not its own"
                 )
-                self.held[where] = stays[row, place].tolist() if view.scale + 1 < len(view.schedule) else []
+                self.held[where] = left[row, place].tolist() if view.scale + 1 < len(view.schedule) else []
                 self.check_originals(view, row, place, head, seen)
 
     def check_originals(self, view: CacheView, row: int, place: int, head: int, seen: list[int]) -> None:
         """Without folding and loss every key and value is the original of its position; with folding counts add up."""
-        assert self.drawing is not None
+        assert self.image is not None
         if not self.policy.merger.drops:
             total = None if view.counts is None else float(view.counts[row, place].sum())
             assert total is None or total <= view.schedule.seen[view.scale], "counts exceed the tokens seen"
             return
-        _, keys, values = self.drawing.layers[view.layer]
+        _, keys, values = self.image.layers[view.layer]
         for whole, read in ((keys, view.k), (values, view.v)):
             if self.policy.codec.dense:
                 assert same_bits(whole[row, head, seen], read[row, place]), "a kept key or value has changed"
@@ -101,9 +101,9 @@ class CacheMachine(RuleBasedStateMachine):
     @rule()
     def attend(self) -> None:
         """The next layer gets the next map, which is attended to, compressed and stored."""
-        assert self.drawing is not None
+        assert self.image is not None
         with torch.inference_mode():
-            out = self.drawing.attend(self.cache, self.scale, self.layer)
+            out = self.image.attend(self.cache, self.scale, self.layer)
         assert bool(out.isfinite().all()), "attention is nan or inf"
         self.layer += 1
         if self.layer == self.plan.layers:
@@ -113,11 +113,11 @@ class CacheMachine(RuleBasedStateMachine):
     @rule()
     def interrupt(self) -> None:
         """Control-C in the middle of attention: the image is lost, the cache is not."""
-        assert self.drawing is not None
+        assert self.image is not None
         self.interrupting = True
         try:
             with torch.inference_mode():
-                self.drawing.attend(self.cache, self.scale, self.layer)
+                self.image.attend(self.cache, self.scale, self.layer)
         except Interrupt:
             self.forget()
         finally:
@@ -144,7 +144,7 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def every_head_holds_what_is_planned(self) -> None:
         """As many tokens as the plan says and as the lists have, in every layer, also in the middle of a scale."""
-        if self.drawing is None:
+        if self.image is None:
             return
         for layer in range(self.plan.layers):
             done = self.scale + (layer < self.layer)
@@ -156,15 +156,15 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def bytes_are_planned(self) -> None:
         """Between scales resident bytes are planned bytes; before the first map there are none."""
-        if self.drawing is None or self.layer:
+        if self.image is None or self.layer:
             return
-        planned = self.drawing.planned.footprint.planned[self.scale - 1] if self.scale else 0
+        planned = self.image.planned.footprint.planned[self.scale - 1] if self.scale else 0
         assert planned == self.cache.resident_bytes(), (
             f"{planned} bytes are planned, {self.cache.resident_bytes()} held"
         )
 
     def teardown(self) -> None:
-        if self.drawing is not None:
+        if self.image is not None:
             self.cache.close()
             assert not list(self.cache.tensors()), "a closed cache holds tensors"
 
@@ -176,5 +176,5 @@ def machine_for(make: Callable[[], Policy]) -> type[CacheMachine]:
     >>> TestLatest = machine_for(latest).TestCase
     """
     policy = make()
-    members = {"policy": policy, "cases": image_cases(homes_of(policy)), "__doc__": CacheMachine.__doc__}
+    members = {"policy": policy, "cases": image_cases(only_for_of(policy)), "__doc__": CacheMachine.__doc__}
     return type(f"CacheMachine of {policy.name}", (CacheMachine,), members)

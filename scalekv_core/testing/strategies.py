@@ -13,24 +13,29 @@ from hypothesis import strategies as st
 
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.strategies import TokenSelector
 from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import Map, ScaleSchedule
 from scalekv_core.testing.cases import (
     CONTENTS,
-    AnyCase,
+    DTYPES,
+    LAYOUTS,
     Case,
     CodecCase,
-    DrawCase,
+    GenerationCase,
     ImageCase,
     PlanCase,
     ProfileCase,
     ViewCase,
 )
-from scalekv_core.testing.contents import DTYPES
+from scalekv_core.testing.cases.base import AnyCase
+from scalekv_core.testing.cases.models import SPREADS
+from scalekv_core.testing.cases.views import SOFTMAX
 
-Homes = Sequence[tuple[CacheGeometry, str]]
+OnlyFor = Sequence[tuple[CacheGeometry, str]]
 """(geometry, budget) of the models that a strategy is only for; empty if it is for all."""
+ROLES = ("any", "refiner,drafter", "drafter,refiner", "near,far,other")
 
 
 def dtypes() -> st.SearchStrategy[str]:
@@ -41,6 +46,11 @@ def dtypes() -> st.SearchStrategy[str]:
 def content_kinds() -> st.SearchStrategy[str]:
     """Kinds of queries, keys and values: ordinary, nearly tied, equal, repeated, huge, denormal, zero."""
     return st.sampled_from(CONTENTS)
+
+
+def layouts() -> st.SearchStrategy[str]:
+    """How queries, keys and values lie in memory."""
+    return st.sampled_from(LAYOUTS)
 
 
 def seeds() -> st.SearchStrategy[int]:
@@ -93,38 +103,43 @@ def _shape(*, layers: int, heads: int, rows: int) -> dict[str, st.SearchStrategy
     }
 
 
-def profile_cases(homes: Homes = ()) -> st.SearchStrategy[ProfileCase]:
+def profile_cases(only_for: OnlyFor = ()) -> st.SearchStrategy[ProfileCase]:
     """Models and what calibration measured of them."""
-    content = st.sampled_from(["ordinary", "flat", "peaked"])
-    if homes:
-        return st.sampled_from([_at_home(geometry) for geometry, _ in homes]).flatmap(
-            lambda home: _built(ProfileCase, **_just(home), content=content, seed=seeds())
+    fields = {
+        "content": st.sampled_from(["ordinary", "flat", "peaked"]),
+        "fractions": st.sampled_from(["usual", "reverse", "more"]),
+        "name": st.sampled_from(["synthetic", "var-d16"]),
+    }
+    if only_for:
+        return st.sampled_from([_shape_of(geometry) for geometry, _ in only_for]).flatmap(
+            lambda shape: _built(ProfileCase, **_just(shape), **fields, seed=seeds())
         )
-    return _built(ProfileCase, maps=schedules(), content=content, **_shape(layers=4, heads=4, rows=3))
+    return _built(ProfileCase, maps=schedules(), **fields, **_shape(layers=4, heads=4, rows=3))
 
 
-def plan_cases(homes: Homes = ()) -> st.SearchStrategy[PlanCase]:
+def plan_cases(only_for: OnlyFor = ()) -> st.SearchStrategy[PlanCase]:
     """Models with roles and budgets."""
-    roles = st.sampled_from(["any", "refiner,drafter", "drafter,refiner", "near,far,other"])
-    if homes:
-        return st.sampled_from([(_at_home(geometry), budget) for geometry, budget in homes]).flatmap(
-            lambda home: _built(PlanCase, **_just(home[0]), budget=st.just(home[1]), roles=roles, seed=seeds())
+    fields = {"roles": st.sampled_from(ROLES), "spread": st.sampled_from(SPREADS)}
+    if only_for:
+        return st.sampled_from([(_shape_of(geometry), budget) for geometry, budget in only_for]).flatmap(
+            lambda shape: _built(PlanCase, **_just(shape[0]), budget=st.just(shape[1]), **fields, seed=seeds())
         )
-    return _built(PlanCase, maps=schedules(), roles=roles, budget=budgets(), **_shape(layers=4, heads=4, rows=3))
+    return _built(PlanCase, maps=schedules(), **fields, budget=budgets(), **_shape(layers=4, heads=4, rows=3))
 
 
-def image_cases(homes: Homes = ()) -> st.SearchStrategy[ImageCase]:
+def image_cases(only_for: OnlyFor = ()) -> st.SearchStrategy[ImageCase]:
     """Models with a budget and one image."""
-    if homes:
-        return st.sampled_from([(_at_home(geometry), budget) for geometry, budget in homes]).flatmap(
-            lambda home: _built(ImageCase, **_just(home[0]), budget=st.just(home[1]), seed=seeds())
+    if only_for:
+        return st.sampled_from([(_shape_of(geometry), budget) for geometry, budget in only_for]).flatmap(
+            lambda shape: _built(ImageCase, **_just(shape[0]), budget=st.just(shape[1]), seed=seeds())
         )
     maps = schedules(least_maps=2, most_maps=5, most_tokens=80)
-    shape = _shape(layers=2, heads=3, rows=2) | {"width": st.sampled_from([2, 4, 8])}  # see ImageCase
-    return _built(ImageCase, maps=maps, budget=budgets(most_tokens=40), content=content_kinds(), **shape)
+    shape = _shape(layers=3, heads=3, rows=2) | {"width": st.sampled_from([2, 4, 8])}  # see ImageCase
+    fields = {"budget": budgets(most_tokens=40), "content": content_kinds(), "layout": layouts()}
+    return _built(ImageCase, maps=maps, **fields, **shape)
 
 
-def _at_home(geometry: CacheGeometry) -> dict[str, Any]:
+def _shape_of(geometry: CacheGeometry) -> dict[str, Any]:
     return {
         "maps": geometry.schedule,
         "layers": geometry.layers,
@@ -138,10 +153,10 @@ def _just(values: dict[str, Any]) -> dict[str, st.SearchStrategy[Any]]:
 
 
 @st.composite
-def view_cases(draw: st.DrawFn, homes: Homes = (), *, device: str = "cpu") -> ViewCase:
-    """What a selector or merger sees, with at least one token more than may stay; histories thinned in any measure."""
-    maps = draw(schedules().filter(lambda maps: maps.total > 1))
-    scale = draw(st.integers(0, len(maps) - 1).filter(lambda k: maps.seen[k] > 1))
+def view_cases(draw: st.DrawFn, only_for: OnlyFor = (), *, device: str = "cpu") -> ViewCase:
+    """What a selector or merger sees, with at least one token more than may be kept; histories thinned in any measure."""
+    maps = draw(schedules(least_maps=2).filter(lambda maps: maps.last_history > 1))
+    scale = draw(st.integers(0, len(maps) - 2).filter(lambda k: maps.seen[k] > 1))
     held = draw(st.integers(max(0, 2 - maps.tokens[scale]), maps.history[scale]))
     return ViewCase(
         maps=maps,
@@ -151,16 +166,20 @@ def view_cases(draw: st.DrawFn, homes: Homes = (), *, device: str = "cpu") -> Vi
         rows=draw(st.integers(1, 3)),
         heads=draw(st.integers(1, 3)),
         width=draw(st.sampled_from([1, 2, 4, 8])),
-        layer=draw(st.integers(0, 3)),
+        layer=draw(st.sampled_from([0, 1, 2, 3, 17])),
+        first=draw(st.sampled_from([0, 0, 1, 4])),
         dtype=draw(dtypes()),
         content=draw(content_kinds()),
+        layout=draw(layouts()),
+        softmax=draw(st.sampled_from(list(SOFTMAX))),
         counts=draw(st.booleans()),
+        even=draw(st.booleans()),
         seed=draw(seeds()),
         device=device,
     )
 
 
-def codec_cases(homes: Homes = ()) -> st.SearchStrategy[CodecCase]:
+def codec_cases(only_for: OnlyFor = ()) -> st.SearchStrategy[CodecCase]:
     """Keys or values of two maps."""
     small = st.integers(1, 3)
     return _built(
@@ -173,23 +192,24 @@ def codec_cases(homes: Homes = ()) -> st.SearchStrategy[CodecCase]:
         kind=st.sampled_from(["key", "value"]),
         dtype=dtypes(),
         content=content_kinds(),
+        layout=layouts(),
         seed=seeds(),
     )
 
 
-def draw_cases(homes: Homes = ()) -> st.SearchStrategy[DrawCase]:
-    """How a model is made to draw, and where it is interrupted."""
+def generation_cases(only_for: OnlyFor = ()) -> st.SearchStrategy[GenerationCase]:
+    """How a model is made to generate, and where it is interrupted."""
     budget = st.sampled_from(["50%", "100%", "20%"])
-    return _built(DrawCase, rows=st.integers(1, 2), seed=seeds(), stop=st.integers(0, 99), budget=budget)
+    return _built(GenerationCase, rows=st.integers(1, 3), seed=seeds(), stop=st.integers(0, 999), budget=budget)
 
 
-CASES: dict[type[Case], Callable[[Homes], st.SearchStrategy[Any]]] = {
+CASES: dict[type[Case], Callable[[OnlyFor], st.SearchStrategy[Any]]] = {
     ViewCase: view_cases,
     ProfileCase: profile_cases,
     PlanCase: plan_cases,
     ImageCase: image_cases,
     CodecCase: codec_cases,
-    DrawCase: draw_cases,
+    GenerationCase: generation_cases,
 }
 """{type of case: the strategy that gives such cases}."""
 
@@ -209,6 +229,6 @@ def profiles() -> st.SearchStrategy[AttentionProfile]:
     return profile_cases().map(lambda case: case.profile())
 
 
-def views(statistics: tuple[str, ...] = ()) -> st.SearchStrategy[CacheView]:
-    """What a selector or merger sees, with running statistics of these names."""
-    return view_cases().map(lambda case: case.view(statistics))
+def views(selector: TokenSelector | None = None) -> st.SearchStrategy[CacheView]:
+    """What a selector or merger sees; with the statistics that this selector observed before."""
+    return view_cases().map(lambda case: case.view(selector))

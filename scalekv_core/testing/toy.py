@@ -147,6 +147,8 @@ class ToyImageModel(ImageModel):
         if not all(prompt in "0123456789" and len(prompt) == 1 for prompt in prompts):
             raise InputError(f"model 'toy' draws the prompts 0 to 9; got {', '.join(prompts)}")
         self.check_seeds(prompts, seeds)
+        if forced is not None and len(forced) != len(self.schedule):
+            raise InputError(f"model 'toy' has {len(self.schedule)} scales; got forced tokens of {len(forced)}")
         labels = torch.tensor([int(prompt) for prompt in prompts])
         tokens, choices, logits = cast(ToyModel, self.module).draw(labels, forced)
         return Generation(

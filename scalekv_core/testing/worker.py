@@ -1,6 +1,8 @@
 """A thread in which foreign code is run, so that code that does not come back can be stopped or left behind.
 
-One thread does one thing after the other: Hypothesis has to find its feet anew in every thread.
+One thread does one thing after the other: Hypothesis sets itself up anew in every thread. Time is the thread's processor
+time, since a machine that is busy with other work accuses nobody; only code that waits (sleeps, or blocks) is judged by
+the clock on the wall, and is given :data:`WAITING` times as long.
 """
 
 from __future__ import annotations
@@ -8,13 +10,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import queue
+import sys
 import threading
+import time
 from collections.abc import Callable
 
 import torch
 
 POLL, GRACE = 0.05, 1.0
 """Seconds between two looks at the clock, and those that interrupted code gets to end."""
+WAITING = 6
+"""How many times longer code may wait than it may compute."""
 
 
 class Hangs(BaseException):
@@ -28,19 +34,47 @@ class Worker:
         self._threads = torch.get_num_threads()
         self._start()
 
-    def do(self, act: Callable[[], None], *, overdue: Callable[[], bool]) -> BaseException | None:
-        """What the act raised, or None; Hangs if it was stopped because it was ``overdue``."""
+    def do(
+        self, act: Callable[[], None], *, limit: float, steps: Callable[[], int] = lambda: 0
+    ) -> BaseException | None:
+        """What the act raised, or None; Hangs if it was stopped because one of its steps took too long.
+
+        Args:
+            act: is run in the thread.
+            limit: seconds of processor time that a step may take.
+            steps: how many steps are done.
+        """
         self._acts.put(act)
+        done, computed, clock = steps(), self._processor_time(), time.monotonic()
         while True:
             try:
                 return self._ends.get(timeout=POLL)
             except queue.Empty:
-                if overdue():
+                if steps() != done:
+                    done, computed, clock = steps(), self._processor_time(), time.monotonic()
+                late = self._processor_time() - computed > limit or time.monotonic() - clock > WAITING * limit
+                if late and not self._imports():
                     return self._interrupt()
 
     def close(self) -> None:
         """Lets the thread end."""
         self._acts.put(None)
+
+    def _processor_time(self) -> float:
+        """Seconds of the thread, or of the process where a thread's are not told."""
+        try:
+            return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident or 0))
+        except (AttributeError, OSError):
+            return time.process_time()
+
+    def _imports(self) -> bool:
+        """Whether the thread is in the middle of an import: a module that is half loaded breaks whatever comes later."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        while frame is not None:
+            if "importlib._bootstrap" in frame.f_code.co_filename:
+                return True
+            frame = frame.f_back
+        return False
 
     def _start(self) -> None:
         self._acts: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scalekv_core import CacheGeometry, CachePlan, CacheView, KVCache, ScaleSchedule, ScoringSelector, compress
 from scalekv_policies import Fold, Int4
-from tests.conformance.specimens import SPECIMENS
+from tests.conformance.small_models import SMALL_MODELS
 from tests.plain import Case, Seen, drive, policy_of
 
 SCHEDULE = ScaleSchedule.square(1, 2, 3, 4)
@@ -64,15 +64,15 @@ def test_a_compiled_model_draws_the_same(model: str, policy: str, parts: dict[st
     """torch.compile of the layers breaks its graph at the cache, whose planning it can't trace; images are bit-identical."""
     budget = "100%" if policy == "full" else "50%"
     parts = {"classifier": "one-role"} if policy == "scalekv" else parts
-    specimen, drawn = SPECIMENS[f"adapter.{model}"], []
+    test_model, drawn = SMALL_MODELS[f"adapter.{model}"], []
     for compiled in (False, True):
-        module = specimen.load()
+        module = test_model.load()
         blocks = [layer for layer in module.modules() if hasattr(layer, "attn") or hasattr(layer, "sa")]
         assert len(blocks) == 2
         for block in blocks * compiled:
             block.compile(backend="eager")
         with compress(module, policy, budget, **parts):
-            drawn.append(specimen.draw(module, 1, 0))
+            drawn.append(test_model.draw(module, 1, 0))
 
     assert all(torch.equal(x, y) for x, y in zip(*drawn, strict=True))
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from scalekv_core import Registry
 from scalekv_core.testing import machine_for, parametrize_with_checks, toy
-from tests.conformance.specimens import SPECIMENS
+from tests.conformance.small_models import SMALL_MODELS
 
 REGISTRY = Registry.installed(["scalekv-policies", "scalekv-adapters"])
 NAMES = sorted({name for _, name in REGISTRY.offers})
 TOY = Registry.of(toy)
 
 
-@parametrize_with_checks(NAMES, registry=REGISTRY, specimens=SPECIMENS)
+@parametrize_with_checks(NAMES, registry=REGISTRY, test_models=SMALL_MODELS)
 def test_whatever_is_registered_keeps_its_promises(check: Callable[[], None]) -> None:
     """Policies and their parts, adapters on a tiny model, image models that come with weights."""
     check()

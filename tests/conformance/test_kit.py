@@ -8,17 +8,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalekv_core import InputError, MissingExtra, Registry, UnknownName, hookimpl
+from scalekv_core import InputError, MissingExtra, Registry, ScoringSelector, UnknownName, hookimpl
 from scalekv_core.testing import (
-    DrawCase,
+    GenerationCase,
     ViewCase,
+    checks_of,
     parametrize_with_checks,
-    promises,
     replay,
     run_checks,
     toy,
@@ -34,7 +36,7 @@ from scalekv_core.testing.toy import Latest
 from tests.wrong_strategies.plans import HalfOfIt
 from tests.wrong_strategies.selectors import FirstRow
 
-settings.register_profile("same", max_examples=50, database=None, derandomize=True)
+settings.register_profile("same", max_examples=5, database=None, derandomize=True)
 settings.load_profile("same")
 
 @parametrize_with_checks(
@@ -72,7 +74,7 @@ def test_every_promise_of_every_strategy_is_a_test_of_its_own(ran: str) -> None:
 def test_a_failure_shows_the_smallest_case_and_what_was_compared(ran: str) -> None:
     """The sentence, the case as a call to copy, the promise in words; and values, for asserts are rewritten."""
     assert "AssertionError: with the rows of the batch in reverse order, a row gets another answer" in ran
-    assert "ViewCase.parse('maps=1x2')" in ran
+    assert "ViewCase.parse('maps=1x2,1x1')" in ran
     assert "where False = all_same(" in ran
     if sys.version_info >= (3, 11):
         assert "rows_permute: Rows in another order get the answers in that order" in ran
@@ -93,7 +95,7 @@ def test_what_cannot_be_made_fails_by_itself(ran: str) -> None:
 
 def test_an_expected_failure_of_nothing_is_refused() -> None:
     """A promise that is renamed, or a strategy that is gone, cannot hide."""
-    with pytest.raises(InputError, match="not among the promises that are tested: latest-rows"):
+    with pytest.raises(InputError, match="not among the checks that are made: latest-rows"):
         parametrize_with_checks({"latest": toy.Latest}, expected_failures={("latest", "rows"): "no"})
 
 
@@ -134,18 +136,18 @@ def test_run_checks_gives_the_same_table_twice() -> None:
 
     def table() -> list[tuple[str, ...]]:
         rows = run_checks(registry, "selector", "first-row", examples=10, seed=3)
-        return [(row.promise, row.state, row.reason, row.case, row.replay) for row in rows]
+        return [(row.check, row.state, row.reason, row.case, row.replay) for row in rows]
 
     assert table() == table()
-    assert ["rows_permute", "rows_are_apart"] == [row[0] for row in table() if row[1] == "broken"]
+    assert ["rows_permute", "rows_are_apart"] == [row[0] for row in table() if row[1] == "failed"]
 
 
 def test_a_broken_promise_is_replayed() -> None:
     """From the line in the table, in the caller's own thread, with the error as it is raised."""
     registry = Registry.of(Plugin())
     with pytest.raises(AssertionError, match="in reverse order"):
-        replay("selector", "first-row", "rows_permute", "maps=1x2", registry=registry)
-    replay("selector", "first-row", "indices_ascend", "maps=1x2", registry=registry)
+        replay("selector", "first-row", "rows_permute", "maps=1x2,1x1", registry=registry)
+    replay("selector", "first-row", "indices_ascend", "maps=1x2,1x1", registry=registry)
 
 
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
@@ -162,11 +164,24 @@ def test_a_case_is_read_back_from_its_line(cls: type) -> None:
 
 def test_the_smallest_cases_are_one_map_of_one_row() -> None:
     """What failures shrink to."""
-    assert "maps=1x2" == str(ViewCase())
-    assert "rows=1" == str(DrawCase())
+    assert "maps=1x2,1x1" == str(ViewCase())
+    assert "rows=1" == str(GenerationCase())
 
 
-@given(schedules(), geometries(), budgets(), roles(), profiles(), views(("mass",)))
+@frozen
+class Masses(ScoringSelector):
+    """The largest attention so far."""
+
+    statistics: ClassVar[tuple[str, ...]] = ("mass",)
+
+    def observe(self, view):
+        return {"mass": view.statistics["mass"] + view.attention_mass()}
+
+    def score(self, view, keep):
+        return view.statistics["mass"]
+
+
+@given(schedules(), geometries(), budgets(), roles(), profiles(), views(Masses()))
 def test_the_strategies_give_what_they_say(schedule, geometry, budget, labels, profile, view) -> None:
     """Valid values, which their own classes accept: positions ascend, attention adds up, tokens are few."""
     assert schedule.total <= 120
@@ -177,6 +192,8 @@ def test_the_strategies_give_what_they_say(schedule, geometry, budget, labels, p
     assert view.tokens > 1
     assert (view.positions.diff(dim=-1) > 0).all()
     assert ["mass"] == list(view.statistics)
+    assert bool(view.statistics["mass"][:, :, view.history :].eq(0).all())
+    assert bool(view.statistics["mass"][:, :, : view.history].gt(0).all())
 
 
 @given(st.data())
@@ -188,24 +205,24 @@ def test_schedules_are_of_any_proportion(data: st.DataObject) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_promise_says_why(kind: str) -> None:
     """A name in words and a sentence, for tables and documentation."""
-    for promise in promises(kind):
-        assert promise.why.endswith((".", "?")), promise.name
-        assert promise.name.replace("_", "").isalpha()
+    for check in checks_of(kind):
+        assert check.why.endswith((".", "?")), check.name
+        assert check.name.replace("_", "").isalpha()
 
 
 def test_an_unknown_kind() -> None:
     """Is refused with the nearest match."""
     with pytest.raises(UnknownName, match="did you mean 'selector'"):
-        promises("selectors")
+        checks_of("selectors")
 
 
 WITHOUT = """
 import sys
 sys.modules["hypothesis"] = None
 import scalekv_core.testing.toy
-from scalekv_core.testing import ViewCase, promises
+from scalekv_core.testing import ViewCase, checks_of
 assert "pytest" not in sys.modules
-assert promises("selector")
+assert checks_of("selector")
 try:
     from scalekv_core.testing import run_checks
 except ImportError as error:

@@ -7,7 +7,7 @@ from attrs import evolve
 
 from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.testing.toy import ToyAdapter, ToyModel
-from tests.wrong_strategies.catalogue import breaks
+from tests.wrong_strategies.catalogue import fails
 
 
 class Through:
@@ -40,7 +40,7 @@ class Source:
         return self.wrapper(self.source.new_cache(schedule))
 
 
-@breaks("restores_exactly")
+@fails("restores_exactly")
 class NeverDetaches(ToyAdapter):
     """Its detach does nothing."""
 
@@ -49,7 +49,7 @@ class NeverDetaches(ToyAdapter):
         return lambda: None
 
 
-@breaks("restores_exactly")
+@fails("restores_exactly")
 class LeavesANote(ToyAdapter):
     """Leaves an attribute behind."""
 
@@ -58,7 +58,7 @@ class LeavesANote(ToyAdapter):
         return super().attach(model, source)
 
 
-@breaks("restores_exactly")
+@fails("restores_exactly")
 class LeavesAHook(ToyAdapter):
     """Registers a hook and forgets it."""
 
@@ -67,7 +67,7 @@ class LeavesAHook(ToyAdapter):
         return super().attach(model, source)
 
 
-@breaks("restores_exactly")
+@fails("restores_exactly")
 class RoundsWeights(ToyAdapter):
     """Casts the weights to bfloat16 and back."""
 
@@ -77,7 +77,7 @@ class RoundsWeights(ToyAdapter):
         return super().attach(model, source)
 
 
-@breaks("restores_after_an_exception")
+@fails("restores_after_an_exception")
 class HoldsTheCache(ToyAdapter):
     """Keeps the image's cache in the model until the image is done, and an image that fails is never done."""
 
@@ -109,7 +109,7 @@ class HoldsTheCache(ToyAdapter):
         return detach
 
 
-@breaks("restores_after_an_exception")
+@fails("restores_after_an_exception")
 class Swallows(Wrapping):
     """Goes on with zeros when something goes wrong."""
 
@@ -121,7 +121,7 @@ class Swallows(Wrapping):
                 return torch.zeros_like(q)
 
 
-@breaks("draws_on_after_an_exception")
+@fails("draws_on_after_an_exception")
 class OneCacheForAll(ToyAdapter):
     """Makes a new cache only after the last one was closed, and does not close that of an image that fails."""
 
@@ -151,8 +151,8 @@ class OneCacheForAll(ToyAdapter):
         return lambda: setattr(model, "new_cache", before)
 
 
-@breaks("holds_what_was_planned")
-@breaks("closes_its_caches")
+@fails("holds_what_was_planned")
+@fails("closes_its_caches")
 class NeverCloses(Wrapping):
     """Does not close a cache."""
 
@@ -161,7 +161,7 @@ class NeverCloses(Wrapping):
             pass
 
 
-@breaks("attention_is_the_caches")
+@fails("attention_is_the_caches")
 class AttendsForItself(Wrapping):
     """Shows everything to the cache, and goes on with attention of its own."""
 
@@ -175,7 +175,7 @@ class AttendsForItself(Wrapping):
             return self.own.attend(layer, q, k, v, softmax_scale=softmax_scale)
 
 
-@breaks("leaves_classes_alone")
+@fails("leaves_classes_alone")
 class PatchesTheClass(ToyAdapter):
     """Replaces a method of the class."""
 
@@ -191,7 +191,7 @@ class PatchesTheClass(ToyAdapter):
         return restore
 
 
-@breaks("geometry_is_true")
+@fails("geometry_is_true")
 class MiscountsHeads(ToyAdapter):
     """Takes the width of a head for that of all."""
 
@@ -199,7 +199,7 @@ class MiscountsHeads(ToyAdapter):
         return evolve(super().geometry(model), heads=1, head_dim=32)
 
 
-@breaks("geometry_is_true")
+@fails("geometry_is_true")
 class OtherSchedule(ToyAdapter):
     """Says that all maps are squares."""
 
@@ -207,7 +207,7 @@ class OtherSchedule(ToyAdapter):
         return evolve(super().geometry(model), schedule=[(1, 1), (2, 2), (3, 3), (4, 4)])
 
 
-@breaks("geometry_is_true")
+@fails("geometry_is_true")
 class HalfKeys(Wrapping):
     """Hands keys over in another dtype than it says."""
 
@@ -217,7 +217,7 @@ class HalfKeys(Wrapping):
             return out.to(q.dtype)
 
 
-@breaks("every_map_reaches_the_cache")
+@fails("every_map_reaches_the_cache")
 class SkipsALayer(Wrapping):
     """Lets the last layer attend to its own map only."""
 
@@ -228,7 +228,7 @@ class SkipsALayer(Wrapping):
             return super().attend(layer, q, k, v, softmax_scale=softmax_scale)
 
 
-@breaks("every_map_reaches_the_cache")
+@fails("every_map_reaches_the_cache")
 class ForgetsTheLastTokens(Wrapping):
     """Hands over all but the last token of a map."""
 
@@ -240,7 +240,7 @@ class ForgetsTheLastTokens(Wrapping):
             return torch.cat([out, out[:, :, -1:]], dim=2)
 
 
-@breaks("the_whole_cache_is_lossless")
+@fails("the_whole_cache_is_lossless")
 class OtherScale(Wrapping):
     """Uses the usual softmax scale, which is not this model's."""
 
@@ -249,7 +249,7 @@ class OtherScale(Wrapping):
             return super().attend(layer, q, k, v, softmax_scale=q.shape[-1] ** -0.5)
 
 
-@breaks("the_whole_cache_is_lossless")
+@fails("the_whole_cache_is_lossless")
 class ThroughHalf(Wrapping):
     """Rounds what attention returns."""
 
@@ -258,7 +258,7 @@ class ThroughHalf(Wrapping):
             return super().attend(layer, q, k, v, softmax_scale=softmax_scale).half().to(q.dtype)
 
 
-@breaks("knows_its_models")
+@fails("knows_its_models")
 class KnowsEverything(ToyAdapter):
     """Takes every module for its own."""
 
@@ -266,7 +266,7 @@ class KnowsEverything(ToyAdapter):
         return True
 
 
-@breaks("knows_its_models")
+@fails("knows_its_models")
 class KnowsNothing(ToyAdapter):
     """Does not know its own model."""
 
@@ -274,7 +274,7 @@ class KnowsNothing(ToyAdapter):
         return False
 
 
-@breaks("ignores_global_randomness")
+@fails("ignores_global_randomness")
 class Seeds(ToyAdapter):
     """Seeds torch when it attaches."""
 

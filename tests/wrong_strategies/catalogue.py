@@ -1,4 +1,4 @@
-"""Strategies that are wrong on purpose, and the promise that each of them breaks."""
+"""Strategies that are wrong on purpose, and the check that each of them fails."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ WRONG: list[Wrong] = []
 
 @frozen
 class Wrong:
-    """A wrong strategy: its name, what makes it, the promise that it breaks, and what is wrong with it."""
+    """A wrong strategy: its name, what makes it, the check that it fails, and what is wrong with it."""
 
     name: str
     make: Callable[[], Any]
-    promise: str
+    check: str
 
     @property
     def fault(self) -> str:
@@ -25,11 +25,11 @@ class Wrong:
         return (self.make.__doc__ or "").splitlines()[0]
 
 
-def breaks(promise: str) -> Callable[[Strategy], Strategy]:
+def fails(check: str) -> Callable[[Strategy], Strategy]:
     """Puts a class, or a function that makes a strategy, into the catalogue."""
 
     def enter(make: Strategy) -> Strategy:
-        WRONG.append(Wrong(make.__name__, make, promise))
+        WRONG.append(Wrong(make.__name__, make, check))
         return make
 
     return enter

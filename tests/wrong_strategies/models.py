@@ -10,7 +10,7 @@ from attrs import define, evolve, field, frozen
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.testing import toy
-from tests.wrong_strategies.catalogue import breaks
+from tests.wrong_strategies.catalogue import fails
 
 
 class Faulty(toy.ToyImageModel):
@@ -34,7 +34,7 @@ class Card(toy.ToyCard):
         return self.model(super().load(**how).module)
 
 
-@breaks("is_a_value")
+@fails("is_a_value")
 @define(kw_only=True)
 class WritableCard(ModelCard):
     """Is not frozen."""
@@ -50,7 +50,7 @@ class WritableCard(ModelCard):
         return toy.ToyCard().load(**how)
 
 
-@breaks("loads_what_it_says")
+@fails("loads_what_it_says")
 @frozen(kw_only=True)
 class OtherMaps(Card):
     """Says another schedule than its model has."""
@@ -58,7 +58,7 @@ class OtherMaps(Card):
     geometry: object = field(factory=lambda: evolve(toy.GEOMETRY, schedule=[(1, 1), (2, 2)]))
 
 
-@breaks("loads_what_it_says")
+@fails("loads_what_it_says")
 @frozen(kw_only=True)
 class OtherSampling(Card):
     """Says another guidance than its model draws with."""
@@ -66,7 +66,7 @@ class OtherSampling(Card):
     sampling: Sampling = field(factory=lambda: Sampling(guidance=3.0))
 
 
-@breaks("draws_pictures")
+@fails("draws_pictures")
 @frozen(kw_only=True)
 class BelowZero(Card):
     """Draws pixels from -1 to 1."""
@@ -76,7 +76,7 @@ class BelowZero(Card):
             return evolve(drawn, images=drawn.images * 2 - 1)
 
 
-@breaks("repeats_itself")
+@fails("repeats_itself")
 @frozen(kw_only=True)
 class Ages(Card):
     """Draws a little darker every time."""
@@ -90,7 +90,7 @@ class Ages(Card):
             return evolve(drawn, images=drawn.images / next(self.calls))
 
 
-@breaks("images_are_apart")
+@fails("images_are_apart")
 @frozen(kw_only=True)
 class DrawsTheBatch(Card):
     """Shifts the tokens of an image by the number of images beside it."""
@@ -100,7 +100,7 @@ class DrawsTheBatch(Card):
             return evolve(drawn, tokens=tuple((x + len(x)) % toy.CODES for x in drawn.tokens))
 
 
-@breaks("forced_tokens_are_drawn")
+@fails("forced_tokens_are_drawn")
 @frozen(kw_only=True)
 class DrawsItsOwn(Card):
     """Does not listen to forced tokens."""
@@ -110,7 +110,7 @@ class DrawsItsOwn(Card):
             return super().generate(prompts, seeds=seeds, sampling=sampling, keep_logits=keep_logits)
 
 
-@breaks("ignores_global_randomness")
+@fails("ignores_global_randomness")
 @frozen(kw_only=True)
 class Grainy(Card):
     """Adds grain from the global generator."""
@@ -120,7 +120,7 @@ class Grainy(Card):
             return evolve(drawn, images=(drawn.images + torch.rand_like(drawn.images) / 100).clamp(0, 1))
 
 
-@breaks("refuses_what_it_cannot_draw")
+@fails("refuses_what_it_cannot_draw")
 @frozen(kw_only=True)
 class TakesAnySeeds(Card):
     """Leaves out the seeds that are too many."""

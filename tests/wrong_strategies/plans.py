@@ -7,7 +7,7 @@ from attrs import field, frozen
 
 from scalekv_core import BudgetAllocator, BudgetError, CachePlan, LayerClassifier, LayerRoles
 from scalekv_core.testing.toy import Even
-from tests.wrong_strategies.catalogue import breaks
+from tests.wrong_strategies.catalogue import fails
 
 
 def spread(geometry, each):
@@ -18,7 +18,7 @@ def spread(geometry, each):
     )
 
 
-@breaks("stays_within_the_budget")
+@fails("stays_within_the_budget")
 @frozen
 class OneTokenMore(BudgetAllocator):
     """Rounds up."""
@@ -27,7 +27,7 @@ class OneTokenMore(BudgetAllocator):
         return spread(geometry, slots // geometry.slots_per_token + 1)
 
 
-@breaks("stays_within_the_budget")
+@fails("stays_within_the_budget")
 @frozen
 class PerLayer(BudgetAllocator):
     """Takes the budget for that of one layer."""
@@ -36,7 +36,7 @@ class PerLayer(BudgetAllocator):
         return spread(geometry, slots // geometry.heads)
 
 
-@breaks("stays_within_the_budget")
+@fails("stays_within_the_budget")
 @frozen
 class ForgivesRefiners(BudgetAllocator):
     """Gives refiners their share and drafters everything, on top of the budget."""
@@ -47,7 +47,7 @@ class ForgivesRefiners(BudgetAllocator):
         return CachePlan(geometry.schedule, np.where(roles.labels == len(roles.names) - 1, keepable, plan.capacity))
 
 
-@breaks("spends_the_budget")
+@fails("spends_the_budget")
 @frozen
 class HalfOfIt(BudgetAllocator):
     """Leaves half of the budget unused."""
@@ -57,7 +57,7 @@ class HalfOfIt(BudgetAllocator):
         return spread(geometry, (slots if slots >= whole else slots // 2) // geometry.slots_per_token)
 
 
-@breaks("spends_the_budget")
+@fails("spends_the_budget")
 @frozen
 class SquaresOnly(BudgetAllocator):
     """Counts the tokens of an h x w map as h x h."""
@@ -70,7 +70,7 @@ class SquaresOnly(BudgetAllocator):
         return CachePlan(geometry.schedule, np.broadcast_to(each[:, None, None], shape).copy())
 
 
-@breaks("the_whole_budget_keeps_everything")
+@fails("the_whole_budget_keeps_everything")
 @frozen
 class NeverEverything(BudgetAllocator):
     """Drops a token even where there is room for all."""
@@ -79,7 +79,7 @@ class NeverEverything(BudgetAllocator):
         return spread(geometry, min(slots // geometry.slots_per_token, max(0, geometry.schedule.last_history - 1)))
 
 
-@breaks("the_whole_budget_keeps_everything")
+@fails("the_whole_budget_keeps_everything")
 @frozen
 class RefusesTheWhole(Even):
     """Refuses a budget with which nothing would have to go."""
@@ -90,7 +90,7 @@ class RefusesTheWhole(Even):
         return super().allocate(geometry, roles, slots)
 
 
-@breaks("plan_fits_the_model")
+@fails("plan_fits_the_model")
 @frozen
 class ThirteenScales(BudgetAllocator):
     """Plans for thirteen scales."""
@@ -100,7 +100,7 @@ class ThirteenScales(BudgetAllocator):
         return CachePlan(geometry.schedule, capacity)
 
 
-@breaks("plan_fits_the_model")
+@fails("plan_fits_the_model")
 @frozen
 class HeadsFirst(BudgetAllocator):
     """Plans [K, H, L]."""
@@ -110,7 +110,7 @@ class HeadsFirst(BudgetAllocator):
         return CachePlan(geometry.schedule, plan.capacity.transpose(0, 2, 1))
 
 
-@breaks("plan_fits_the_model")
+@fails("plan_fits_the_model")
 @frozen
 class ACapacity(Even):
     """Returns the array instead of the plan."""
@@ -119,7 +119,7 @@ class ACapacity(Even):
         return super().allocate(geometry, roles, slots).capacity
 
 
-@breaks("plan_fits_the_model")
+@fails("plan_fits_the_model")
 @frozen
 class QuotaAboveCapacity(Even):
     """Gives every source scale all of its tokens, whatever the head may hold."""
@@ -133,7 +133,7 @@ class QuotaAboveCapacity(Even):
         return CachePlan(geometry.schedule, plan.capacity, quota)
 
 
-@breaks("rows_do_not_matter")
+@fails("rows_do_not_matter")
 @frozen
 class PerBatch(BudgetAllocator):
     """Divides the budget by the batch once more."""
@@ -142,7 +142,7 @@ class PerBatch(BudgetAllocator):
         return spread(geometry, slots // geometry.slots_per_token // geometry.rows)
 
 
-@breaks("ignores_global_randomness")
+@fails("ignores_global_randomness")
 @frozen
 class DrawnByLot(BudgetAllocator):
     """Draws the layer that gets less."""
@@ -153,7 +153,7 @@ class DrawnByLot(BudgetAllocator):
         return CachePlan(geometry.schedule, plan.capacity)
 
 
-@breaks("leaves_its_input_alone")
+@fails("leaves_its_input_alone")
 @frozen
 class RelabelsRoles(Even):
     """Turns refiners into drafters in the roles that it is given."""
@@ -166,7 +166,7 @@ class RelabelsRoles(Even):
 _PLANS: dict[int, int] = {}
 
 
-@breaks("remembers_nothing")
+@fails("remembers_nothing")
 @frozen
 class LastBudget(BudgetAllocator):
     """Holds as much as the smallest budget so far."""
@@ -178,7 +178,7 @@ class LastBudget(BudgetAllocator):
         return spread(geometry, each if previous == each else max(0, each - 1))
 
 
-@breaks("is_a_value")
+@fails("is_a_value")
 @frozen
 class HoldsShares(Even):
     """Has an array as its option."""
@@ -189,7 +189,7 @@ class HoldsShares(Even):
 _ALLOCATED = [0]
 
 
-@breaks("repeats_itself")
+@fails("repeats_itself")
 @frozen
 class TakesTurns(BudgetAllocator):
     """Gives less at every second call."""
@@ -202,7 +202,7 @@ class TakesTurns(BudgetAllocator):
 # -- classifiers --------------------------------------------------------------------------------------------------
 
 
-@breaks("roles_fit_the_model")
+@fails("roles_fit_the_model")
 @frozen
 class LayersOnly(LayerClassifier):
     """Labels layers and forgets their heads."""
@@ -211,7 +211,7 @@ class LayersOnly(LayerClassifier):
         return LayerRoles(("one",), np.zeros((len(geometry.schedule), geometry.layers, 1), dtype=int))
 
 
-@breaks("roles_fit_the_model")
+@fails("roles_fit_the_model")
 @frozen
 class UnknownLabel(LayerClassifier):
     """Uses a label that has no name."""
@@ -220,7 +220,7 @@ class UnknownLabel(LayerClassifier):
         return LayerRoles(("one",), np.ones((len(geometry.schedule), geometry.layers, geometry.heads), dtype=int))
 
 
-@breaks("scores_are_numbers")
+@fails("scores_are_numbers")
 @frozen
 class DividesByDeviation(LayerClassifier):
     """Divides by a standard deviation that may be zero."""
@@ -234,7 +234,7 @@ class DividesByDeviation(LayerClassifier):
         return LayerRoles(("one", "other"), (z > 0).astype(int), z)
 
 
-@breaks("rows_do_not_matter")
+@fails("rows_do_not_matter")
 @frozen
 class CountsRows(LayerClassifier):
     """Gives other roles to a larger batch."""
@@ -244,7 +244,7 @@ class CountsRows(LayerClassifier):
         return LayerRoles(("one", "other"), np.full(shape, geometry.rows % 2))
 
 
-@breaks("leaves_its_input_alone")
+@fails("leaves_its_input_alone")
 @frozen
 class SortsTheProfile(LayerClassifier):
     """Sorts the profile where it is."""
@@ -261,7 +261,7 @@ def all_or_none(geometry, label):
     return LayerRoles(("one", "other"), np.full((len(geometry.schedule), geometry.layers, geometry.heads), label))
 
 
-@breaks("is_a_value")
+@fails("is_a_value")
 @frozen
 class HoldsNames(LayerClassifier):
     """Has a list as its option."""
@@ -275,7 +275,7 @@ class HoldsNames(LayerClassifier):
 _CLASSIFIED = [0]
 
 
-@breaks("repeats_itself")
+@fails("repeats_itself")
 @frozen
 class Undecided(LayerClassifier):
     """Changes its mind from call to call."""
@@ -285,7 +285,7 @@ class Undecided(LayerClassifier):
         return all_or_none(geometry, _CLASSIFIED[0] % 2)
 
 
-@breaks("remembers_nothing")
+@fails("remembers_nothing")
 @frozen
 class FirstModel(LayerClassifier):
     """Thinks differently of all models once it has seen a second one."""
@@ -297,7 +297,7 @@ class FirstModel(LayerClassifier):
         return all_or_none(geometry, int(len(self._seen) > 1))
 
 
-@breaks("ignores_global_randomness")
+@fails("ignores_global_randomness")
 @frozen
 class GuessesRoles(LayerClassifier):
     """Draws the roles."""

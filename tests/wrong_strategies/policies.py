@@ -5,7 +5,7 @@ from __future__ import annotations
 from scalekv_core import Policy
 from scalekv_core.testing.toy import Even, Latest
 from tests.wrong_strategies import plans, selectors, storage
-from tests.wrong_strategies.catalogue import breaks
+from tests.wrong_strategies.catalogue import fails
 
 
 def policy(**parts):
@@ -13,97 +13,97 @@ def policy(**parts):
     return Policy(**{"name": "wrong", "allocator": Even(), "selector": Latest(), **parts})
 
 
-@breaks("plans_within_its_budget")
+@fails("plans_within_its_budget")
 def spends_too_much():
     """Its allocator gives out more than there is."""
     return policy(allocator=plans.OneTokenMore())
 
 
-@breaks("answers_are_accepted")
+@fails("answers_are_accepted")
 def keeps_unsorted():
     """Its selector returns the best token first."""
     return policy(selector=selectors.BestFirst())
 
 
-@breaks("answers_are_accepted")
+@fails("answers_are_accepted")
 def moves_kept_tokens():
     """Its merger folds tokens that stay into others."""
     return policy(merger=storage.IntoTheNext())
 
 
-@breaks("holds_what_was_planned")
+@fails("holds_what_was_planned")
 def weighs_more():
     """Its codec counts fewer bytes than it holds."""
     return policy(codec=storage.ForgetsRanges())
 
 
-@breaks("kept_tokens_are_the_originals")
+@fails("kept_tokens_are_the_originals")
 def clips():
     """Its codec cuts off what lies beyond the range of the first map."""
     return policy(codec=storage.ClipsLater())
 
 
-@breaks("kept_tokens_are_the_originals")
+@fails("kept_tokens_are_the_originals")
 def changes_keys():
     """Its selector normalises the keys where they are."""
     return policy(selector=selectors.NormalisesInPlace())
 
 
-@breaks("counts_add_up")
+@fails("counts_add_up")
 def loses_counts():
     """Its merger drops tokens and does not say so."""
     return policy(merger=storage.LosesTheDistant())
 
 
-@breaks("the_whole_budget_is_lossless")
+@fails("the_whole_budget_is_lossless")
 def never_everything():
     """Its allocator drops a token even where there is room for all."""
     return policy(allocator=plans.NeverEverything())
 
 
-@breaks("remembers_nothing")
+@fails("remembers_nothing")
 def remembers():
     """Its selector chooses by what it saw before."""
     return policy(selector=selectors.FirstImage())
 
 
-@breaks("ignores_global_randomness")
+@fails("ignores_global_randomness")
 def throws_dice():
     """Its selector draws from the global generator."""
     return policy(selector=selectors.GlobalDice())
 
 
-@breaks("repeats_itself")
+@fails("repeats_itself")
 def changes_its_mind():
     """Its selector shuffles another way at every call."""
     return policy(selector=selectors.EveryCall())
 
 
-@breaks("rows_permute")
+@fails("rows_permute")
 def first_row_decides():
     """Its selector uses the scores of the first row for all."""
     return policy(selector=selectors.FirstRow())
 
 
-@breaks("leaves_its_input_alone")
+@fails("leaves_its_input_alone")
 def rounds_in_place():
     """Its codec rounds the model's keys where they are."""
     return policy(codec=storage.RoundsTheModelsKeys())
 
 
-@breaks("rows_are_apart")
+@fails("rows_are_apart")
 def averages_rows():
     """Its selector averages over the batch."""
     return policy(selector=selectors.OtherRows())
 
 
-@breaks("is_a_value")
+@fails("is_a_value")
 def holds_a_list():
     """One of its parts cannot be hashed."""
     return policy(selector=selectors.HoldsAList())
 
 
-@breaks("outputs_are_numbers")
+@fails("outputs_are_numbers")
 def divides_by_nothing():
     """Its codec divides by a range that may be zero."""
     return policy(codec=storage.NoRange())

@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from scalekv_core import CacheView, ScoringSelector, TokenSelector, ops
-from tests.wrong_strategies.catalogue import breaks
+from tests.wrong_strategies.catalogue import fails
 
 
 @frozen
@@ -34,7 +34,7 @@ class ByPlace(ScoringSelector):
 # -- the answer ---------------------------------------------------------------------------------------------------
 
 
-@breaks("fills_its_capacity")
+@fails("fills_its_capacity")
 @frozen
 class OneTooMany(ByValue):
     """Keeps one token more than its capacity."""
@@ -43,7 +43,7 @@ class OneTooMany(ByValue):
         return super().select(view, keep + 1)
 
 
-@breaks("fills_its_capacity")
+@fails("fills_its_capacity")
 @frozen
 class OneTooFew(ByValue):
     """Keeps one token less than its capacity, if that leaves any."""
@@ -52,7 +52,7 @@ class OneTooFew(ByValue):
         return super().select(view, max(1, keep - 1))
 
 
-@breaks("fills_its_capacity")
+@fails("fills_its_capacity")
 @frozen
 class ShortIndices(ByValue):
     """Returns int32."""
@@ -61,7 +61,7 @@ class ShortIndices(ByValue):
         return super().select(view, keep).int()
 
 
-@breaks("fills_its_capacity")
+@fails("fills_its_capacity")
 @frozen
 class AList(ByValue):
     """Returns a list of lists."""
@@ -70,7 +70,7 @@ class AList(ByValue):
         return super().select(view, keep).tolist()
 
 
-@breaks("fills_its_capacity")
+@fails("fills_its_capacity")
 @frozen
 class OneHeadForAll(ByValue):
     """Returns one head's indices and lets them be broadcast."""
@@ -79,7 +79,7 @@ class OneHeadForAll(ByValue):
         return super().select(view, keep)[:, :1]
 
 
-@breaks("fills_its_capacity")
+@fails("fills_its_capacity")
 @frozen
 class OwnCapacity(ByValue):
     """Ignores what it is asked to keep: eight tokens in every head, whatever the plan gives it."""
@@ -88,7 +88,7 @@ class OwnCapacity(ByValue):
         return super().select(view, min(8, view.tokens))
 
 
-@breaks("fills_its_capacity")
+@fails("fills_its_capacity")
 @frozen
 class CannotKeepOne(ByValue):
     """Divides by keep - 1."""
@@ -97,7 +97,7 @@ class CannotKeepOne(ByValue):
         return super().score(view, keep) / torch.tensor(1 // (keep - 1) + 1)
 
 
-@breaks("fills_its_capacity")
+@fails("fills_its_capacity")
 @frozen
 class ThirteenMaps(ByValue):
     """Looks up the thirteenth map."""
@@ -106,7 +106,7 @@ class ThirteenMaps(ByValue):
         return super().score(view, keep) + view.schedule.tokens[12]
 
 
-@breaks("fills_its_capacity")
+@fails("fills_its_capacity")
 @frozen
 class SquareMaps(ByValue):
     """Takes every map for a square."""
@@ -117,7 +117,7 @@ class SquareMaps(ByValue):
         return torch.cat([super().score(view, keep)[:, :, : view.history], latest.flatten(2)], dim=2)
 
 
-@breaks("fills_its_capacity")
+@fails("fills_its_capacity")
 @frozen
 class Endless(ByValue):
     """Does not come back from a map of more than one row."""
@@ -128,7 +128,7 @@ class Endless(ByValue):
         return super().select(view, keep)
 
 
-@breaks("indices_are_unique")
+@fails("indices_are_unique")
 @frozen
 class Twice(ByValue):
     """Keeps its first token twice."""
@@ -138,7 +138,7 @@ class Twice(ByValue):
         return torch.cat([kept[..., :1], kept[..., :-1]], dim=-1)
 
 
-@breaks("indices_ascend")
+@fails("indices_ascend")
 @frozen
 class BestFirst(ByValue):
     """Returns the best token first instead of the earliest."""
@@ -147,7 +147,7 @@ class BestFirst(ByValue):
         return self.score(view, keep).topk(keep, dim=-1).indices
 
 
-@breaks("indices_are_in_range")
+@fails("indices_are_in_range")
 @frozen
 class PastTheEnd(ByValue):
     """Counts tokens from 1."""
@@ -156,7 +156,7 @@ class PastTheEnd(ByValue):
         return super().select(view, keep) + 1
 
 
-@breaks("indices_are_in_range")
+@fails("indices_are_in_range")
 @frozen
 class FromTheEnd(ByValue):
     """Counts the latest tokens from the end, below zero."""
@@ -165,7 +165,7 @@ class FromTheEnd(ByValue):
         return ops.all_tokens(view.k, -keep, 0)
 
 
-@breaks("indices_are_in_range")
+@fails("indices_are_in_range")
 @frozen
 class Positions(ByPlace):
     """Returns positions in the sequence, which are indices only as long as nothing was dropped."""
@@ -174,7 +174,7 @@ class Positions(ByPlace):
         return view.positions.long()[:, :, -keep:]
 
 
-@breaks("follows_quotas")
+@fails("follows_quotas")
 @frozen
 class NoQuotas(ByValue):
     """Keeps the right number of tokens, of whatever maps."""
@@ -183,7 +183,7 @@ class NoQuotas(ByValue):
         return self.select(view, sum(keep for _, _, keep in keeps))
 
 
-@breaks("works_at_its_least")
+@fails("works_at_its_least")
 @frozen
 class NothingIsEnough(ByValue):
     """Says that it can work with a capacity of 0."""
@@ -192,7 +192,7 @@ class NothingIsEnough(ByValue):
         return 0
 
 
-@breaks("works_at_its_least")
+@fails("works_at_its_least")
 @frozen
 class NeedsMore(ByValue):
     """Says that a window of 2 is enough, and always keeps 3."""
@@ -207,7 +207,7 @@ class NeedsMore(ByValue):
 # -- statistics and scores ----------------------------------------------------------------------------------------
 
 
-@breaks("statistics_are_as_named")
+@fails("statistics_are_as_named")
 @frozen
 class Misnamed(ByValue):
     """Names one statistic and returns another."""
@@ -218,7 +218,7 @@ class Misnamed(ByValue):
         return {"weight": view.statistics["mass"]}
 
 
-@breaks("statistics_are_as_named")
+@fails("statistics_are_as_named")
 @frozen
 class NarrowStatistic(ByValue):
     """Keeps its statistic in the dtype of the keys, where the plan has paid for float32."""
@@ -229,7 +229,7 @@ class NarrowStatistic(ByValue):
         return {"length": view.k.norm(dim=-1)}
 
 
-@breaks("statistics_are_as_named")
+@fails("statistics_are_as_named")
 @frozen
 class SharedStatistic(ByValue):
     """One statistic for all heads."""
@@ -240,7 +240,7 @@ class SharedStatistic(ByValue):
         return {"length": view.k.float().norm(dim=-1).mean(dim=1)}
 
 
-@breaks("scores_are_numbers")
+@fails("scores_are_numbers")
 @frozen
 class DividesByNothing(ByValue):
     """Normalises values that may be zero."""
@@ -253,7 +253,7 @@ class DividesByNothing(ByValue):
 # -- rows, heads, memory, chance ----------------------------------------------------------------------------------
 
 
-@breaks("rows_are_apart")
+@fails("rows_are_apart")
 @frozen
 class OtherRows(ByValue):
     """Scores are averaged over the batch."""
@@ -262,7 +262,7 @@ class OtherRows(ByValue):
         return super().score(view, keep).mean(dim=0, keepdim=True).expand(*view.k.shape[:3])
 
 
-@breaks("rows_permute")
+@fails("rows_permute")
 @frozen
 class FirstRow(ByValue):
     """The first row decides for all."""
@@ -271,7 +271,7 @@ class FirstRow(ByValue):
         return super().score(view, keep)[:1].expand(*view.k.shape[:3])
 
 
-@breaks("rows_permute")
+@fails("rows_permute")
 @frozen
 class NextRow(ByValue):
     """Every row gets the scores of the row before it."""
@@ -280,7 +280,7 @@ class NextRow(ByValue):
         return super().score(view, keep).roll(1, dims=0)
 
 
-@breaks("heads_are_apart")
+@fails("heads_are_apart")
 @frozen
 class HeadsTogether(ByValue):
     """Heads that are stored together vote together."""
@@ -289,7 +289,7 @@ class HeadsTogether(ByValue):
         return super().score(view, keep).sum(dim=1, keepdim=True).expand(*view.k.shape[:3])
 
 
-@breaks("remembers_nothing")
+@fails("remembers_nothing")
 @frozen
 class FirstImage(ByPlace):
     """Chooses for all images as it did for the first one."""
@@ -307,7 +307,7 @@ class FirstImage(ByPlace):
         return ops.top_tokens(scores, keep)
 
 
-@breaks("remembers_nothing")
+@fails("remembers_nothing")
 @frozen
 class FirstBatch(TokenSelector):
     """Makes an index of the batch at the first call and uses it for all others."""
@@ -322,7 +322,7 @@ class FirstBatch(TokenSelector):
 _CALLS = [0]
 
 
-@breaks("repeats_itself")
+@fails("repeats_itself")
 @frozen
 class EveryCall(ByPlace):
     """Shuffles tokens another way at every call."""
@@ -332,7 +332,7 @@ class EveryCall(ByPlace):
         return (view.positions * (3 + _CALLS[0] % 5) % 11).float()
 
 
-@breaks("ignores_global_randomness")
+@fails("ignores_global_randomness")
 @frozen
 class GlobalDice(ScoringSelector):
     """Draws tokens from torch's global generator."""
@@ -341,7 +341,7 @@ class GlobalDice(ScoringSelector):
         return torch.rand(view.positions.shape, device=view.k.device)
 
 
-@breaks("ignores_global_randomness")
+@fails("ignores_global_randomness")
 @frozen
 class SeedsTheWorld(ByPlace):
     """Seeds numpy's global generator, to be reproducible."""
@@ -354,7 +354,7 @@ class SeedsTheWorld(ByPlace):
 # -- what it may not touch ----------------------------------------------------------------------------------------
 
 
-@breaks("leaves_its_input_alone")
+@fails("leaves_its_input_alone")
 @frozen
 class NormalisesInPlace(ByValue):
     """Normalises the keys where they are."""
@@ -364,7 +364,7 @@ class NormalisesInPlace(ByValue):
         return super().score(view, keep)
 
 
-@breaks("leaves_its_input_alone")
+@fails("leaves_its_input_alone")
 @frozen
 class ScalesTheMass(ByValue):
     """Scales the attention mass in place, which a merger that asks for it would get."""
@@ -373,7 +373,7 @@ class ScalesTheMass(ByValue):
         return view.attention_mass().div_(view.current)
 
 
-@breaks("leaves_its_input_alone")
+@fails("leaves_its_input_alone")
 @frozen
 class CountsInPlace(ByValue):
     """Adds to its statistic in place."""
@@ -384,7 +384,7 @@ class CountsInPlace(ByValue):
         return {"age": view.statistics["age"].add_(1)}
 
 
-@breaks("stays_on_the_device")
+@fails("stays_on_the_device")
 @frozen
 class AsksTheTensor(ByPlace):
     """Looks at a number to decide."""
@@ -394,7 +394,7 @@ class AsksTheTensor(ByPlace):
         return view.positions * sign
 
 
-@breaks("stays_on_the_device")
+@fails("stays_on_the_device")
 @frozen
 class OnTheHost(TokenSelector):
     """Makes its indices on the host."""
@@ -403,7 +403,7 @@ class OnTheHost(TokenSelector):
         return torch.arange(view.tokens - keep, view.tokens).expand(*view.k.shape[:2], -1)
 
 
-@breaks("is_a_value")
+@fails("is_a_value")
 @define
 class CanBeWrittenTo(ScoringSelector):
     """Is not frozen."""
@@ -414,7 +414,7 @@ class CanBeWrittenTo(ScoringSelector):
         return view.positions.float()
 
 
-@breaks("is_a_value")
+@fails("is_a_value")
 @frozen
 class HoldsATensor(ByPlace):
     """Has a tensor as its option."""
@@ -422,7 +422,7 @@ class HoldsATensor(ByPlace):
     weights: Tensor = field(factory=lambda: torch.ones(4), eq=False)
 
 
-@breaks("is_a_value")
+@fails("is_a_value")
 @frozen
 class HoldsAList(ByPlace):
     """Has a list as its option, so that it cannot be hashed."""
@@ -443,7 +443,7 @@ class Claims(ByValue):
         return frozenset({self.claimed})
 
 
-@breaks("claims_are_known")
+@fails("claims_are_known")
 @frozen
 class ClaimsAnything(Claims):
     """Claims what nobody can check."""
@@ -451,7 +451,7 @@ class ClaimsAnything(Claims):
     claimed = "is_the_best"
 
 
-@breaks("larger_budgets_keep_more")
+@fails("larger_budgets_keep_more")
 @frozen
 class TurnsAround(ByPlace):
     """Keeps the latest of an even number of tokens and the earliest of an odd one."""
@@ -460,7 +460,7 @@ class TurnsAround(ByPlace):
         return view.positions.float() * (-1) ** keep
 
 
-@breaks("heads_are_alike")
+@fails("heads_are_alike")
 @frozen
 class KnowsItsHeads(Claims):
     """Claims that heads are alike, and treats the first one differently."""
@@ -472,7 +472,7 @@ class KnowsItsHeads(Claims):
         return torch.where(first, view.positions.float(), super().score(view, keep))
 
 
-@breaks("layers_are_alike")
+@fails("layers_are_alike")
 @frozen
 class KnowsItsLayer(Claims):
     """Claims that layers are alike, and turns around from layer to layer."""
@@ -483,7 +483,7 @@ class KnowsItsLayer(Claims):
         return view.positions.float() * (-1) ** view.layer
 
 
-@breaks("length_of_keys_is_ignored")
+@fails("length_of_keys_is_ignored")
 @frozen
 class FeelsLength(Claims):
     """Claims that the length of keys does not matter, and adds it to something else."""
@@ -494,7 +494,7 @@ class FeelsLength(Claims):
         return view.k.float().sum(dim=-1) + view.positions / 2
 
 
-@breaks("contents_are_ignored")
+@fails("contents_are_ignored")
 @frozen
 class LooksAtValues(Claims):
     """Claims to look at positions only."""
@@ -502,7 +502,7 @@ class LooksAtValues(Claims):
     claimed = "contents_are_ignored"
 
 
-@breaks("older_maps_are_ignored")
+@fails("older_maps_are_ignored")
 @frozen
 class FromTheBeginning(Claims):
     """Claims that maps which are gone do not matter, and keeps positions modulo the first maps."""
@@ -513,7 +513,7 @@ class FromTheBeginning(Claims):
         return view.positions.float() % 4
 
 
-@breaks("follows_attention")
+@fails("follows_attention")
 @frozen
 class ForgetsTheLastRow(ScoringSelector):
     """Goes over w x w tokens of an h x w map: what lies below the square is never chosen."""
@@ -528,7 +528,7 @@ class ForgetsTheLastRow(ScoringSelector):
         return scores
 
 
-@breaks("follows_attention")
+@fails("follows_attention")
 @frozen
 class ForgetsTheCurrentMap(ScoringSelector):
     """Never keeps anything of the map that was just drawn, as long as there is something else."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from scalekv_core import CacheCodec, CacheView, Encoded, TokenMerger
 from scalekv_core.contracts.defaults import Dense
 from scalekv_policies import Int8 as ChannelRanges
-from tests.wrong_strategies.catalogue import breaks
+from tests.wrong_strategies.catalogue import fails
 
 
 @frozen
@@ -21,7 +21,7 @@ class IntoNearest(TokenMerger):
         return (view.positions.unsqueeze(3) - chosen.unsqueeze(2)).abs().argmin(dim=3)
 
 
-@breaks("kept_tokens_stay_themselves")
+@fails("kept_tokens_stay_themselves")
 @frozen
 class IntoTheNext(IntoNearest):
     """Folds every token, those that stay too, into the one after."""
@@ -30,7 +30,7 @@ class IntoTheNext(IntoNearest):
         return (super().assign(view, kept) + 1) % kept.shape[2]
 
 
-@breaks("kept_tokens_stay_themselves")
+@fails("kept_tokens_stay_themselves")
 @frozen
 class IntoTheFirst(TokenMerger):
     """Folds everything into one token, and leaves the others' places empty."""
@@ -39,7 +39,7 @@ class IntoTheFirst(TokenMerger):
         return torch.zeros_like(view.positions, dtype=torch.int64)
 
 
-@breaks("counts_add_up")
+@fails("counts_add_up")
 @frozen
 class LosesTheDistant(IntoNearest):
     """Drops what is far from every token that stays, and does not say so."""
@@ -50,7 +50,7 @@ class LosesTheDistant(IntoNearest):
         return torch.where(distance > 2, -1, target)
 
 
-@breaks("targets_exist")
+@fails("targets_exist")
 @frozen
 class IntoTheView(IntoNearest):
     """Names the kept token by its index in the view instead of among those that stay."""
@@ -59,7 +59,7 @@ class IntoTheView(IntoNearest):
         return kept.gather(2, super().assign(view, kept))
 
 
-@breaks("assigns_every_token")
+@fails("assigns_every_token")
 @frozen
 class OnlyTheOthers(IntoNearest):
     """Assigns the tokens that do not stay and leaves out the others."""
@@ -68,7 +68,7 @@ class OnlyTheOthers(IntoNearest):
         return super().assign(view, kept)[:, :, kept.shape[2] :]
 
 
-@breaks("assigns_every_token")
+@fails("assigns_every_token")
 @frozen
 class ShortTargets(IntoNearest):
     """Returns int32."""
@@ -77,7 +77,7 @@ class ShortTargets(IntoNearest):
         return super().assign(view, kept).int()
 
 
-@breaks("drops_what_it_says")
+@fails("drops_what_it_says")
 @frozen
 class SaysThatItDrops(IntoNearest):
     """Says that it drops, and folds."""
@@ -85,7 +85,7 @@ class SaysThatItDrops(IntoNearest):
     drops = True
 
 
-@breaks("weights_are_positive")
+@fails("weights_are_positive")
 @frozen
 class WeighsOnlyTheCurrentMap(IntoNearest):
     """Gives the tokens of the history no weight, so that a mean of none but those is none."""
@@ -94,7 +94,7 @@ class WeighsOnlyTheCurrentMap(IntoNearest):
         return (torch.arange(view.tokens) >= view.history).float().expand(view.positions.shape)
 
 
-@breaks("rows_are_apart")
+@fails("rows_are_apart")
 @frozen
 class WeighsByTheBatch(IntoNearest):
     """Divides its weights by the largest of the batch."""
@@ -104,7 +104,7 @@ class WeighsByTheBatch(IntoNearest):
         return length / length.max()
 
 
-@breaks("rows_are_apart")
+@fails("rows_are_apart")
 @frozen
 class IntoTheBatchMean(IntoNearest):
     """Measures likeness by keys averaged over the batch."""
@@ -121,7 +121,7 @@ def unless_kept(target: Tensor, kept: Tensor) -> Tensor:
     return target.scatter(2, kept, torch.arange(kept.shape[2], device=kept.device).expand_as(kept))
 
 
-@breaks("is_a_value")
+@fails("is_a_value")
 class NotFrozen(IntoNearest):
     """Can be written to, for it is not decorated, and its base is."""
 
@@ -129,7 +129,7 @@ class NotFrozen(IntoNearest):
         object.__setattr__(self, name, value)
 
 
-@breaks("rows_permute")
+@fails("rows_permute")
 @frozen
 class IntoTheNextRow(IntoNearest):
     """Uses every row's targets for the next row."""
@@ -138,7 +138,7 @@ class IntoTheNextRow(IntoNearest):
         return unless_kept(super().assign(view, kept).roll(1, dims=0), kept)
 
 
-@breaks("heads_are_apart")
+@fails("heads_are_apart")
 @frozen
 class HeadsAlike(IntoNearest):
     """Decides by a key that is averaged over heads."""
@@ -151,7 +151,7 @@ class HeadsAlike(IntoNearest):
 _ASSIGNED = [0]
 
 
-@breaks("repeats_itself")
+@fails("repeats_itself")
 @frozen
 class EverySecondTime(IntoNearest):
     """Folds into the first token at every second call."""
@@ -162,7 +162,7 @@ class EverySecondTime(IntoNearest):
         return target if _ASSIGNED[0] % 2 else unless_kept(target * 0, kept)
 
 
-@breaks("remembers_nothing")
+@fails("remembers_nothing")
 @frozen
 class AsBefore(IntoNearest):
     """Folds into the first token once it has seen another batch."""
@@ -176,7 +176,7 @@ class AsBefore(IntoNearest):
         return unless_kept(target * 0 if "other" in self._rows else target, kept)
 
 
-@breaks("ignores_global_randomness")
+@fails("ignores_global_randomness")
 @frozen
 class FoldsByLot(IntoNearest):
     """Draws the token to fold into."""
@@ -185,7 +185,7 @@ class FoldsByLot(IntoNearest):
         return unless_kept(torch.randint(kept.shape[2], view.positions.shape), kept)
 
 
-@breaks("leaves_its_input_alone")
+@fails("leaves_its_input_alone")
 @frozen
 class CountsFromZero(IntoNearest):
     """Shifts the positions where they are."""
@@ -195,7 +195,7 @@ class CountsFromZero(IntoNearest):
         return super().assign(view, kept)
 
 
-@breaks("stays_on_the_device")
+@fails("stays_on_the_device")
 @frozen
 class TokenByToken(IntoNearest):
     """Goes over tokens in Python."""
@@ -228,7 +228,7 @@ class Int8(CacheCodec):
         return stored.tokens["step"] * 0.51
 
 
-@breaks("decodes_within_its_bound")
+@fails("decodes_within_its_bound")
 @frozen
 class SaysNothing(Int8):
     """Is lossy and says nothing of its error."""
@@ -237,7 +237,7 @@ class SaysNothing(Int8):
         return torch.zeros(())
 
 
-@breaks("decodes_within_its_bound")
+@fails("decodes_within_its_bound")
 @frozen
 class Truncates(Int8):
     """Truncates where it says that it rounds."""
@@ -247,7 +247,7 @@ class Truncates(Int8):
         return Encoded({"codes": (x.float() / step).trunc().to(torch.int8), "step": step})
 
 
-@breaks("decodes_within_its_bound")
+@fails("decodes_within_its_bound")
 @frozen
 class NoRange(CacheCodec):
     """Divides by a range that is zero where all numbers of a token are one."""
@@ -266,7 +266,7 @@ class NoRange(CacheCodec):
         return stored.tokens["range"] * 1e-5
 
 
-@breaks("bytes_are_as_planned")
+@fails("bytes_are_as_planned")
 @frozen
 class ForgetsRanges(Int8):
     """Counts the codes and not the ranges."""
@@ -275,7 +275,7 @@ class ForgetsRanges(Int8):
         return rows * heads * tokens * head_dim
 
 
-@breaks("bytes_are_as_planned")
+@fails("bytes_are_as_planned")
 @frozen
 class AlwaysFloat32(Dense):
     """Stores float32, and counts the dtype that it was given."""
@@ -289,7 +289,7 @@ class AlwaysFloat32(Dense):
         return CacheCodec.keep(self, stored, current, whole, index, kind)
 
 
-@breaks("bytes_are_as_planned")
+@fails("bytes_are_as_planned")
 @frozen
 class ForgetsOtherMaps(ChannelRanges):
     """Counts the ranges of one map, however many were joined."""
@@ -298,7 +298,7 @@ class ForgetsOtherMaps(ChannelRanges):
         return super().nbytes(kind, maps=1, **shape)
 
 
-@breaks("owns_its_memory")
+@fails("owns_its_memory")
 @frozen
 class KeepsAView(Dense):
     """Stores a view of what it is given, with all that the model has beside it."""
@@ -307,7 +307,7 @@ class KeepsAView(Dense):
         return Encoded({"x": x})
 
 
-@breaks("owns_its_memory")
+@fails("owns_its_memory")
 @frozen
 class KeepsTheBuffer(Dense):
     """Gathers by slicing a larger buffer."""
@@ -319,7 +319,7 @@ class KeepsTheBuffer(Dense):
         return Encoded({"x": buffer[:, :, : made.shape[2]]})
 
 
-@breaks("rows_are_apart")
+@fails("rows_are_apart")
 @frozen
 class OneRange(Int8):
     """One range for the whole batch."""
@@ -328,7 +328,7 @@ class OneRange(Int8):
         return (x.float().abs().amax(dim=(0, 3), keepdim=True) / 127).clamp_min(1e-30).expand(*x.shape[:3], 1).clone()
 
 
-@breaks("later_maps_join")
+@fails("later_maps_join")
 @frozen
 class ClipsLater(CacheCodec):
     """A range for each channel, from the first map; what later maps have beyond it is cut off."""
@@ -348,7 +348,7 @@ class ClipsLater(CacheCodec):
         return stored.ranges["step"] * 0.51
 
 
-@breaks("errors_do_not_add_up")
+@fails("errors_do_not_add_up")
 @frozen
 class EncodesAgain(ClipsLater):
     """Encodes everything again after every scale, from what it had decoded."""
@@ -358,7 +358,7 @@ class EncodesAgain(ClipsLater):
         return self.encode(whole.gather(2, index.unsqueeze(3).expand(-1, -1, -1, whole.shape[3])), kind)
 
 
-@breaks("decodes_into_its_place")
+@fails("decodes_into_its_place")
 @frozen
 class ForgetsTheEnd(Dense):
     """Leaves the last token of what it decodes as it was."""
@@ -367,7 +367,7 @@ class ForgetsTheEnd(Dense):
         out[:, :, :-1] = stored.tokens["x"][:, :, :-1]
 
 
-@breaks("decodes_into_its_place")
+@fails("decodes_into_its_place")
 @frozen
 class Overflows(Int8):
     """Decodes in float16, where large numbers become infinite and their product nan."""
@@ -377,7 +377,7 @@ class Overflows(Int8):
         out.copy_(stored.tokens["codes"].half() * step / (step + step.isinf()) * step)
 
 
-@breaks("gathering_changes_nothing")
+@fails("gathering_changes_nothing")
 @frozen
 class SharesByPlace(Int8):
     """Adds a little that depends on where a token stands among those that are there."""
@@ -390,7 +390,7 @@ class SharesByPlace(Int8):
         return stored.tokens["step"]
 
 
-@breaks("keeps_what_stays")
+@fails("keeps_what_stays")
 @frozen
 class KeepsEverything(Dense):
     """Keeps all tokens, whatever has been selected."""
@@ -399,7 +399,7 @@ class KeepsEverything(Dense):
         return self.encode(whole, kind)
 
 
-@breaks("dense_means_as_it_is")
+@fails("dense_means_as_it_is")
 @frozen
 class HalfDense(Dense):
     """Says that it is dense, and stores bfloat16."""
@@ -408,7 +408,7 @@ class HalfDense(Dense):
         return Encoded({"x": x.bfloat16().half()})
 
 
-@breaks("codes_belong_to_tokens")
+@fails("codes_belong_to_tokens")
 @frozen
 class TokensFirst(Dense):
     """Stores (B, N, H, D)."""
@@ -419,7 +419,7 @@ class TokensFirst(Dense):
         return Encoded({"x": x.transpose(1, 2).contiguous()})
 
 
-@breaks("leaves_its_input_alone")
+@fails("leaves_its_input_alone")
 @frozen
 class RoundsInPlace(Dense):
     """Rounds the model's keys where they are."""
@@ -438,7 +438,7 @@ class RoundsTheModelsKeys(RoundsInPlace):
         return CacheCodec.keep(self, stored, current, whole, index, kind)
 
 
-@breaks("is_a_value")
+@fails("is_a_value")
 @define
 class Writable(Dense.__base__):
     """Is not frozen."""
@@ -451,7 +451,7 @@ class Writable(Dense.__base__):
 _ENCODED = [0]
 
 
-@breaks("repeats_itself")
+@fails("repeats_itself")
 @frozen
 class Drifts(Int8):
     """Widens its range from call to call."""
@@ -461,7 +461,7 @@ class Drifts(Int8):
         return super().step(x) * (1 + _ENCODED[0] / 1000)
 
 
-@breaks("ignores_global_randomness")
+@fails("ignores_global_randomness")
 @frozen
 class RoundsByLot(Int8):
     """Rounds up or down at random."""

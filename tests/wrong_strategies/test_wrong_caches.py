@@ -8,10 +8,10 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from scalekv_core import KVCache, SessionError
-from scalekv_core.testing import images, machine_for, promises, toy
-from scalekv_core.testing.kinds import KINDS, promise
-from scalekv_core.testing.proving import Subject
-from scalekv_core.testing.running import try_promise
+from scalekv_core.testing import checks_of, images, machine_for, toy
+from scalekv_core.testing.kinds import KINDS, check_named
+from scalekv_core.testing.running import try_check
+from scalekv_core.testing.trying import Subject
 from tests.wrong_strategies.policies import changes_keys
 from tests.wrong_strategies.table import WRONG, subject_of
 
@@ -69,21 +69,19 @@ WRONG_CACHES = {
 
 
 @pytest.mark.parametrize(("name", "cache"), WRONG_CACHES.items())
-def test_a_wrong_cache_is_caught_by_the_promise_that_it_breaks(
-    name: str, cache: type, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_cache_fails_its_check(name: str, cache: type, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a policy in which nothing is wrong."""
     monkeypatch.setattr(images, "KVCache", cache)
-    outcome = try_promise(promise("policy", name), Subject("policy", "latest", toy.latest))
+    outcome = try_check(check_named("policy", name), Subject("policy", "latest", toy.latest))
 
-    assert "broken" == outcome.state
+    assert "failed" == outcome.state
 
 
-def test_every_promise_is_broken_by_somebody() -> None:
-    """A promise that nothing breaks may check nothing."""
-    broken = {(subject_of(wrong).kind, wrong.promise) for wrong in WRONG} | {("policy", name) for name in WRONG_CACHES}
+def test_every_check_is_failed_by_a_wrong_strategy() -> None:
+    """A check that nothing fails may check nothing."""
+    failed = {(subject_of(wrong).kind, wrong.check) for wrong in WRONG} | {("policy", name) for name in WRONG_CACHES}
 
-    assert set() == {(kind, one.name) for kind in KINDS for one in promises(kind)} - broken
+    assert set() == {(kind, one.name) for kind in KINDS for one in checks_of(kind)} - failed
 
 
 few = settings(

@@ -1,6 +1,6 @@
-"""What some token selectors promise beyond the contract: checked for those whose ``claims`` name it.
+"""What some token selectors claim beyond the contract: checked for those whose ``claims`` name it.
 
-They are the metamorphic laws of the methods: what may be changed in a view without changing the answer.
+They are metamorphic laws: what may be changed in a view without changing the answer.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from scalekv_core.contracts.strategies import ScoringSelector
 from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import ViewCase
-from scalekv_core.testing.checks.selectors import Make, answer, keep_of, observed, view_of
+from scalekv_core.testing.checks.selectors import Make, answer, keep_of, seen_by, view_of
 from scalekv_core.testing.checks.views import mapped
-from scalekv_core.testing.common import NotApplicable, NotMade, all_same, only_if
+from scalekv_core.testing.common import Blocked, NotApplicable, all_same, only_if
 
 ROOM = 24
-"""As many tokens as stay at least where the one that all look at has to be among them: pooling lifts its neighbours too."""
+"""As many tokens as are kept at least where the one that all look at has to be among them: pooling lifts its neighbours too."""
 
 
 def claimed(check: Callable[[Make, ViewCase], None]) -> Any:
-    """Marks a check that is made only of those who claim it."""
+    """Marks a check that is made only on those that claim it."""
     name = check.__name__.removeprefix("check_")
     return only_if(lambda selector: name in selector.claims, "it does not claim this")(check)
 
 
 def unmoved(make: Make, case: ViewCase, change: Callable[[CacheView], CacheView], what: str) -> None:
     """The answer to a changed view is the answer to the view."""
-    view = view_of(make, case)
+    view = view_of(make(), case)
     assert all_same(answer(make(), case, view), answer(make(), case, change(view))), f"it changes with {what}"
 
 
 @claimed
 def check_heads_are_alike(make: Make, case: ViewCase) -> None:
     """The answer depends on what a head holds and not on which head of the layer it is."""
-    view = view_of(make, case.with_several(heads=2))
+    view = view_of(make(), case.with_several(heads=2))
     expected = [x.flip(1) for x in answer(make(), case, view)]
     actual = answer(make(), case, mapped(view, lambda x: x.flip(1)))
     assert all_same(expected, actual), "two heads that swap what they hold do not swap their answers"
@@ -80,7 +80,7 @@ def check_older_maps_are_ignored(make: Make, case: ViewCase) -> None:
 def check_larger_budgets_keep_more(make: Make, case: ViewCase) -> None:
     """What stays of few tokens stays of more: the attention that is retained never falls as the budget grows."""
     selector = make()
-    view = observed(selector, view_of(make, case))
+    view = seen_by(selector, view_of(selector, case))
     few = keep_of(selector, case, view)
     if few + 1 >= case.tokens:
         raise NotApplicable("there is no room for one more")
@@ -95,20 +95,27 @@ def check_larger_budgets_keep_more(make: Make, case: ViewCase) -> None:
 def _held(kept: Tensor, case: ViewCase) -> Tensor:
     """(B, H, N) whether each token stays."""
     if not isinstance(kept, Tensor) or kept.dim() != 3 or int(kept.max()) >= case.tokens:
-        raise NotMade("see fills_its_capacity")
+        raise Blocked("fills_its_capacity", "its indices are of another form")
     held = torch.zeros(*kept.shape[:2], case.tokens, dtype=torch.bool, device=kept.device)
     return held.scatter_(2, kept, True)
 
 
 @claimed
 def check_follows_attention(make: Make, case: ViewCase) -> None:
-    """A token that all queries look at, and hardly anything else, stays, wherever it lies on its map."""
+    """A token that gets nearly all attention is kept, wherever it lies: since all queries look at it, or since it stands for
+    so many others that its count outweighs them."""
     selector, case = make(), _roomy(case)
-    view = view_of(make, case)
+    view = view_of(selector, case)
     for target in {0, case.held, case.seed % case.tokens, case.tokens - 1}:
         kept = answer(selector, case, _looking_at(view, target))[-1]
         assert bool((kept == target).any(dim=-1).all()), (
-            f"all queries look at token {target} of {case.tokens}, and it is not among the {kept.shape[2]} that stay"
+            f"all queries look at token {target} of {case.tokens}, and it is not among the {kept.shape[2]} that are kept"
+        )
+    for target in {0, case.seed % max(1, case.held), case.held - 1} if case.held else ():
+        kept = answer(selector, case, _counting(view, target))[-1]
+        assert bool((kept == target).any(dim=-1).all()), (
+            f"token {target} of {case.tokens} stands for a million others and gets the attention of all of them, "
+            f"and it is not among the {kept.shape[2]} that are kept"
         )
 
 
@@ -116,9 +123,9 @@ def _roomy(case: ViewCase) -> ViewCase:
     """The case with the whole history, and with one map more where there are too few tokens to choose from."""
     maps, scale = case.maps, case.scale
     if maps.seen[scale] <= ROOM:
-        maps, scale = ScaleSchedule([*maps.maps[: scale + 1], (1, ROOM // 4, 5)]), scale + 1
+        maps, scale = ScaleSchedule([*maps.maps[: scale + 1], (1, ROOM // 4, 5), (1, 1, 1)]), scale + 1
     keep = max(case.keep, ROOM)
-    return evolve(case, maps=maps, scale=scale, keep=keep, held=maps.history[scale], counts=False)
+    return evolve(case, maps=maps, scale=scale, keep=keep, held=maps.history[scale], counts=False, content="ordinary")
 
 
 def _looking_at(view: CacheView, target: int) -> CacheView:
@@ -126,9 +133,29 @@ def _looking_at(view: CacheView, target: int) -> CacheView:
     width = view.k.shape[3]
     one = torch.ones_like(view.k[:, :, :1]) * (30 / view.softmax_scale / width) ** 0.5
     keys = torch.zeros_like(view.k).index_copy(2, torch.tensor([target], device=one.device), one)
-    nothing_yet = {name: torch.zeros_like(x) for name, x in view.statistics.items()}
-    return evolve(view, q=one.expand_as(view.q), k=keys, statistics=nothing_yet)
+    return evolve(view, q=one.expand_as(view.q), k=keys, statistics=_nothing_yet(view))
 
 
-CLAIMS = tuple(name.removeprefix("check_") for name in list(vars()) if name.startswith("check_"))
+def _counting(view: CacheView, target: int) -> CacheView:
+    """The view with keys that are all alike, so that attention goes by counts, and one token that stands for a million."""
+    counts = torch.ones_like(view.positions, dtype=torch.float32)
+    counts[:, :, target] = 1e6
+    return evolve(view, k=torch.zeros_like(view.k), counts=counts, statistics=_nothing_yet(view))
+
+
+def _nothing_yet(view: CacheView) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(x) for name, x in view.statistics.items()}
+
+
+def check_claims_are_known(make: Make) -> None:
+    """Whatever it claims beyond the contract is something that this kit checks."""
+    unknown = set(make().claims) - set(CLAIMS)
+    assert not unknown, f"it claims {', '.join(sorted(unknown))}; what can be claimed is {', '.join(CLAIMS)}"
+
+
+CLAIMS = tuple(
+    name.removeprefix("check_")
+    for name, check in list(vars().items())
+    if name.startswith("check_") and hasattr(check, "only_if")
+)
 """The names that ``TokenSelector.claims`` may hold."""

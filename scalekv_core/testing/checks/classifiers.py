@@ -1,7 +1,8 @@
-"""What a layer classifier promises."""
+"""What a layer classifier is checked for."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -12,8 +13,22 @@ from torch import Tensor
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.contracts.strategies import LayerClassifier
+from scalekv_core.testing import real_sizes
 from scalekv_core.testing.cases import ProfileCase
-from scalekv_core.testing.common import NotMade, all_same, check_randomness, check_value, refused
+from scalekv_core.testing.checks import options
+from scalekv_core.testing.common import (
+    Blocked,
+    NeverApplies,
+    all_same,
+    check_randomness,
+    check_value,
+    made_on_few,
+    only_if,
+    refused,
+)
+from scalekv_core.testing.elsewhere import digests, elsewhere
+from scalekv_core.testing.manners import quietly
+from scalekv_core.testing.state import Contents
 
 Make = Callable[[], LayerClassifier]
 
@@ -23,12 +38,20 @@ def profile_for(classifier: LayerClassifier, case: ProfileCase) -> AttentionProf
     return case.profile() if classifier.needs_profile else None
 
 
-def labels(classifier: LayerClassifier, case: ProfileCase) -> list[Tensor]:
-    """The labels, as a tensor to compare."""
+def roles_of(classifier: LayerClassifier, case: ProfileCase) -> LayerRoles:
+    """The roles; Blocked if they are none."""
     roles = classifier.classify(profile_for(classifier, case), case.geometry)
     if not isinstance(roles, LayerRoles):
-        raise NotMade("see roles_fit_the_model")
-    return [torch.from_numpy(roles.labels.copy())]
+        raise Blocked("roles_fit_the_model", f"it returned {refused(roles)}")
+    return roles
+
+
+def labels(classifier: LayerClassifier, case: ProfileCase) -> list[Tensor]:
+    """Who plays which role, by the roles' names, as a tensor to compare."""
+    roles = roles_of(classifier, case)
+    names = sorted(roles.names)
+    by_name = np.array([names.index(name) for name in roles.names], dtype=np.int64)
+    return [torch.from_numpy(by_name[roles.labels])]
 
 
 def check_is_a_value(make: Make) -> None:
@@ -36,25 +59,49 @@ def check_is_a_value(make: Make) -> None:
     check_value(make)
 
 
+@made_on_few(1, real_sizes=4)
 def check_roles_fit_the_model(make: Make, case: ProfileCase) -> None:
     """LayerRoles [K, L, H] for maps of any proportion and number; models that it is not for are named in ``only_for``."""
     classifier = make()
     roles = classifier.classify(profile_for(classifier, case), case.geometry)
-    wanted = (len(case.maps), case.layers, case.heads)
     assert isinstance(roles, LayerRoles), f"it returned {refused(roles)}; wanted LayerRoles"
-    assert roles.labels.shape == wanted, f"it labelled {roles.labels.shape}; [K, L, H] is {wanted}"
+    assert roles.labels.shape == case.shape, f"it labelled {roles.labels.shape}; [K, L, H] is {case.shape}"
+
+
+def check_names_are_distinct(make: Make, case: ProfileCase) -> None:
+    """Every role has a name of its own: allocators ask for roles by name."""
+    names = roles_of(make(), case).names
+    assert all(isinstance(name, str) and name for name in names), f"its roles are {names}; wanted names"
+    assert len(set(names)) == len(names), f"two of its roles have one name: {', '.join(names)}"
 
 
 def check_scores_are_numbers(make: Make, case: ProfileCase) -> None:
     """If it reports the measure that decided, that is one finite number for each scale, layer and head."""
-    classifier = make()
-    roles = classifier.classify(profile_for(classifier, case), case.geometry)
-    scores = getattr(roles, "scores", None)
+    scores = roles_of(make(), case).scores
     if scores is None:
         return
-    wanted = (len(case.maps), case.layers, case.heads)
-    assert scores.shape == wanted, f"its scores are {scores.shape}; [K, L, H] is {wanted}"
+    assert scores.shape == case.shape, f"its scores are {scores.shape}; [K, L, H] is {case.shape}"
     assert bool(np.isfinite(scores).all()), "its scores hold nan or inf"
+
+
+@only_if(lambda classifier: classifier.needs_profile, "it needs no profile")
+def check_fractions_go_by_value(make: Make, case: ProfileCase) -> None:
+    """A profile that lists its fractions in another order, or has more of them, gets the same roles."""
+    usual, *others = (evolve(case, fractions=fractions) for fractions in ("usual", "reverse", "more"))
+    expected = labels(make(), usual)
+    for other in others:
+        assert all_same(expected, labels(make(), other)), (
+            "the roles change when the same concentrations are listed in another order; ask profile.top_share_at(fraction)"
+        )
+
+
+def check_names_of_models_do_not_matter(make: Make, case: ProfileCase) -> None:
+    """Roles follow from what was measured, not from what the model is called."""
+    expected = labels(make(), case)
+    for name in ("infinity-2b", "var-d30", "x"):
+        assert all_same(expected, labels(make(), evolve(case, name=name))), (
+            f"the roles change for a model named {name!r}"
+        )
 
 
 def check_rows_do_not_matter(make: Make, case: ProfileCase) -> None:
@@ -72,15 +119,40 @@ def check_repeats_itself(make: Make, case: ProfileCase) -> None:
 
 
 def check_remembers_nothing(make: Make, case: ProfileCase) -> None:
-    """No state survives: other models and profiles in between change nothing."""
+    """Roles do not depend on what was asked before: other profiles, of this model or another, change nothing."""
     classifier = make()
-    first = labels(classifier, case)
-    for other in (ProfileCase(), evolve(case, layers=case.layers + 1, seed=case.seed + 1)):
-        try:
-            labels(classifier, other)
-        except Exception:  # what it is not for is another promise's business
-            continue
-    assert all_same(first, labels(classifier, case)), "after another model or profile it gives other roles"
+    untouched = Contents.of(classifier)
+    others = (
+        evolve(case, seed=case.seed + 1),
+        evolve(case, seed=case.seed + 2, content="peaked"),
+        evolve(case, layers=case.layers + 1, seed=case.seed + 1),
+        ProfileCase(),
+    )
+    try:
+        first = labels(classifier, case)
+        for other in others:
+            untouched.restore()
+            with contextlib.suppress(Exception):  # what it is not for is another check's business
+                labels(classifier, other)
+            assert all_same(first, labels(classifier, case)), "after another model or profile it gives other roles"
+    finally:
+        untouched.restore()
+
+
+@made_on_few(5, real_sizes=1)
+def check_keeps_nothing(make: Make, case: ProfileCase) -> None:
+    """Nothing of a profile stays in the classifier, its class or its module; only what the model's shape decides may."""
+    classifier = make()
+    untouched = Contents.of(classifier)
+    try:
+        for seed in (0, 1):
+            labels(classifier, evolve(case, seed=case.seed + seed))
+        before = Contents.of(classifier)
+        labels(classifier, evolve(case, seed=case.seed + 2))
+        changed = before.changes(Contents.of(classifier))
+        assert not changed, f"every profile changes what {changed[0]} holds"
+    finally:
+        untouched.restore()
 
 
 def check_ignores_global_randomness(make: Make, case: ProfileCase) -> None:
@@ -97,3 +169,25 @@ def check_leaves_its_input_alone(make: Make, case: ProfileCase) -> None:
         untouched = case.profile()
         same = np.array_equal(untouched.mass, profile.mass) and np.array_equal(untouched.top_share, profile.top_share)
         assert same, "it writes to the profile"
+
+
+@made_on_few(10, real_sizes=1)
+def check_is_quiet(make: Make, case: ProfileCase) -> None:
+    """It prints nothing, warns of nothing, and leaves the settings of torch, numpy and the process alone."""
+    quietly(lambda: labels(make(), case))
+
+
+def check_another_process_agrees(make: Make) -> None:
+    """The same profile gets the same roles tomorrow: hashes of texts, ids and the clock are others in every process."""
+    if make().only_for:
+        raise NeverApplies("it is for other models")
+    cases = real_sizes.profiles()[:2]
+    assert digests(labels, make, cases) == elsewhere(labels, make, cases), (
+        "another process gives other roles: it depends on the hash of a text, on an id or on the clock"
+    )
+
+
+@made_on_few(3)
+def check_options_work(make: Make, case: ProfileCase) -> None:
+    """With every option set to other values that it accepts, the roles fit the model."""
+    options.each_option(make, lambda other: check_roles_fit_the_model(other, case))

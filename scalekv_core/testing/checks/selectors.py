@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import numpy as np
 import torch
@@ -12,9 +11,19 @@ from torch import Tensor
 
 from scalekv_core.contracts.strategies import ScoringSelector, TokenSelector
 from scalekv_core.contracts.view import CacheView
-from scalekv_core.testing.cases import ViewCase
-from scalekv_core.testing.checks import views
-from scalekv_core.testing.common import NotApplicable, NotMade, check_value, only_if, refused
+from scalekv_core.testing.cases import ImageCase, ViewCase
+from scalekv_core.testing.cases.views import observed
+from scalekv_core.testing.checks import options, views, whole
+from scalekv_core.testing.common import (
+    Blocked,
+    NotApplicable,
+    Refused,
+    check_value,
+    made_on_few,
+    only_if,
+    refused,
+)
+from scalekv_core.testing.real_sizes import INFINITY_1M, VAR_256, WIDE
 
 Make = Callable[[], TokenSelector]
 
@@ -23,36 +32,36 @@ def keep_of(selector: TokenSelector, case: ViewCase, view: CacheView) -> int:
     """How many tokens it is asked to keep: what the case says, but not less than it can work with."""
     keep = max(case.keep, selector.least(view.schedule, view.scale))
     if keep >= view.tokens:
-        raise NotApplicable(f"it keeps at least {keep}; there are {view.tokens}")
+        raise Refused(f"it keeps at least {keep}; there are {view.tokens}")
     return keep
 
 
-def observed(selector: TokenSelector, view: CacheView) -> CacheView:
+def seen_by(selector: TokenSelector, view: CacheView) -> CacheView:
     """The view as ``select`` sees it: with the statistics brought up to date."""
-    if not selector.statistics:
-        return view
-    statistics = selector.observe(view)
-    if not isinstance(statistics, Mapping) or not set(selector.statistics) <= set(statistics):
-        raise NotMade("see statistics_are_as_named")
-    return evolve(view, statistics={name: statistics[name] for name in selector.statistics})
+    return evolve(view, statistics=observed(selector, view)) if selector.statistics else view
 
 
 def answer(selector: TokenSelector, case: ViewCase, view: CacheView) -> list[Tensor]:
-    """Statistics and indices; NotApplicable if the indices are of another form, which one promise is about."""
-    seen, keep = observed(selector, view), keep_of(selector, case, view)
+    """Statistics and indices; Blocked if the indices are of another form, which one check is about."""
+    seen, keep = seen_by(selector, view), keep_of(selector, case, view)
     kept = selector.select(seen, keep)
     if not isinstance(kept, Tensor) or kept.shape != (*view.k.shape[:2], keep):
-        raise NotMade("see fills_its_capacity")
+        raise Blocked("fills_its_capacity", f"it returned {refused(kept)}")
     return [*(seen.statistics[name] for name in selector.statistics), kept]
 
 
-def asking(make: Make, case: ViewCase) -> views.Ask:
-    """A new selector each time, and its answer to a view."""
-    return lambda: partial(answer, make(), case)
+def view_of(selector: TokenSelector, case: ViewCase) -> CacheView:
+    return case.view(selector)
 
 
-def view_of(make: Make, case: ViewCase) -> CacheView:
-    return case.view(make().statistics)
+def asked(make: Make) -> views.Questions:
+    """How selectors are asked."""
+    return views.Questions(make, view_of, answer)
+
+
+def answer_anew(selector: TokenSelector, case: ViewCase) -> list[Tensor]:
+    """What it answers to the view of a case."""
+    return answer(selector, case, view_of(selector, case))
 
 
 def check_is_a_value(make: Make) -> None:
@@ -60,12 +69,13 @@ def check_is_a_value(make: Make) -> None:
     check_value(make)
 
 
+@made_on_few(1, real_sizes=5)
 def check_fills_its_capacity(make: Make, case: ViewCase) -> None:
-    """(B, H, keep) int64 indices, as many as may stay: fewer waste memory, more overrun it."""
+    """(B, H, keep) int64 indices: fewer than its capacity waste memory, more overrun it."""
     selector = make()
-    view = view_of(make, case)
+    view = view_of(selector, case)
     keep = keep_of(selector, case, view)
-    kept = selector.select(observed(selector, view), keep)
+    kept = selector.select(seen_by(selector, view), keep)
     wanted = (*view.k.shape[:2], keep)
     assert isinstance(kept, Tensor), f"it returned {refused(kept)}; wanted int64 of shape {wanted}"
     assert tuple(kept.shape) == wanted, f"it returned {refused(kept)}; wanted {wanted}: its capacity is {keep}"
@@ -75,20 +85,20 @@ def check_fills_its_capacity(make: Make, case: ViewCase) -> None:
 
 def check_indices_are_in_range(make: Make, case: ViewCase) -> None:
     """Every index names one of the view's N tokens."""
-    kept = answer(make(), case, view_of(make, case))[-1]
+    kept = answer_anew(make(), case)[-1]
     low, high = int(kept.min()), int(kept.max())
     assert 0 <= low <= high < case.tokens, f"its indices go from {low} to {high}; there are {case.tokens} tokens"
 
 
 def check_indices_are_unique(make: Make, case: ViewCase) -> None:
     """No token is kept twice: the second one would be paid for and double its weight in attention."""
-    kept = answer(make(), case, view_of(make, case))[-1].sort(dim=-1).values
+    kept = answer_anew(make(), case)[-1].sort(dim=-1).values
     assert bool((kept.diff(dim=-1) != 0).all()), "an index occurs twice"
 
 
 def check_indices_ascend(make: Make, case: ViewCase) -> None:
-    """Tokens stay in the order of the sequence, which positions and quotas rely on."""
-    kept = answer(make(), case, view_of(make, case))[-1]
+    """Kept tokens are in the order of the sequence, which positions and quotas rely on."""
+    kept = answer_anew(make(), case)[-1]
     assert bool((kept.diff(dim=-1) >= 0).all()), "the indices are not ascending"
 
 
@@ -97,21 +107,35 @@ def check_works_at_its_least(make: Make, case: ViewCase) -> None:
     selector = make()
     least = selector.least(case.maps, case.scale)
     assert isinstance(least, int), f"least returned {type(least).__name__}"
-    assert least >= 1, f"least returned {least}; a capacity of 0 is nobody's to fill"
+    assert least >= 1, f"least returned {least}; selectors are never called with capacity 0"
     check_fills_its_capacity(make, evolve(case, keep=least))
 
 
+def check_works_at_a_tenth(make: Make) -> None:
+    """At a tenth of the history of a published model, the budget that people give, it has enough to work with."""
+    for schedule in (VAR_256, INFINITY_1M, WIDE):
+        selector, tenth = make(), schedule.last_history // 10
+        for scale in range(len(schedule) - 1):
+            least = selector.least(schedule, scale)
+            assert least <= max(tenth, 1) or least >= schedule.seen[scale], (
+                f"after scale {scale} of maps {schedule} it needs {least} tokens; 10% of the history are {tenth}"
+            )
+
+
 def check_follows_quotas(make: Make, case: ViewCase) -> None:
-    """With a quota per source scale exactly so many of each map stay, in ascending order."""
-    selector, case = make(), evolve(case, held=case.maps.history[case.scale])
+    """With a quota per source scale it keeps exactly so many of each map's cached tokens, in ascending order."""
+    selector, case = make(), evolve(case, even=True)
     parts = _quotas(case)
     keep = sum(part[2] for part in parts)
     if not selector.least(case.maps, case.scale) <= keep < case.tokens:
         raise NotApplicable(f"it cannot be asked for {keep} of {case.tokens}")
-    kept = selector.select_by_source(observed(selector, view_of(make, case)), parts)
+    given = list(parts)
+    kept = selector.select_by_source(seen_by(selector, view_of(selector, case)), given)
     wanted = (case.rows, case.heads, keep)
+    assert given == parts, "it changes the list of quotas that it is given"
     assert isinstance(kept, Tensor), f"it returned {refused(kept)}; wanted int64 of shape {wanted}"
     assert tuple(kept.shape) == wanted, f"it returned {refused(kept)}; wanted {wanted}"
+    assert kept.dtype == torch.int64, f"it returned {refused(kept)}; indices are int64"
     for start, stop, share in parts:
         inside = ((kept >= start) & (kept < stop)).sum(dim=-1)
         assert bool((inside == share).all()), f"of tokens {start} to {stop} it keeps {inside.tolist()}; wanted {share}"
@@ -119,16 +143,18 @@ def check_follows_quotas(make: Make, case: ViewCase) -> None:
 
 
 def _quotas(case: ViewCase) -> list[tuple[int, int, int]]:
-    """(start, stop, keep) of every source scale, none, some or all of it."""
+    """(start, stop, keep) of every source scale's cached tokens: none, some or all of them are kept."""
     rng = np.random.default_rng(case.seed)
-    starts, stops = case.maps.history[: case.scale + 1], case.maps.seen[: case.scale + 1]
-    parts = [(a, b, int(rng.integers(0, b - a + 1))) for a, b in zip(starts, stops, strict=True)]
+    there = [*case.held_of_maps(), case.maps.tokens[case.scale]]
+    stops = np.cumsum(there).tolist()
+    parts = [(stop - n, stop, int(rng.integers(0, n + 1))) for n, stop in zip(there, stops, strict=True)]
     return parts if any(keep for _, _, keep in parts) else [*parts[:-1], (*parts[-1][:2], 1)]
 
 
 def check_statistics_are_as_named(make: Make, case: ViewCase) -> None:
     """``observe`` returns each statistic that the class names: (B, H, N) float32 without nan, which the plan has paid for."""
-    selector, view = make(), view_of(make, case)
+    selector = make()
+    view = view_of(selector, case)
     statistics = selector.observe(view)
     assert isinstance(statistics, Mapping), f"observe returned {refused(statistics)}; wanted a mapping of statistics"
     for name in selector.statistics:
@@ -150,9 +176,10 @@ def check_scores_are_numbers(make: Make, case: ViewCase) -> None:
 
 
 def _check_scores(make: Make, case: ViewCase) -> None:
-    selector, view = make(), view_of(make, case)
+    selector = make()
+    view = view_of(selector, case)
     assert isinstance(selector, ScoringSelector)
-    scores = selector.score(observed(selector, view), keep_of(selector, case, view))
+    scores = selector.score(seen_by(selector, view), keep_of(selector, case, view))
     assert isinstance(scores, Tensor), f"score returned {refused(scores)}"
     assert scores.shape == view.positions.shape, (
         f"score returned {refused(scores)}; wanted {tuple(view.positions.shape)}"
@@ -164,50 +191,85 @@ def _check_scores(make: Make, case: ViewCase) -> None:
 
 def check_rows_permute(make: Make, case: ViewCase) -> None:
     """Rows in another order get the answers in that order: an image does not depend on its place in the batch."""
-    case = case.with_several(rows=3)
-    views.rows_permute(asking(make, case), view_of(make, case))
+    views.rows_permute(asked(make), case)
 
 
 def check_rows_are_apart(make: Make, case: ViewCase) -> None:
-    """A row alone is answered as in company: an image does not depend on the images beside it."""
-    case = case.with_several(rows=2)
-    views.rows_alone(asking(make, case), view_of(make, case))
+    """A row gets the same answer alone and in a batch: an image does not depend on the images beside it."""
+    views.rows_alone(asked(make), case)
 
 
 def check_heads_are_apart(make: Make, case: ViewCase) -> None:
-    """A head alone is answered as in company: which heads are stored together is the cache's business."""
-    case = case.with_several(heads=2)
-    views.heads_alone(asking(make, case), view_of(make, case))
+    """A head gets the same answer alone and in a group: the cache decides which heads are stored together."""
+    views.heads_alone(asked(make), case)
 
 
 def check_repeats_itself(make: Make, case: ViewCase) -> None:
-    """The same view gets the same answer, from the same and from an equal selector."""
-    views.repeats(asking(make, case), view_of(make, case))
+    """The same view gets the same answer, from the same and from an equal selector, with and without gradients."""
+    views.repeats(asked(make), case)
 
 
+@made_on_few(2)
 def check_remembers_nothing(make: Make, case: ViewCase) -> None:
-    """No state survives: other images, batches and schedules in between change nothing."""
-    views.remembers_nothing(asking(make, case), case, make().statistics)
+    """The answer does not depend on what was asked before: other images, batches, layers and schedules change nothing."""
+    views.remembers_nothing(asked(make), case)
+
+
+@made_on_few(10, real_sizes=1)
+def check_keeps_nothing(make: Make, case: ViewCase) -> None:
+    """No tensor and no number of an image stays in the selector, its class or its module: that is memory, or state."""
+    views.keeps_nothing(asked(make), case)
+
+
+@made_on_few(4, real_sizes=0)
+def check_images_do_not_mix(make: Make, case: ImageCase) -> None:
+    """Two images that are generated alternately are what they are one after the other."""
+    whole.images_do_not_mix(lambda: whole.policy_around(make()), case)
+
+
+@made_on_few(10, real_sizes=0)
+def check_nothing_is_hoarded(make: Make, case: ImageCase) -> None:
+    """While an image is generated, no key or value of an earlier scale stays in memory beside the cache."""
+    whole.nothing_is_hoarded(lambda: whole.policy_around(make()), case)
 
 
 def check_ignores_global_randomness(make: Make, case: ViewCase) -> None:
     """Global generators are neither read nor moved: seeds belong to the user's sampling."""
-    views.ignores_randomness(asking(make, case), view_of(make, case))
+    views.ignores_randomness(asked(make), case)
 
 
 def check_leaves_its_input_alone(make: Make, case: ViewCase) -> None:
     """Keys, values and positions are the cache's; nothing of a view is written to."""
-    views.leaves_its_input(asking(make, case), case, make().statistics)
+    views.leaves_its_input(asked(make), case)
 
 
 def check_stays_on_the_device(make: Make, case: ViewCase) -> None:
     """It never asks what a tensor holds and makes no tensor elsewhere, so that the host need not wait for the device."""
-    views.stays_on_the_device(asking(make, case), view_of(make, case))
+    views.stays_on_the_device(asked(make), case)
 
 
-def check_claims_are_known(make: Make) -> None:
-    """Whatever it claims beyond the contract is a promise that this kit can check."""
-    from scalekv_core.testing.checks import claims
+def check_memory_is_linear(make: Make) -> None:
+    """Temporary memory grows with the cached tokens, not with their square: at 1024 x 1024 there are 6,425 in each head."""
+    views.memory_is_linear(asked(make))
 
-    unknown = set(make().claims) - set(claims.CLAIMS)
-    assert not unknown, f"it claims {', '.join(sorted(unknown))}; what can be claimed is {', '.join(claims.CLAIMS)}"
+
+def check_is_quick(make: Make) -> None:
+    """At the size of a published model it answers within a second: it is asked some hundred times for each image."""
+    views.is_quick(asked(make))
+
+
+@made_on_few(10, real_sizes=0)
+def check_is_quiet(make: Make, case: ViewCase) -> None:
+    """It prints nothing, warns of nothing, and leaves the settings of torch and of the process alone."""
+    views.is_quiet(asked(make), case)
+
+
+def check_another_process_agrees(make: Make) -> None:
+    """The same seed gives the same image tomorrow: hashes of texts, ids and the clock are others in every process."""
+    views.agrees_elsewhere(make, answer_anew)
+
+
+@made_on_few(3)
+def check_options_work(make: Make, case: ViewCase) -> None:
+    """With every option set to other values that it accepts it still fills its capacity."""
+    options.each_option(make, lambda other: check_fills_its_capacity(other, case))

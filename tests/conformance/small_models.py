@@ -13,7 +13,7 @@ from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
-from scalekv_core.testing import Specimen
+from scalekv_core.testing import TestModel
 from tests.adapters.infinity.official_standin import StandInInfinity
 from tests.adapters.var.official_standin import StandInVAR
 
@@ -102,9 +102,9 @@ def draw_official_infinity(model: nn.Module, rows: int, seed: int) -> list[Tenso
     return [image, *bits, *(logits for logits, _ in model.drawn)]
 
 
-SPECIMENS = {
-    "adapter.infinity": Specimen(load=small_infinity, draw=draw_infinity),
-    "adapter.infinity-official": Specimen(load=small_official_infinity, draw=draw_official_infinity),
-    "adapter.var": Specimen(load=small_var, draw=draw_ours),
-    "adapter.var-official": Specimen(load=small_official_var, draw=draw_official),
+SMALL_MODELS = {
+    "adapter.infinity": TestModel(load=small_infinity, draw=draw_infinity),
+    "adapter.infinity-official": TestModel(load=small_official_infinity, draw=draw_official_infinity),
+    "adapter.var": TestModel(load=small_var, draw=draw_ours),
+    "adapter.var-official": TestModel(load=small_official_var, draw=draw_official),
 }

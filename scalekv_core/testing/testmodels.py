@@ -1,9 +1,10 @@
-"""Tiny models that adapters are checked on: how one is made, how it is made to draw, and what it looks like inside."""
+"""Small models that adapters are checked on: how one is made, how it generates, and what it looks like inside."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from attrs import frozen
@@ -21,7 +22,7 @@ def _itself(loaded: Any) -> nn.Module:
 
 
 @frozen(kw_only=True)
-class Specimen:
+class TestModel:
     """A model of the family that an adapter is for.
 
     Attributes:
@@ -30,33 +31,35 @@ class Specimen:
         module: what the adapter attaches to; of an image model its ``module``.
     """
 
+    __test__: ClassVar[bool] = False  # pytest would take it for a class of tests
+
     load: Callable[[], Any]
     draw: Callable[[Any, int, int], Sequence[Tensor]]
     module: Callable[[Any], nn.Module] = _itself
 
     @classmethod
-    def of_card(cls, card: ModelCard) -> Specimen:
-        """An image model that comes with its weights, drawing its own example."""
+    def of_card(cls, card: ModelCard) -> TestModel:
+        """An image model that comes with its weights, generating its own example."""
 
         def draw(model: ImageModel, rows: int, seed: int) -> list[Tensor]:
-            drawn = model.generate([card.example] * rows, seeds=range(seed, seed + rows), keep_logits=True)
-            return [drawn.images, *drawn.tokens, *drawn.choices, *(drawn.logits or ())]
+            made = model.generate([card.example] * rows, seeds=range(seed, seed + rows), keep_logits=True)
+            return [made.images, *made.tokens, *made.choices, *(made.logits or ())]
 
         return cls(load=card.load, draw=draw)
 
-    def drawn(self, loaded: Any, rows: int, seed: int) -> list[Tensor]:
+    def generated(self, loaded: Any, rows: int, seed: int) -> list[Tensor]:
         """What comes out, without gradients."""
         with torch.inference_mode():
             return list(self.draw(loaded, rows, seed))
 
 
-def find_specimen(registry: Registry, adapter: ModelAdapter) -> Specimen | None:
+def find_test_model(registry: Registry, adapter: ModelAdapter) -> TestModel | None:
     """The first installed image model that the adapter knows and that comes with its weights; None if there is none."""
     for name in registry.names("model"):
         try:
             card: ModelCard = registry.make("model", name)
             if not card.needs_weights and adapter.matches(_itself(card.load())):
-                return Specimen.of_card(card)
+                return TestModel.of_card(card)
         except Exception:  # a model that does not load is not this adapter's fault, and the model's own checks tell
             continue
     return None
@@ -78,13 +81,17 @@ def inside(module: nn.Module) -> dict[str, Any]:
 
 
 def _kept(value: Any) -> Any:
-    return (value, value.detach().clone()) if isinstance(value, Tensor) else value
+    return (value, value.detach().clone(), value.requires_grad) if isinstance(value, Tensor) else value
 
 
-def classes(module: nn.Module) -> dict[str, Any]:
-    """{class.name: value} of every class that an instance and its parts are of."""
+def shared(module: nn.Module) -> dict[str, Any]:
+    """{name: value} of what a model shares with others: its classes, the modules that define them, torch's functions."""
     types = {base for part in module.modules() for base in type(part).__mro__}
-    return {f"{t.__module__}.{t.__qualname__}.{name}": value for t in types for name, value in vars(t).items()}
+    modules = {sys.modules[t.__module__] for t in types if t.__module__ in sys.modules and t is not object}
+    found = {f"{t.__module__}.{t.__qualname__}.{name}": value for t in types for name, value in vars(t).items()}
+    for one in {*modules, torch, torch.nn.functional}:
+        found |= {f"{one.__name__}.{name}": value for name, value in vars(one).items() if not name.startswith("__")}
+    return found
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -96,6 +103,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 
 
 def _is(one: Any, other: Any) -> bool:
-    if isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], Tensor):
-        return isinstance(other, tuple) and one[0] is other[0] and same_bits(one[1], other[1])
+    if isinstance(one, tuple) and len(one) == 3 and isinstance(one[0], Tensor):
+        same = isinstance(other, tuple) and one[0] is other[0] and one[2] == other[2]
+        return same and same_bits(one[1], other[1])
     return one is other or (type(one) is type(other) and type(one) in (bool, int, float, str, bytes) and one == other)
