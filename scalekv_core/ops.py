@@ -35,6 +35,15 @@ def all_tokens(x: Tensor, start: int, stop: int) -> Tensor:
     return torch.arange(start, stop, device=x.device).expand(x.shape[0], x.shape[1], -1)
 
 
+def at_positions(table: Tensor, positions: Tensor) -> Tensor:
+    """(B, H, N) what a table (tokens of the sequence,) says of each position.
+
+    >>> at_positions(torch.tensor([5, 6, 7]), torch.tensor([[[0, 2]]], dtype=torch.int32))
+    tensor([[[5, 7]]])
+    """
+    return table.index_select(0, positions.flatten()).view(positions.shape)
+
+
 def token_starts(places: int, tokens: int, *, device: torch.device) -> Tensor:
     """(places,) where the tokens of each row and head begin, when all of them lie one behind the other."""
     return torch.arange(0, places * tokens, tokens, device=device)
@@ -209,10 +218,10 @@ def chunk_length(k: Tensor) -> int:
 
 
 def fold(x: Tensor, weights: Tensor, counts: Tensor, target: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """Weighted means (..., B, H, keep, D) of the tokens folded together, and how many tokens each stands for (B, H, keep).
+    """Weighted means (rows, H, keep, D) of the tokens folded together, and how many tokens each stands for (B, H, keep).
 
     Args:
-        x: (..., B, H, N, D); tensors along further axes are folded alike.
+        x: (rows, H, N, D); where there is a multiple of B rows, each B of them are folded alike.
         weights: (B, H, N) float32, greater than zero.
         counts: (B, H, N) float32, whole numbers: their sums are the same in any order.
         target: (B, H, N) which of the ``keep`` tokens each goes to; -1 drops it.
@@ -222,11 +231,11 @@ def fold(x: Tensor, weights: Tensor, counts: Tensor, target: Tensor, keep: int) 
     >>> means.item(), counts.item()
     (1.5, 2.0)
     """
-    tokens, width = x.shape[-2:]
+    rows, heads, tokens, width = x.shape
     at_once = max(1, default_chunk_bytes(x.device) // (4 * tokens * width))
-    means = x.new_empty(*x.shape[:-2], keep, width)
+    means = x.new_empty(rows, heads, keep, width)
     totals = counts.new_empty(*counts.shape[:2], keep)
-    parts, into = (y.reshape(-1, *y.shape[-4:]).unbind() for y in (x, means))
+    parts, into = (y.split(counts.shape[0]) for y in (x, means))
     for weight, count, goes, total, *some in blocks(at_once, weights, counts, target, totals, *parts, *into):
         _fold_block(some[: len(parts)], weight, count, goes, some[len(parts) :], total)
     return means, totals

@@ -10,9 +10,11 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor
 
+from scalekv_core import ops
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import ScoringSelector
 from scalekv_core.contracts.view import CacheView
+from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_policies.uniform import EvenBudget, spaced_order
 
 
@@ -34,15 +36,16 @@ class CondensedAndLocal(ScoringSelector):
         return super().claims | {"contents_are_ignored", "heads_are_alike", "layers_are_alike"}
 
     def score(self, view: CacheView, keep: int) -> Tensor:
-        """(B, H, N) int64, all different: the map's turn, then the token's turn in its map."""
-        scales = len(view.schedule)
-        turns = [scales + self.condensed - k if k < self.condensed else k for k in range(view.scale + 1)]
-        device = view.positions.device
-        turn = torch.cat(
-            [torch.full((view.schedule.tokens[k],), turns[k], device=device) for k in range(view.scale + 1)]
-        )
-        order = (turn << 32) - spaced_order(view.schedule, view.scale, device)
-        return order[view.positions.long()]
+        """(B, H, N) int64, all different."""
+        scores = view.table(condensed_and_local_scores, view.schedule, view.scale, self.condensed)
+        return ops.at_positions(scores, view.positions)
+
+
+def condensed_and_local_scores(schedule: ScaleSchedule, scale: int, condensed: int, device: torch.device) -> Tensor:
+    """(tokens of scales 0..scale) int64, all different: the map's turn, then the token's turn in its map."""
+    turns = [len(schedule) + condensed - k if k < condensed else k for k in range(scale + 1)]
+    turn = torch.cat([torch.full((schedule.tokens[k],), turns[k], device=device) for k in range(scale + 1)])
+    return (turn << 32) - spaced_order(schedule, scale, device)
 
 
 def ams_kv() -> Policy:

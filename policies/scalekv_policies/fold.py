@@ -6,6 +6,7 @@ a cache. What was tried and what it brought is in docs/notebook.md.
 
 from __future__ import annotations
 
+import torch
 from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor
@@ -74,7 +75,7 @@ class Fold(TokenMerger):
 
     def assign(self, view: CacheView, kept: Tensor) -> Tensor:
         target = ops.most_alike(view.k, kept, every=-(-view.k.shape[3] // self.channels))
-        return target.scatter_(2, kept, ops.all_tokens(kept, 0, kept.shape[2]))
+        return target.scatter_(2, kept, view.table(torch.arange, kept.shape[2]).expand(kept.shape))
 
     def weights(self, view: CacheView) -> Tensor:
         mass = mass_of_patches(view, self.patches).clamp_min(FAINTEST)
@@ -83,7 +84,7 @@ class Fold(TokenMerger):
 
 def mass_of_patches(view: CacheView, patches: int) -> Tensor:
     """(B, H, N) the attention that each token gets from the centres of the patches that the map is divided into."""
-    return view.attention_mass(patch_centres(view.map, patches, view.q.device))
+    return view.attention_mass(view.table(patch_centres, view.map, patches))
 
 
 def fold() -> Policy:

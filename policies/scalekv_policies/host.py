@@ -23,6 +23,10 @@ class Host(CacheCodec):
 
     leaves_device = True
 
+    @property
+    def kinds_alike(self) -> bool:
+        return True
+
     def encode(self, x: Tensor, kind: Kind, *, like: Encoded | None = None) -> Encoded:
         pinned = x.device.type == "cuda"
         stored = torch.empty(x.shape, dtype=x.dtype, device="meta" if x.is_meta else "cpu", pin_memory=pinned)

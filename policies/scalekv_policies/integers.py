@@ -53,32 +53,44 @@ class IntegerCodec(CacheCodec):
         """The largest code."""
         return int(2**self.bits - 1)
 
+    @property
+    def kinds_alike(self) -> bool:
+        return self.key_ranges == self.value_ranges
+
     def encode(self, x: Tensor, kind: Kind, *, like: Encoded | None = None) -> Encoded:
         if self.per_token(kind):
             low, step = self._ranges(x.unflatten(3, (-1, self._share(x.shape[3]))), 4)
             low, step = low.squeeze(4), step.squeeze(4)
             return Encoded({"codes": self._codes(x, low, step), "low": low, "step": step})
         low, step = self._ranges(x, 2)
-        codes, maps = self._codes(x, low, step), 0
-        if like is not None:
-            maps = like.ranges["low"].shape[2]
-            low, step = torch.cat([like.ranges["low"], low], dim=2), torch.cat([like.ranges["step"], step], dim=2)
-        of_map = torch.full(x.shape[:3], maps, dtype=torch.uint8, device=x.device)
-        return Encoded({"codes": codes, "map": of_map}, {"low": low, "step": step})
+        earlier = [] if like is None else [like.ranges["low, step"]]
+        ranges = torch.cat([*earlier, low, step], dim=2)
+        of_map = torch.full(x.shape[:3], ranges.shape[2] // 2 - 1, dtype=torch.uint8, device=x.device)
+        return Encoded({"codes": self._codes(x, low, step), "map": of_map}, {"low, step": ranges})
 
     def decode(self, stored: Encoded, kind: Kind, out: Tensor) -> None:
-        ranges = stored.tokens if self.per_token(kind) else stored.ranges
-        of_map = stored.tokens.get("map", stored.tokens["codes"])  # of tokens with ranges of their own nothing is asked
-        parts = (stored.tokens["codes"], ranges["low"], ranges["step"], of_map, out)
-        for codes, low, step, which, place in ops.blocks(_at_once(out), *parts):
-            if not self.per_token(kind):
-                low, step = _of_tokens(low, which), _of_tokens(step, which)
-            numbers = self._unpacked(codes, out.shape[3]).float().unflatten(3, (low.shape[3], -1))
-            place.copy_(numbers.mul_(step.unsqueeze(4)).add_(low.unsqueeze(4)).flatten(3))
+        codes = stored.tokens["codes"]
+        if self.per_token(kind):
+            ranges = [stored.tokens["low"], stored.tokens["step"]]
+        else:
+            ranges = [stored.ranges["low, step"], stored.tokens["map"]]
+        for some, first, second, place in ops.blocks(_at_once(out), codes, *ranges, out):
+            low, step = (first, second) if self.per_token(kind) else _of_tokens(first, second)
+            if low.shape[3] not in (1, out.shape[3]):
+                low, step = (x.repeat_interleave(self.group, dim=3) for x in (low, step))
+            self._write(some, low, step, place)
+
+    def _write(self, codes: Tensor, low: Tensor, step: Tensor, out: Tensor) -> None:
+        """Writes low + code x step, computed in float32."""
+        numbers = self._unpacked(codes, out.shape[3])
+        if out.dtype == torch.float32:
+            torch.mul(numbers, step, out=out).add_(low)
+        else:
+            out.copy_(numbers.float().mul_(step).add_(low))
 
     def error_bound(self, stored: Encoded, kind: Kind) -> Tensor:
         """Half a step, and what float32 rounds off on the way."""
-        low, step = self._ranges_of_tokens(stored, kind)
+        low, step = (x.float() for x in self._ranges_of_tokens(stored, kind))
         bound = 0.501 * step + (low.abs() + self.levels * step) * 2.0**-22
         if not self.per_token(kind) or bound.shape[3] == 1:
             return bound
@@ -111,12 +123,15 @@ class IntegerCodec(CacheCodec):
         return self.group or head_dim
 
     def _ranges(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        """Lowest number and step along the axis, which is kept; the step rounded up, so that the highest fits in."""
-        low, high = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
+        """Lowest number and step along the axis, which is kept; the step rounded up, so that the highest fits in.
+
+        A step is never 0, so that numbers can be divided by it; where all are alike it is too small to make a difference.
+        """
+        low, high = torch.aminmax(x, dim=dim, keepdim=True)
         info = torch.finfo(x.dtype)
-        step = (high.float() - low.float()) / self.levels
-        up = step * (1 + 2 * info.eps) + info.smallest_normal * info.eps
-        return low, torch.where(step > 0, up, 0.0).to(x.dtype)
+        least = max(info.smallest_normal * info.eps, torch.finfo(torch.float32).smallest_normal)
+        step = (high.float() - low.float()).div_(self.levels).mul_(1 + 2 * info.eps).add_(least)
+        return low, step.to(x.dtype)
 
     def _codes(self, x: Tensor, low: Tensor, step: Tensor) -> Tensor:
         """(B, H, N, bytes) uint8."""
@@ -124,21 +139,21 @@ class IntegerCodec(CacheCodec):
         for part, least, wide, place in ops.blocks(_at_once(x), x, low, step, codes):
             shares = part.float().unflatten(3, (least.shape[3], -1))
             least, wide = least.float().unsqueeze(4), wide.float().unsqueeze(4)
-            place.copy_(self._packed(((shares - least) / (wide + (wide == 0))).round_().flatten(3).to(torch.uint8)))
+            place.copy_(self._packed((shares - least).div_(wide).round_().flatten(3)))
         return codes
 
     def _packed(self, codes: Tensor) -> Tensor:
+        """(B, H, N, bytes) float32 whole numbers below 256, from as many codes."""
         return codes
 
     def _unpacked(self, codes: Tensor, width: int) -> Tensor:
         return codes
 
     def _ranges_of_tokens(self, stored: Encoded, kind: Kind) -> tuple[Tensor, Tensor]:
-        """(B, H, N, D or groups) float32 low and step of every token."""
+        """(B, H, N, D or groups) low and step of every token."""
         if self.per_token(kind):
-            return stored.tokens["low"].float(), stored.tokens["step"].float()
-        which = stored.tokens["map"]
-        return _of_tokens(stored.ranges["low"], which).float(), _of_tokens(stored.ranges["step"], which).float()
+            return stored.tokens["low"], stored.tokens["step"]
+        return _of_tokens(stored.ranges["low, step"], stored.tokens["map"])
 
 
 @frozen(kw_only=True)
@@ -157,15 +172,33 @@ class Int4(IntegerCodec):
     def _packed(self, codes: Tensor) -> Tensor:
         """(..., ceil(D / 2)): channel i and channel i + ceil(D / 2) share a byte."""
         half = -(-codes.shape[3] // 2)
-        return codes[..., :half] | F.pad(codes[..., half:] << 4, (0, 2 * half - codes.shape[3]))
+        if codes.shape[3] % 2:
+            codes = F.pad(codes, (0, 1))
+        return torch.add(codes[..., :half], codes[..., half:], alpha=16)
 
     def _unpacked(self, codes: Tensor, width: int) -> Tensor:
-        return torch.cat([codes & 15, codes >> 4], dim=3)[..., :width]
+        both = codes.new_empty(*codes.shape[:3], 2 * codes.shape[3])
+        torch.bitwise_and(codes, 15, out=both[..., : codes.shape[3]])
+        torch.bitwise_right_shift(codes, 4, out=both[..., codes.shape[3] :])
+        return both[..., :width]
 
 
-def _of_tokens(ranges: Tensor, of_map: Tensor) -> Tensor:
-    """(B, H, N, D) the ranges (B, H, maps, D) of the map that each token is of; (B, H, 1, D) where there is but one."""
-    return ranges if ranges.shape[2] == 1 else ops.gather_tokens(ranges, of_map.long())
+def _of_tokens(ranges: Tensor, of_map: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, H, N, D) low and step of the map that each token is of; (B, H, 1, D) where there is but one.
+
+    Args:
+        ranges: (B, H, 2 maps, D) low and step of each map in turn.
+        of_map: (B, H, N) uint8.
+    """
+    maps = ranges.unflatten(2, (-1, 2)).flatten(3)
+    if maps.shape[2] == 1:
+        chosen = maps
+    elif maps.device.type == "cpu":
+        chosen = ops.gather_tokens(maps, of_map.long())
+    else:  # fewer launches; on a CPU several times slower
+        chosen = maps.gather(2, of_map.long().unsqueeze(3).expand(*of_map.shape, maps.shape[3]))
+    low, step = chosen.unflatten(3, (2, -1)).unbind(3)
+    return low, step
 
 
 def _at_once(x: Tensor) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scalekv_core import ops
+from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.schedule import ScaleSchedule
 
 
@@ -29,7 +29,6 @@ def patch_grid(sizes: tuple[int, ...], patches: int) -> tuple[int, ...]:
     return tuple(grid)
 
 
-@lru_cache(maxsize=256)
 def patch_centres(sizes: tuple[int, ...], patches: int, device: torch.device) -> Tensor:
     """(W,) the tokens in the middle of the patches, as indices into the map: floor((2 i + 1) size / (2 patches)) each way.
 
@@ -43,48 +42,67 @@ def patch_centres(sizes: tuple[int, ...], patches: int, device: torch.device) ->
     return index
 
 
-def pool_average(scores: Tensor, positions: Tensor, schedule: ScaleSchedule, scale: int, kernel: int) -> Tensor:
-    """(B, H, N) mean score of the tokens present within kernel x kernel on the same map (and frame).
+def grid_shape(schedule: ScaleSchedule, scale: int, margin: int) -> tuple[int, int]:
+    """(rows, columns) of one grid that has all maps of scales 0..scale one below the other, with ``margin`` between them."""
+    maps = schedule.maps[: scale + 1]
+    return sum(t * (h + margin) for t, h, _ in maps), max(w for _, _, w in maps) + margin
+
+
+def grid_places(schedule: ScaleSchedule, scale: int, margin: int, device: torch.device) -> Tensor:
+    """(tokens of scales 0..scale) int64: where each lies in the grid, counted row by row.
+
+    Every row ends in ``margin`` empty columns, every frame in ``margin`` empty rows: who looks no farther than that in any
+    direction sees a token's own map and frame only.
+
+    >>> grid_places(ScaleSchedule.square(1, 2), 1, 1, torch.device("cpu"))
+    tensor([0, 6, 7, 9, 10])
+    """
+    _, columns = grid_shape(schedule, scale, margin)
+    places, top = [], 0
+    for t, h, w in schedule.maps[: scale + 1]:
+        frames, lines, across = torch.arange(t), torch.arange(h), torch.arange(w)
+        rows = top + frames[:, None] * (h + margin) + lines
+        places.append((rows[..., None] * columns + across).flatten())
+        top += t * (h + margin)
+    return torch.cat(places).to(device)
+
+
+def pool_average(scores: Tensor, view: CacheView, kernel: int) -> Tensor:
+    """(B, H, N) mean score of the tokens in view within kernel x kernel on the same map (and frame).
 
     Args:
-        scores: (B, H, N).
-        positions: (B, H, N) int64, where each token is in the sequence of scales 0..scale.
-        schedule, scale: the maps.
+        scores: (B, H, N) float32.
+        view: whose tokens they are of.
         kernel: odd side of the neighbourhood.
     """
-    canvas = scores.new_zeros(2, *scores.shape[:2], schedule.seen[scale])  # scores, and where there is one
-    canvas[0].scatter_(2, positions, scores)
-    canvas[1].scatter_(2, positions, 1.0)
-    sums = _on_maps(_box_sum, canvas, schedule, scale, kernel)
-    total, present = sums.gather(3, positions.expand(2, *positions.shape))
-    return total / present
+    margin = kernel // 2
+    rows, columns = grid_shape(view.schedule, view.scale, margin)
+    places = _places(view, margin)
+    before = margin * columns + margin  # of the first token, so that it has neighbours on all sides too
+    grids = scores.new_zeros(2, *scores.shape[:2], before + rows * columns + before)
+    values, present = grids[..., before:].unbind()
+    values.scatter_(2, places, scores)
+    present.scatter_(2, places, 1.0)
+    sums = _sums_of(_sums_of(grids, kernel, 1), kernel, columns)
+    total, number = sums.gather(3, places.expand(2, *places.shape))
+    return total / number
 
 
-def pool_max(scores: Tensor, positions: Tensor, schedule: ScaleSchedule, scale: int, kernel: int) -> Tensor:
-    """(B, H, N) best score of the tokens present within kernel x kernel on the same map; arguments as `pool_average`."""
-    canvas = scores.new_full((*scores.shape[:2], schedule.seen[scale]), -torch.inf)
-    canvas.scatter_(2, positions, scores)
-    return _on_maps(_box_max, canvas, schedule, scale, kernel).gather(2, positions)
+def pool_max(scores: Tensor, view: CacheView, kernel: int) -> Tensor:
+    """(B, H, N) best score of the tokens in view within kernel x kernel on the same map; arguments as `pool_average`."""
+    margin = kernel // 2
+    rows, columns = grid_shape(view.schedule, view.scale, margin)
+    places = _places(view, margin)
+    grid = scores.new_full((*scores.shape[:2], rows * columns), -torch.inf).scatter_(2, places, scores)
+    best = F.max_pool2d(grid.unflatten(2, (rows, columns)), kernel, stride=1, padding=margin)
+    return best.flatten(2).gather(2, places)
 
 
-def _box_sum(frames: Tensor, kernel: int) -> Tensor:
-    """Sums over kernel x kernel, zero outside: shifted adds, several times faster on a CPU than ``avg_pool2d``."""
-    height, width = frames.shape[-2:]
-    padded = F.pad(frames, (kernel // 2,) * 4)
-    lines = sum((padded[..., shift : shift + width] for shift in range(1, kernel)), padded[..., :width])
-    return sum((lines[..., shift : shift + height, :] for shift in range(1, kernel)), lines[..., :height, :])
+def _places(view: CacheView, margin: int) -> Tensor:
+    return ops.at_positions(view.table(grid_places, view.schedule, view.scale, margin), view.positions)
 
 
-def _box_max(frames: Tensor, kernel: int) -> Tensor:
-    return F.max_pool2d(frames, kernel, stride=1, padding=kernel // 2)
-
-
-def _on_maps(
-    pool: Callable[[Tensor, int], Tensor], canvas: Tensor, schedule: ScaleSchedule, scale: int, kernel: int
-) -> Tensor:
-    """The canvas (..., tokens of scales 0..scale), each map of it pooled in two dimensions."""
-    pooled = []
-    for part, (t, h, w) in zip(canvas.split(schedule.tokens[: scale + 1], dim=-1), schedule.maps, strict=False):
-        frames = part.reshape(-1, t, h, w)
-        pooled.append(pool(frames, kernel).reshape(part.shape))
-    return torch.cat(pooled, dim=-1)
+def _sums_of(x: Tensor, number: int, step: int) -> Tensor:
+    """(..., L - (number - 1) step) sums of so many numbers of x (..., L), ``step`` apart, beginning at each."""
+    length = x.shape[-1] - (number - 1) * step
+    return x.as_strided((*x.shape[:-1], number, length), (*x.stride()[:-1], step, 1)).sum(-2)

@@ -200,17 +200,29 @@ class ScaleKVSelector(ScoringSelector):
         return super().claims | {"follows_attention", "heads_are_alike", "layers_are_alike", "older_maps_are_ignored"}
 
     def score(self, view: CacheView, keep: int) -> Tensor:
-        window = patch_centres(view.map, self.window, view.q.device)
+        window = view.table(patch_centres, view.map, self.window)
         scores = self._pooled(view.attention_mass(window), view)
-        own = scores.index_select(2, window + view.history)
-        best = own.topk(min(window.shape[0], int(self.protect * keep)), dim=-1).indices
-        return scores.scatter(2, window[best] + view.history, torch.inf)
+        protected = min(window.shape[0], int(self.protect * keep))
+        current = scores[:, :, view.history :]
+        if protected == window.shape[0]:
+            current.index_fill_(2, window, torch.inf)
+        elif protected:
+            best = (current + view.table(outside_patch_centres, view.map, self.window)).topk(protected, dim=-1).indices
+            current.scatter_(2, best, torch.inf)
+        return scores
 
     def _pooled(self, scores: Tensor, view: CacheView) -> Tensor:
+        """In new memory."""
         if self.pooling == "none" or self.kernel == 1:
-            return scores
+            return scores.clone()
         pool = pool_max if self.pooling == "max" else pool_average
-        return pool(scores, view.positions.long(), view.schedule, view.scale, self.kernel)
+        return pool(scores, view, self.kernel)
+
+
+def outside_patch_centres(sizes: tuple[int, ...], patches: int, device: torch.device) -> Tensor:
+    """(tokens of the map,) 0 in the middle of a patch and -inf elsewhere."""
+    outside = torch.full((math.prod(sizes),), -torch.inf, device=device)
+    return outside.index_fill_(0, patch_centres(sizes, patches, device), 0.0)
 
 
 def scalekv() -> Policy:

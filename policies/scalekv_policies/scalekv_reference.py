@@ -170,7 +170,7 @@ class ReleasedSelector(ScoringSelector):
         return min(self.window, schedule.tokens[scale])
 
     def score(self, view: CacheView, keep: int) -> Tensor:
-        window = released_window(view.map, self.window, view.q.device)
+        window = view.table(released_window, view.map, self.window)
         summed = summed_logits(view.q.index_select(2, window), view.k)
         inside = window + view.history
         return max_pooled(summed, inside, self.kernel).index_fill(2, inside, torch.inf)

@@ -51,7 +51,7 @@ class SnapSelector(ScoringSelector):
 
     def score(self, view: CacheView, keep: int) -> Tensor:
         window = min(self.window, view.current)
-        mass = view.attention_mass(torch.arange(view.current - window, view.current, device=view.q.device))
+        mass = view.attention_mass(view.table(torch.arange, view.current - window, view.current))
         before = view.tokens - window
         scores = torch.cat([self._pooled(mass[:, :, :before]), mass[:, :, before:]], dim=2)
         certain = min(window, int(self.protect * keep))

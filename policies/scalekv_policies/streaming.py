@@ -10,6 +10,7 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor
 
+from scalekv_core import ops
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import ScoringSelector
 from scalekv_core.contracts.view import CacheView
@@ -35,9 +36,14 @@ class SinksAndRecent(ScoringSelector):
 
     def score(self, view: CacheView, keep: int) -> Tensor:
         """(B, H, N) int64, all different."""
-        positions = view.positions.long()
         sinks = min(self.sinks, (keep + 1) // 2)
-        return torch.where(positions < sinks, view.schedule.total + sinks - positions, positions)
+        return ops.at_positions(view.table(sinks_and_recent_scores, view.schedule.total, sinks), view.positions)
+
+
+def sinks_and_recent_scores(tokens: int, sinks: int, device: torch.device) -> Tensor:
+    """(tokens,) int64, all different: the first ``sinks`` are highest, the first of them most; then the last ones."""
+    positions = torch.arange(tokens, device=device)
+    return torch.where(positions < sinks, tokens + sinks - positions, positions)
 
 
 def streaming() -> Policy:

@@ -10,6 +10,7 @@ from attrs import field, frozen
 from attrs.validators import in_
 from torch import Tensor
 
+from scalekv_core import ops
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.roles import LayerRoles
@@ -64,18 +65,23 @@ class UniformSelector(ScoringSelector):
 
     def score(self, view: CacheView, keep: int) -> Tensor:
         """(B, H, N) int64, all different."""
-        positions = view.positions.long()
         if self.pick == "recent":
-            return positions
+            return view.positions.long()
         if self.pick == "random":
-            return mixed(positions ^ self._salts(view))
-        order = spaced_order(view.schedule, view.scale, positions.device)[positions]
-        return -((order << 24) + positions)
+            return mixed(view.positions.long() ^ view.table(salts, self.seed, view.layer, view.heads))
+        return ops.at_positions(view.table(spaced_scores, view.schedule, view.scale), view.positions)
 
-    def _salts(self, view: CacheView) -> Tensor:
-        start = mixed(mixed(self.seed & _32_BITS) ^ (view.layer + 1))
-        salts = [mixed(start ^ (head + 1)) for head in view.heads]
-        return torch.stack([view.positions.new_full((), salt, dtype=torch.int64) for salt in salts]).view(1, -1, 1)
+
+def salts(seed: int, layer: int, heads: tuple[int, ...], device: torch.device) -> Tensor:
+    """(1, H, 1) int64, a number for each head of a layer."""
+    start = mixed(mixed(seed & _32_BITS) ^ (layer + 1))
+    return torch.tensor([mixed(start ^ (head + 1)) for head in heads], device=device).view(1, -1, 1)
+
+
+def spaced_scores(schedule: ScaleSchedule, scale: int, device: torch.device) -> Tensor:
+    """(tokens of scales 0..scale) int64, all different: higher for those that cover their maps evenly."""
+    order = spaced_order(schedule, scale, device)
+    return -((order << 24) + torch.arange(len(order), device=device))
 
 
 def spaced_order(schedule: ScaleSchedule, scale: int, device: torch.device) -> Tensor:

@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 
 from scalekv_core.cache.clock import Clock
 from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.cache.kv_cache import KVCache
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.contracts.plan import CachePlan, HeadGroup
+from scalekv_core.contracts.tables import Tables
 from scalekv_core.planning.planner import Planned
 from scalekv_core.shapes.geometry import CacheGeometry
 
@@ -90,9 +91,10 @@ class Unmodified(Contender):
 
 @frozen(eq=False, kw_only=True)
 class PolicyContender(Contender):
-    """``KVCache`` under a policy's plan."""
+    """``KVCache`` under a policy's plan; its images share tables, as those of one session do."""
 
     planned: Planned
+    tables: Tables = field(factory=Tables, repr=False)
 
     @classmethod
     def of(cls, planned: Planned, *, every_layer: bool = False) -> PolicyContender:
@@ -105,7 +107,8 @@ class PolicyContender(Contender):
         return self.planned.footprint.most_planned
 
     def new_cache(self, clock: Clock) -> BenchCache:
-        return KVCache(part_of(self.planned.plan, [run.layer for run in self.layers]), self.planned.policy, clock=clock)
+        plan = part_of(self.planned.plan, [run.layer for run in self.layers])
+        return KVCache(plan, self.planned.policy, clock=clock, tables=self.tables)
 
 
 def kinds_of_layers(plan: CachePlan, *, every_layer: bool, first_alone: bool) -> tuple[RunLayer, ...]:

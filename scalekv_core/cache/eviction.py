@@ -41,11 +41,11 @@ class Evictor:
         self._answers = answers
         self._clock = clock
         self._observer = observer
+        self._observes = policy.selector.statistics != ()
 
-    def needs_view(self, keep: int, tokens: int) -> bool:
-        """Whether anybody looks at the tokens before ``keep`` of them are kept."""
-        observed = self._policy.selector.statistics != ()
-        return self._observer is not None or 0 < keep < tokens or (keep > 0 and observed)
+    def looks(self, keep: int) -> bool:
+        """Whether views are looked at also where nothing is evicted: by an observer, or for running statistics."""
+        return self._observer is not None or (keep > 0 and self._observes)
 
     def evict(self, store: GroupStore, view: CacheView, read: Read) -> None:
         """Stores what is kept of the tokens in view; the group's store is still that of the history."""
@@ -58,29 +58,28 @@ class Evictor:
         if keep == 0:
             store.clear()
             return
-        if kept is None:
+        if kept is None or read.block is None:
             self.keep_all(store, read, view.scale)
         elif self._policy.merger.drops:
-            self._drop_others(store, view, read, kept)
+            self._drop_others(store, view, read.block, read.history, kept)
         else:
-            self._fold_others(store, view, read, kept)
+            self._fold_others(store, view, read.block, kept)
         self._carry(store, view, kept)
 
     def keep_all(self, store: GroupStore, read: Read, scale: int) -> None:
         """Stores keys and values of history and current map."""
         with self._clock.stage(scale, "store"):
-            if read.in_place:
-                store.stored = key_values.dense(read.block)
+            if read.block is None:
+                store.stored = key_values.dense(read.k, read.v)
             else:
                 store.stored = key_values.keep(store.stored, read.block, read.history, None, self._policy.codec)
 
     def _observe(self, view: CacheView) -> CacheView:
         """The view with the statistics that the selector has brought up to date."""
-        selector = self._policy.selector
-        if not selector.statistics:
+        if not self._observes:
             return view
         with self._clock.stage(view.scale, "observe"):
-            returned = selector.observe(view)
+            returned = self._policy.selector.observe(view)
         return evolve(view, statistics=self._answers.statistics(view, returned))
 
     def _select(self, view: CacheView, group: HeadGroup, keep: int) -> Tensor:
@@ -92,17 +91,17 @@ class Evictor:
                 kept = selector.select_by_source(view, _source_parts(view, group.quota))
         return self._answers.kept(view, kept, keep)
 
-    def _drop_others(self, store: GroupStore, view: CacheView, read: Read, kept: Tensor) -> None:
+    def _drop_others(self, store: GroupStore, view: CacheView, block: Tensor, history: int, kept: Tensor) -> None:
         codec = self._policy.codec
         with self._clock.stage(view.scale, "store"):
             if codec.dense:
                 store.stored = None  # given back before the new is allocated: the block has it all
-                store.stored = self._kept_block(view, read, kept)
+                store.stored = key_values.dense(_gathered(view, block, kept))
             else:
-                store.stored = key_values.keep(store.stored, read.block, read.history, kept, codec)
+                store.stored = key_values.keep(store.stored, block, history, kept, codec)
             store.counts = None if view.counts is None else ops.gather_tokens(view.counts, kept)
 
-    def _fold_others(self, store: GroupStore, view: CacheView, read: Read, kept: Tensor) -> None:
+    def _fold_others(self, store: GroupStore, view: CacheView, block: Tensor, kept: Tensor) -> None:
         """Keys and values of kept tokens become means over all that was folded into them."""
         codec, keep = self._policy.codec, kept.shape[2]
         store.stored = None
@@ -111,13 +110,9 @@ class Evictor:
             counts = view.counts if view.counts is not None else view.table(one).expand(target.shape)
             weights = self._policy.merger.weights(view)
             weights = counts if weights is None else self._answers.weights(view, weights)
-            means, store.counts = ops.fold(read.block, weights, counts, target, keep)
+            means, store.counts = ops.fold(block, weights, counts, target, keep)
         with self._clock.stage(view.scale, "store"):
             store.stored = key_values.dense(means) if codec.dense else key_values.encode(means, codec)
-
-    def _kept_block(self, view: CacheView, read: Read, kept: Tensor) -> key_values.Stored:
-        starts = view.table(ops.token_starts, 2 * kept.shape[0] * kept.shape[1], view.tokens)
-        return key_values.dense(ops.gather_tokens(read.block.flatten(0, 1), kept, starts))
 
     def _carry(self, store: GroupStore, view: CacheView, kept: Tensor | None) -> None:
         """Takes positions and statistics along with the tokens that are kept."""
@@ -128,6 +123,12 @@ class Evictor:
             return
         store.positions = ops.gather_tokens(view.positions, kept)
         store.statistics = {name: ops.gather_tokens(x, kept) for name, x in view.statistics.items()}
+
+
+def _gathered(view: CacheView, block: Tensor, kept: Tensor) -> Tensor:
+    """(2 B, H, keep, D) the kept tokens of the block."""
+    rows, heads, tokens = block.shape[:3]
+    return ops.gather_tokens(block, kept, view.table(ops.token_starts, rows * heads, tokens))
 
 
 def _source_parts(view: CacheView, quota: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, int]]:

@@ -20,7 +20,7 @@ class GroupStore:
     Attributes:
         group: which heads, and how much they may hold after each scale.
         turn: which of all groups attends when, from 0.
-        device: where it attended last.
+        device: where it attended last, under a codec that stores elsewhere.
         stored: keys and values; None if there are none.
         positions: (B, Hg, N) int32; None as long as the tokens are the latest without a gap.
         counts: (B, Hg, N) float32; None as long as nothing was folded: then all are 1.

@@ -16,13 +16,14 @@ class InputCheck:
     """Whether queries, keys and values are the next map of one image: its rows, width and dtype are those of the first."""
 
     def __init__(self, plan: CachePlan, layers: Sequence[LayerStore]) -> None:
-        self._plan = plan
+        self._heads, self._tokens = plan.heads, plan.schedule.tokens
         self._layers = layers
         self.forget()
 
     def forget(self) -> None:
         """The next image may have other rows, another width and another dtype."""
-        self._like: tuple[int, int, torch.dtype] | None = None
+        self._shapes: list[tuple[int, int, int, int]] = []  # of each map, as soon as the first has come
+        self._dtype: torch.dtype | None = None
 
     def next_map(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> LayerStore:
         """The layer that these belong to.
@@ -32,8 +33,8 @@ class InputCheck:
                 that ask for gradients.
         """
         store = self._layer(layer)
-        rows, width, dtype = self._like or (q.shape[0], q.shape[-1], q.dtype)
-        wanted = (rows, self._plan.heads, self._plan.schedule.tokens[store.scale], width)
+        shapes, dtype = self._shapes or self._shapes_like(q), self._dtype or q.dtype
+        wanted = shapes[store.scale]
         if not (q.shape == k.shape == v.shape == wanted and q.dtype == k.dtype == v.dtype == dtype):
             got = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in (("q", q), ("k", k), ("v", v)))
             raise SessionError(
@@ -44,15 +45,20 @@ class InputCheck:
             raise SessionError(
                 "attention was asked for gradients, and a compressed cache has none; generate under torch.inference_mode()"
             )
-        self._like = rows, width, dtype
+        self._shapes, self._dtype = shapes, dtype
         return store
+
+    def _shapes_like(self, q: Tensor) -> list[tuple[int, int, int, int]]:
+        return [(q.shape[0], self._heads, tokens, q.shape[-1]) for tokens in self._tokens]
 
     def _layer(self, layer: int) -> LayerStore:
         if not 0 <= layer < len(self._layers):
             raise SessionError(
                 f"attention of layer {layer} was called; the plan is for layers 0 to {len(self._layers) - 1}"
             )
-        store, scales = self._layers[layer], len(self._plan.schedule)
-        if store.scale >= scales:
-            raise SessionError(f"layer {layer} has seen all {scales} maps of the schedule and is given another one")
+        store = self._layers[layer]
+        if store.scale >= len(self._tokens):
+            raise SessionError(
+                f"layer {layer} has seen all {len(self._tokens)} maps of the schedule and is given another one"
+            )
         return store

@@ -1,8 +1,11 @@
-"""Keys and values side by side: one (2, B, H, N, D) block, so that both are copied, gathered, folded and encoded at once."""
+"""Keys and values as one block: (2 B, H, N, D), the rows of the keys and then those of the values.
+
+So both are copied, gathered and encoded at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,24 +17,23 @@ Stored = tuple[Encoded, ...]
 """Codes of keys and of values; one for both under a codec whose ``kinds_alike`` is true."""
 
 
-def kinds_of(block: Tensor, codec: CacheCodec) -> Iterator[tuple[Kind, Tensor]]:
+def by_kind(block: Tensor, codec: CacheCodec) -> Sequence[tuple[Kind, Tensor]]:
     """(kind, (rows, H, N, D)) of the tensors that a codec stores: keys and values, or both as twice the rows."""
     if codec.kinds_alike:
-        yield "key", block.flatten(0, 1)
-    else:
-        yield "key", block[0]
-        yield "value", block[1]
+        return [("key", block)]
+    keys, values = block.chunk(2)
+    return [("key", keys), ("value", values)]
 
 
 def decode_into(block: Tensor, stored: Stored, codec: CacheCodec) -> None:
-    """Writes the (2, B, H, N, D) that the codes stand for."""
-    for encoded, (kind, out) in zip(stored, kinds_of(block, codec), strict=True):
+    """Writes what the codes stand for."""
+    for encoded, (kind, out) in zip(stored, by_kind(block, codec), strict=True):
         codec.decode(encoded, kind, out)
 
 
 def encode(block: Tensor, codec: CacheCodec) -> Stored:
     """The codes of a whole block, in memory of their own."""
-    return tuple(codec.encode(x, kind).owned(block) for kind, x in kinds_of(block, codec))
+    return tuple(codec.encode(x, kind).owned(block) for kind, x in by_kind(block, codec))
 
 
 def keep(old: Stored | None, block: Tensor, history: int, kept: Tensor | None, codec: CacheCodec) -> Stored:
@@ -39,7 +41,7 @@ def keep(old: Stored | None, block: Tensor, history: int, kept: Tensor | None, c
 
     Args:
         old: codes of the first ``history`` tokens; None if there are none.
-        block: (2, B, H, N, D) what attention read.
+        block: (2 B, H, N, D) what attention read.
         history: tokens before the current map.
         kept: (B, H, keep) into the N tokens.
         codec: whose codes.
@@ -47,21 +49,40 @@ def keep(old: Stored | None, block: Tensor, history: int, kept: Tensor | None, c
     before = (None,) * 2 if old is None else old
     return tuple(
         codec.keep(encoded, x[:, :, history:], x, kept, kind).owned(block)
-        for encoded, (kind, x) in zip(before, kinds_of(block, codec), strict=False)
+        for encoded, (kind, x) in zip(before, by_kind(block, codec), strict=False)
     )
 
 
-def dense(x: Tensor) -> Stored:
-    """The codes of a dense codec: a block, or the same as twice the rows (2 B, H, N, D), as it is."""
-    return (Encoded({"x": x if x.dim() == 4 else x.flatten(0, 1)}),)
+def dense(*parts: Tensor) -> Stored:
+    """The codes of a dense codec: a block, or keys and values apart, as they are."""
+    return tuple([Encoded({"x": part}) for part in parts])
+
+
+def halves(stored: Stored) -> tuple[Tensor, Tensor]:
+    """Keys and values (B, H, N, D) that are stored dense."""
+    parts = [encoded.tokens["x"] for encoded in stored]
+    keys, values = parts if len(parts) == 2 else parts[0].chunk(2)
+    return keys, values
+
+
+def grown(stored: Stored | None, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of a history that is stored dense (None if there is none) and the current map, in new memory."""
+    if stored is None:
+        return k.clone(memory_format=torch.contiguous_format), v.clone(memory_format=torch.contiguous_format)
+    keys, values = halves(stored)
+    return torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
 
 
 def append(block: Tensor, stored: Stored | None, k: Tensor, v: Tensor) -> None:
-    """Writes a history that is stored dense (None if there is none) and the current map k, v behind it into the block."""
+    """Writes a history that is stored dense (None if there is none) and the current map behind it into the block."""
     if stored is None:
-        block[0], block[1] = k, v
+        append_map(block, 0, k, v)
         return
-    held = stored[0].tokens["x"]
-    rows = k.shape[0]
-    torch.cat([held[:rows], k], dim=2, out=block[0])
-    torch.cat([held[rows:], v], dim=2, out=block[1])
+    for out, old, new in zip(block.chunk(2), halves(stored), (k, v), strict=True):
+        torch.cat([old, new], dim=2, out=out)
+
+
+def append_map(block: Tensor, history: int, k: Tensor, v: Tensor) -> None:
+    """Writes the current map behind a history that is in the block already."""
+    for out, new in zip(block[:, :, history:].chunk(2), (k, v), strict=True):
+        out.copy_(new)

@@ -58,6 +58,7 @@ class KVCache:
         self.policy = policy
         self._clock = clock or NoClock()
         self._shared_tables = tables
+        self._last = len(plan.schedule) - 1
         self._layers = empty_stores(plan)
         self._inputs = InputCheck(plan, self._layers)
         self._answers = AnswerCheck(policy, always=check)
@@ -93,7 +94,7 @@ class KVCache:
         except BaseException:
             self.close()  # half a scale is nothing to go on with
             raise
-        if layer == self.plan.layers - 1:
+        if layer == len(self._layers) - 1:
             self.resident[store.scale] = self.resident_bytes()
         store.scale += 1
         return out
@@ -119,25 +120,25 @@ class KVCache:
             read = self._reader.read(store, scale, k, v)
             counts = self._with_current(store.counts, one, k)
         with self._clock.stage(scale, "attention"):
-            out = ops.attend(q, read.block[0], read.block[1], softmax_scale=softmax_scale, counts=counts)
+            out = ops.attend(q, read.k, read.v, softmax_scale=softmax_scale, counts=counts)
         keep = store.group.held[scale]
-        self.dropped |= keep < read.tokens and scale < len(self.plan.schedule) - 1
-        with _apart_from_autocast(q.device):
-            if self._evictor.needs_view(keep, read.tokens):
+        self.dropped |= keep < read.tokens and scale < self._last
+        if self._evictor.looks(keep) or (0 < keep and read.block is not None):
+            with _apart_from_autocast(q.device):
                 view = self._view(layer, scale, store, q, read, counts, softmax_scale)
                 self._evictor.evict(store, view, read)
-            elif keep == 0:
-                store.clear()
-            else:
-                self._keep_all(store, scale, k, read, counts)
+        elif keep:
+            self._keep_in_place(store, scale, read, counts)
+        else:
+            store.clear()
         return out
 
-    def _keep_all(self, store: GroupStore, scale: int, k: Tensor, read: Read, counts: Tensor | None) -> None:
-        """Nothing is evicted and nobody looks: the shortest way."""
+    def _keep_in_place(self, store: GroupStore, scale: int, read: Read, counts: Tensor | None) -> None:
+        """Nothing is evicted, encoded or looked at: the shortest way, since most calls go it."""
         self._evictor.keep_all(store, read, scale)
         store.counts = counts
         if store.positions is not None:
-            store.positions = self._positions(store, read.block[0], scale)
+            store.positions = self._positions(store, read.k, scale)
 
     def _view(
         self,
@@ -149,12 +150,12 @@ class KVCache:
         counts: Tensor | None,
         softmax_scale: float,
     ) -> CacheView:
-        k, v = read.block
+        k = read.k
         names = self.policy.selector.statistics
         return CacheView(
             q=q,
             k=k,
-            v=v,
+            v=read.v,
             positions=self._positions(store, k, scale),
             counts=counts,
             statistics={name: self._statistic(store, name, k, q) for name in names},
@@ -190,11 +191,8 @@ class KVCache:
 
     def resident_bytes(self) -> int:
         """Bytes of all storage that is really held, each storage once, views by what they keep alive."""
-        storages = {}
-        for tensor in self.tensors():
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-        return sum(storages.values())
+        storages = [tensor.untyped_storage() for tensor in self.tensors()]
+        return sum({id(storage): storage.nbytes() for storage in storages}.values())
 
     @property
     def scratch_bytes(self) -> int:

@@ -82,13 +82,13 @@ class Buffers:
         self._buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def block(self, like: Tensor, heads: int, tokens: int) -> Tensor:
-        """(2, B, heads, tokens, D) contiguous; B, D, dtype and device are those of ``like``."""
+        """(2 B, heads, tokens, D) contiguous; B, D, dtype and device are those of ``like``."""
         rows, _, _, width = like.shape
         buffer = self._buffers.get((like.device, like.dtype))
         if buffer is None:
             buffer = like.new_empty(2 * rows * self._slots * width)
             self._buffers[like.device, like.dtype] = buffer
-        return buffer[: 2 * rows * heads * tokens * width].view(2, rows, heads, tokens, width)
+        return buffer[: 2 * rows * heads * tokens * width].view(2 * rows, heads, tokens, width)
 
     @property
     def nbytes(self) -> int:
@@ -124,7 +124,7 @@ class Scratch:
         self._coming: _Coming | None = None
 
     def whole(self, stored: Stored | None, k: Tensor, v: Tensor) -> Tensor:
-        """(2, B, H, N, D) keys and values of history and current map, until the next call.
+        """(2 B, H, N, D) keys and values of history and current map, until the next call.
 
         Args:
             stored: the history; None if there is none.
@@ -137,8 +137,8 @@ class Scratch:
             key_values.append(block, stored, k, v)
             return block
         if stored is not None and not came:
-            key_values.decode_into(block[..., :history, :], stored, self._codec)
-        block[0, :, :, history:], block[1, :, :, history:] = k, v
+            key_values.decode_into(block[:, :, :history], stored, self._codec)
+        key_values.append_map(block, history, k, v)
         return block
 
     def fetch(self, stored: Stored, like: Tensor, heads: int, current: int) -> None:
@@ -156,7 +156,7 @@ class Scratch:
             return
         history = stored[0].length
         block = self._filled.block(like, heads, history + current)  # allocated where attention will read
-        stream.copy(lambda: key_values.decode_into(block[..., :history, :], stored, self._codec))
+        stream.copy(lambda: key_values.decode_into(block[:, :, :history], stored, self._codec))
         self._coming = _Coming(stored, history + current, stream)
 
     def _came(self, stored: Stored, tokens: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import define
 from torch import Tensor
 
 from scalekv_core.cache import key_values
@@ -15,24 +15,22 @@ from scalekv_core.contracts.strategies import CacheCodec
 from scalekv_core.planning.footprint import scratch_slots
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Read:
     """What attention reads of one group of heads.
 
     Attributes:
-        block: (2, B, H, N, D) keys and values of history and current map.
+        k, v: (B, H, N, D) of history and current map.
+        block: (2 B, H, N, D) the scratch that they are halves of; None where k and v are new memory that will be kept.
         history: how many of the N tokens are history.
-        in_place: whether the block is memory that will be kept as it is, and not the scratch.
+        tokens: N.
     """
 
-    block: Tensor
+    k: Tensor
+    v: Tensor
+    block: Tensor | None
     history: int
-    in_place: bool
-
-    @property
-    def tokens(self) -> int:
-        """N."""
-        return self.block.shape[3]
+    tokens: int
 
 
 class Reader:
@@ -56,16 +54,14 @@ class Reader:
         """History of the group and current map k, v (B, H, n, D); the next group's history is sent for."""
         history = store.length
         total = history + k.shape[2]
-        in_place = self._codec.dense and store.group.held[scale] == total
-        if in_place:
-            block = k.new_empty(2, *k.shape[:2], total, k.shape[3])
-            key_values.append(block, store.stored, k, v)
-        else:
-            block = self.scratch.whole(store.stored, k, v)
-        store.device = k.device
+        if self._codec.dense and store.group.held[scale] == total:
+            return Read(*key_values.grown(store.stored, k, v), None, history, total)
+        block = self.scratch.whole(store.stored, k, v)
         if self._codec.leaves_device:
+            store.device = k.device
             self._fetch_next(store, scale, k)
-        return Read(block, history, in_place)
+        keys, values = block.chunk(2)
+        return Read(keys, values, block, history, total)
 
     def _fetch_next(self, store: GroupStore, scale: int, k: Tensor) -> None:
         """Lets the history of the group that attends next come while this one computes; not if it lies elsewhere."""

@@ -37,7 +37,7 @@ def test_neighbours_are_those_present_on_the_same_map_and_frame(pool, of, kernel
     """Compared with loops: tokens that are gone, other maps and other frames don't count."""
     view = make_view(SCHEDULE, 3, held=19, rows=1, heads=(0, 1))
     scores = torch.rand(1, 2, view.tokens)
-    pooled = pool(scores, view.positions.long(), SCHEDULE, 3, kernel)
+    pooled = pool(scores, view, kernel)
     for head in range(2):
         places = [place_of(int(position)) for position in view.positions[0, head]]
         for j, (scale, frame, row, column) in enumerate(places):
