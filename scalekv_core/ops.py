@@ -41,12 +41,12 @@ def at_positions(table: Tensor, positions: Tensor) -> Tensor:
     >>> at_positions(torch.tensor([5, 6, 7]), torch.tensor([[[0, 2]]], dtype=torch.int32))
     tensor([[[5, 7]]])
     """
-    return table.index_select(0, positions.flatten()).view(positions.shape)
+    return table.index_select(0, positions.reshape(-1)).view(positions.shape)
 
 
-def token_starts(places: int, tokens: int, *, device: torch.device) -> Tensor:
-    """(places,) where the tokens of each row and head begin, when all of them lie one behind the other."""
-    return torch.arange(0, places * tokens, tokens, device=device)
+def token_starts(rows: int, of: int, heads: int, tokens: int, *, device: torch.device) -> Tensor:
+    """(rows / of, of, H, 1) where the tokens of each row and head begin, when all of them lie one behind the other."""
+    return torch.arange(0, rows * heads * tokens, tokens, device=device).view(-1, of, heads, 1)
 
 
 def flat_index(index: Tensor, rows: int, tokens: int, starts: Tensor | None = None) -> Tensor:
@@ -57,9 +57,9 @@ def flat_index(index: Tensor, rows: int, tokens: int, starts: Tensor | None = No
         rows, tokens: of that tensor.
         starts: what :func:`token_starts` returns, if it is there already.
     """
-    places = rows * index.shape[1]
-    starts = token_starts(places, tokens, device=index.device) if starts is None else starts
-    return (starts.view(-1, *index.shape[:2], 1) + index).flatten()
+    if starts is None:
+        starts = token_starts(rows, index.shape[0], index.shape[1], tokens, device=index.device)
+    return (starts + index).view(-1)
 
 
 def gather_tokens(x: Tensor, index: Tensor, starts: Tensor | None = None) -> Tensor:
@@ -85,8 +85,8 @@ def take_tokens(x: Tensor, flat: Tensor, keep: int) -> Tensor:
 
     Whole tokens are copied at once, on a CPU several times faster than an element-wise gather.
     """
-    rows, heads = x.shape[:2]
-    return x.reshape(-1, *x.shape[3:]).index_select(0, flat).view(rows, heads, keep, *x.shape[3:])
+    rows, heads, _, *rest = x.shape
+    return x.reshape(-1, *rest).index_select(0, flat).view(rows, heads, keep, *rest)
 
 
 def tight(x: Tensor) -> Tensor:

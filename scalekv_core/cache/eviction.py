@@ -16,6 +16,7 @@ from scalekv_core.cache import key_values
 from scalekv_core.cache.answers import AnswerCheck
 from scalekv_core.cache.clock import Clock
 from scalekv_core.cache.group_store import GroupStore
+from scalekv_core.cache.key_values import Block
 from scalekv_core.cache.reading import Read
 from scalekv_core.contracts.plan import HeadGroup
 from scalekv_core.contracts.policy import Policy
@@ -91,7 +92,7 @@ class Evictor:
                 kept = selector.select_by_source(view, _source_parts(view, group.quota))
         return self._answers.kept(view, kept, keep)
 
-    def _drop_others(self, store: GroupStore, view: CacheView, block: Tensor, history: int, kept: Tensor) -> None:
+    def _drop_others(self, store: GroupStore, view: CacheView, block: Block, history: int, kept: Tensor) -> None:
         codec = self._policy.codec
         with self._clock.stage(view.scale, "store"):
             if codec.dense:
@@ -101,7 +102,7 @@ class Evictor:
                 store.stored = key_values.keep(store.stored, block, history, kept, codec)
             store.counts = None if view.counts is None else ops.gather_tokens(view.counts, kept)
 
-    def _fold_others(self, store: GroupStore, view: CacheView, block: Tensor, kept: Tensor) -> None:
+    def _fold_others(self, store: GroupStore, view: CacheView, block: Block, kept: Tensor) -> None:
         """Keys and values of kept tokens become means over all that was folded into them."""
         codec, keep = self._policy.codec, kept.shape[2]
         store.stored = None
@@ -110,7 +111,7 @@ class Evictor:
             counts = view.counts if view.counts is not None else view.table(one).expand(target.shape)
             weights = self._policy.merger.weights(view)
             weights = counts if weights is None else self._answers.weights(view, weights)
-            means, store.counts = ops.fold(block, weights, counts, target, keep)
+            means, store.counts = ops.fold(block.both, weights, counts, target, keep)
         with self._clock.stage(view.scale, "store"):
             store.stored = key_values.dense(means) if codec.dense else key_values.encode(means, codec)
 
@@ -125,10 +126,11 @@ class Evictor:
         store.statistics = {name: ops.gather_tokens(x, kept) for name, x in view.statistics.items()}
 
 
-def _gathered(view: CacheView, block: Tensor, kept: Tensor) -> Tensor:
+def _gathered(view: CacheView, block: Block, kept: Tensor) -> Tensor:
     """(2 B, H, keep, D) the kept tokens of the block."""
-    rows, heads, tokens = block.shape[:3]
-    return ops.gather_tokens(block, kept, view.table(ops.token_starts, rows * heads, tokens))
+    rows, heads, tokens = block.both.shape[:3]
+    starts = view.table(ops.token_starts, rows, kept.shape[0], heads, tokens)
+    return ops.gather_tokens(block.both, kept, starts)
 
 
 def _source_parts(view: CacheView, quota: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from attrs import define
 from torch import Tensor
 
 from scalekv_core.contracts.encoded import Encoded, Kind
@@ -17,39 +18,60 @@ Stored = tuple[Encoded, ...]
 """Codes of keys and of values; one for both under a codec whose ``kinds_alike`` is true."""
 
 
-def by_kind(block: Tensor, codec: CacheCodec) -> Sequence[tuple[Kind, Tensor]]:
+@define(eq=False)
+class Block:
+    """A block and its halves.
+
+    Attributes:
+        both: (2 B, H, N, D).
+        keys, values: (B, H, N, D) each, of the same memory.
+    """
+
+    both: Tensor
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, both: Tensor) -> Block:
+        return cls(both, *both.chunk(2))
+
+
+def by_kind(both: Tensor, codec: CacheCodec) -> Sequence[tuple[Kind, Tensor]]:
     """(kind, (rows, H, N, D)) of the tensors that a codec stores: keys and values, or both as twice the rows."""
     if codec.kinds_alike:
-        return [("key", block)]
-    keys, values = block.chunk(2)
+        return [("key", both)]
+    keys, values = both.chunk(2)
     return [("key", keys), ("value", values)]
 
 
-def decode_into(block: Tensor, stored: Stored, codec: CacheCodec) -> None:
+def decode_into(both: Tensor, stored: Stored, codec: CacheCodec) -> None:
     """Writes what the codes stand for."""
-    for encoded, (kind, out) in zip(stored, by_kind(block, codec), strict=True):
+    for encoded, (kind, out) in zip(stored, by_kind(both, codec), strict=True):
         codec.decode(encoded, kind, out)
 
 
-def encode(block: Tensor, codec: CacheCodec) -> Stored:
-    """The codes of a whole block, in memory of their own."""
-    return tuple(codec.encode(x, kind).owned(block) for kind, x in by_kind(block, codec))
+def encode(both: Tensor, codec: CacheCodec) -> Stored:
+    """The codes of all tokens, in memory of their own."""
+    return tuple([codec.encode(x, kind).owned(both) for kind, x in by_kind(both, codec)])
 
 
-def keep(old: Stored | None, block: Tensor, history: int, kept: Tensor | None, codec: CacheCodec) -> Stored:
+def keep(old: Stored | None, block: Block, history: int, kept: Tensor | None, codec: CacheCodec) -> Stored:
     """The codes of the kept tokens (all if None), in memory of their own.
 
     Args:
         old: codes of the first ``history`` tokens; None if there are none.
-        block: (2 B, H, N, D) what attention read.
+        block: what attention read.
         history: tokens before the current map.
         kept: (B, H, keep) into the N tokens.
         codec: whose codes.
     """
     before = (None,) * 2 if old is None else old
+    kinds = by_kind(block.both, codec)
     return tuple(
-        codec.keep(encoded, x[:, :, history:], x, kept, kind).owned(block)
-        for encoded, (kind, x) in zip(before, by_kind(block, codec), strict=False)
+        [
+            codec.keep(encoded, x[:, :, history:], x, kept, kind).owned(block.both)
+            for encoded, (kind, x) in zip(before, kinds, strict=False)
+        ]
     )
 
 
@@ -73,16 +95,17 @@ def grown(stored: Stored | None, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
 
 
-def append(block: Tensor, stored: Stored | None, k: Tensor, v: Tensor) -> None:
+def append(block: Block, stored: Stored | None, k: Tensor, v: Tensor) -> None:
     """Writes a history that is stored dense (None if there is none) and the current map behind it into the block."""
     if stored is None:
         append_map(block, 0, k, v)
         return
-    for out, old, new in zip(block.chunk(2), halves(stored), (k, v), strict=True):
-        torch.cat([old, new], dim=2, out=out)
+    keys, values = halves(stored)
+    torch.cat([keys, k], dim=2, out=block.keys)
+    torch.cat([values, v], dim=2, out=block.values)
 
 
-def append_map(block: Tensor, history: int, k: Tensor, v: Tensor) -> None:
+def append_map(block: Block, history: int, k: Tensor, v: Tensor) -> None:
     """Writes the current map behind a history that is in the block already."""
-    for out, new in zip(block[:, :, history:].chunk(2), (k, v), strict=True):
-        out.copy_(new)
+    block.keys[:, :, history:].copy_(k)
+    block.values[:, :, history:].copy_(v)

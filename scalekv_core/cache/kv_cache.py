@@ -124,8 +124,8 @@ class KVCache:
         keep = store.group.held[scale]
         self.dropped |= keep < read.tokens and scale < self._last
         if self._evictor.looks(keep) or (0 < keep and read.block is not None):
+            view = self._view(layer, scale, store, q, read, counts, softmax_scale)
             with _apart_from_autocast(q.device):
-                view = self._view(layer, scale, store, q, read, counts, softmax_scale)
                 self._evictor.evict(store, view, read)
         elif keep:
             self._keep_in_place(store, scale, read, counts)
@@ -171,7 +171,7 @@ class KVCache:
         """(B, H, N) int32; as long as the tokens are the latest without a gap they are counted, not stored."""
         stop = self.plan.schedule.seen[scale]
         start = stop - k.shape[2] if store.positions is None else self.plan.schedule.history[scale]
-        counted = self._tables.get(_counted, start, stop, device=k.device).expand(k.shape[0], k.shape[1], -1)
+        counted = self._tables.get(_counted, start, stop, k.shape[0], k.shape[1], device=k.device)
         return counted if store.positions is None else torch.cat([store.positions, counted], dim=2)
 
     def _statistic(self, store: GroupStore, name: str, k: Tensor, q: Tensor) -> Tensor:
@@ -226,8 +226,8 @@ class KVCache:
         self._begin()
 
 
-def _counted(start: int, stop: int, *, device: torch.device) -> Tensor:
-    return torch.arange(start, stop, dtype=torch.int32, device=device)
+def _counted(start: int, stop: int, rows: int, heads: int, *, device: torch.device) -> Tensor:
+    return torch.arange(start, stop, dtype=torch.int32, device=device).expand(rows, heads, -1)
 
 
 def _apart_from_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:

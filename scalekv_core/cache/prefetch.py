@@ -16,7 +16,7 @@ from attrs import frozen
 from torch import Tensor
 
 from scalekv_core.cache import key_values
-from scalekv_core.cache.key_values import Stored
+from scalekv_core.cache.key_values import Block, Stored
 from scalekv_core.contracts.strategies import CacheCodec
 
 
@@ -80,15 +80,26 @@ class Buffers:
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._blocks: dict[tuple[torch.device, torch.dtype, int, int], Block] = {}
 
-    def block(self, like: Tensor, heads: int, tokens: int) -> Tensor:
-        """(2 B, heads, tokens, D) contiguous; B, D, dtype and device are those of ``like``."""
-        rows, _, _, width = like.shape
-        buffer = self._buffers.get((like.device, like.dtype))
-        if buffer is None:
-            buffer = like.new_empty(2 * rows * self._slots * width)
-            self._buffers[like.device, like.dtype] = buffer
-        return buffer[: 2 * rows * heads * tokens * width].view(2 * rows, heads, tokens, width)
+    def block(self, like: Tensor, heads: int, tokens: int) -> Block:
+        """Keys and values of so many tokens, contiguous; B, D, dtype and device are those of ``like``.
+
+        The same views for all layers of a scale.
+        """
+        key = (like.device, like.dtype, heads, tokens)
+        block = self._blocks.get(key)
+        if block is None:
+            rows, _, _, width = like.shape
+            flat = self._buffer(like)[: 2 * rows * heads * tokens * width]
+            block = self._blocks[key] = Block.of(flat.view(2 * rows, heads, tokens, width))
+        return block
+
+    def _buffer(self, like: Tensor) -> Tensor:
+        key = (like.device, like.dtype)
+        if key not in self._buffers:
+            self._buffers[key] = like.new_empty(2 * like.shape[0] * self._slots * like.shape[3])
+        return self._buffers[key]
 
     @property
     def nbytes(self) -> int:
@@ -96,6 +107,7 @@ class Buffers:
 
     def clear(self) -> None:
         self._buffers.clear()
+        self._blocks.clear()
 
 
 @frozen(eq=False)
@@ -123,8 +135,8 @@ class Scratch:
         self._read, self._filled = Buffers(slots), Buffers(slots)  # they take turns
         self._coming: _Coming | None = None
 
-    def whole(self, stored: Stored | None, k: Tensor, v: Tensor) -> Tensor:
-        """(2 B, H, N, D) keys and values of history and current map, until the next call.
+    def whole(self, stored: Stored | None, k: Tensor, v: Tensor) -> Block:
+        """Keys and values of history and current map, until the next call.
 
         Args:
             stored: the history; None if there is none.
@@ -137,7 +149,7 @@ class Scratch:
             key_values.append(block, stored, k, v)
             return block
         if stored is not None and not came:
-            key_values.decode_into(block[:, :, :history], stored, self._codec)
+            key_values.decode_into(block.both[:, :, :history], stored, self._codec)
         key_values.append_map(block, history, k, v)
         return block
 
@@ -156,7 +168,7 @@ class Scratch:
             return
         history = stored[0].length
         block = self._filled.block(like, heads, history + current)  # allocated where attention will read
-        stream.copy(lambda: key_values.decode_into(block[:, :, :history], stored, self._codec))
+        stream.copy(lambda: key_values.decode_into(block.both[:, :, :history], stored, self._codec))
         self._coming = _Coming(stored, history + current, stream)
 
     def _came(self, stored: Stored, tokens: int) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scalekv_core.cache import key_values
 from scalekv_core.cache.group_store import GroupStore
+from scalekv_core.cache.key_values import Block
 from scalekv_core.cache.prefetch import CopyStreamOf, Scratch
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.strategies import CacheCodec
@@ -21,14 +22,14 @@ class Read:
 
     Attributes:
         k, v: (B, H, N, D) of history and current map.
-        block: (2 B, H, N, D) the scratch that they are halves of; None where k and v are new memory that will be kept.
+        block: of the scratch, that they are halves of; None where k and v are new memory that will be kept.
         history: how many of the N tokens are history.
         tokens: N.
     """
 
     k: Tensor
     v: Tensor
-    block: Tensor | None
+    block: Block | None
     history: int
     tokens: int
 
@@ -60,8 +61,7 @@ class Reader:
         if self._codec.leaves_device:
             store.device = k.device
             self._fetch_next(store, scale, k)
-        keys, values = block.chunk(2)
-        return Read(keys, values, block, history, total)
+        return Read(block.keys, block.values, block, history, total)
 
     def _fetch_next(self, store: GroupStore, scale: int, k: Tensor) -> None:
         """Lets the history of the group that attends next come while this one computes; not if it lies elsewhere."""
