@@ -139,6 +139,9 @@ def blocks(at_once: int, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
     On the meta device those of the first rows alone: no others take more.
     """
     heads = parts[0].shape[1]
+    if at_once >= parts[0].shape[0] * heads:
+        yield parts
+        return
     for rows in zip(*(part.split(max(1, at_once // heads)) for part in parts), strict=True):
         yield from zip(*(part.split(min(heads, at_once), dim=1) for part in rows), strict=True)
         if parts[0].is_meta:
@@ -163,7 +166,7 @@ def most_alike(x: Tensor, among: Tensor, *, every: int = 1, chunk_bytes: int | N
     keep = among.shape[2]
     chunk_bytes = chunk_bytes or default_chunk_bytes(x.device) // 4
     step = max(1, min(tokens, chunk_bytes // (4 * max(keep, width))))
-    at_once = max(1, chunk_bytes // (4 * max(step * keep, keep * width)))
+    at_once = max(1, chunk_bytes // (4 * max(step * keep, step * width, keep * width)))
     if at_once >= rows * heads and step == tokens:
         return largest(_likeness(x, _directions(x, among, every), every))
     nearest = x.new_empty(rows, heads, tokens, dtype=torch.int64)
@@ -235,7 +238,7 @@ def fold(x: Tensor, weights: Tensor, counts: Tensor, target: Tensor, keep: int) 
     at_once = max(1, default_chunk_bytes(x.device) // (4 * tokens * width))
     means = x.new_empty(rows, heads, keep, width)
     totals = counts.new_empty(*counts.shape[:2], keep)
-    parts, into = (y.split(counts.shape[0]) for y in (x, means))
+    parts, into = (y.chunk(rows // counts.shape[0]) for y in (x, means))
     for weight, count, goes, total, *some in blocks(at_once, weights, counts, target, totals, *parts, *into):
         _fold_block(some[: len(parts)], weight, count, goes, some[len(parts) :], total)
     return means, totals

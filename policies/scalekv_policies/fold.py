@@ -45,7 +45,7 @@ class ValueMass(ScoringSelector):
         return super().claims | {"heads_are_alike", "layers_are_alike", "older_maps_are_ignored"}
 
     def score(self, view: CacheView, keep: int) -> Tensor:
-        return mass_of_patches(view, self.queries) * view.v.float().norm(dim=-1)
+        return mass_of_patches(view, self.queries) * torch.linalg.vector_norm(view.v.float(), dim=-1)
 
 
 @frozen(kw_only=True)

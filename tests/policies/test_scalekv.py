@@ -211,7 +211,7 @@ def test_the_others_are_the_best_after_pooling(pooling, pool, kernel, make_view)
     view = make_view(WIDE, 3, held=30)
     window = patch_centres((1, 7, 15), 16, torch.device("cpu"))
     mass = (view.q[:, :, window] @ view.k.transpose(2, 3) * view.softmax_scale).softmax(dim=-1).sum(dim=2)
-    scores = pool(mass, view.positions.long(), WIDE, 3, kernel)
+    scores = pool(mass, view, kernel)
     scores[:, :, window + view.history] = torch.inf
     best = scores.topk(70).values.sort().values
     kept = ScaleKVSelector(pooling=pooling, kernel=kernel).select(view, 70)
