@@ -42,6 +42,10 @@ class CheckpointError(ScaleKVError):
     """A weights file is truncated, of another model, or holds something that is not data."""
 
 
+class NonFiniteError(ScaleKVError, ArithmeticError):
+    """A model computed NaN or infinity, so its image would mean nothing."""
+
+
 class MissingExtra(ScaleKVError, ImportError):
     """An optional dependency is needed for this and is not installed."""
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scalekv_core.errors import InputError
+from scalekv_core.models.requests import Seeds, check_seeds
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -64,14 +64,12 @@ def choose(logits: Tensor, generators: Sequence[torch.Generator] | None) -> Tens
     return torch.stack([(row + gumbel_noise(tuple(row.shape), g).to(row.device)).argmax(dim=-1) for row, g in rows])
 
 
-def image_generators(seeds: Sequence[int] | None, batch: int) -> list[torch.Generator] | None:
+def image_generators(seeds: Seeds | None, batch: int) -> list[torch.Generator] | None:
     """One generator per image, or None if there are no seeds, which means greedy.
 
     Raises:
-        InputError: not one seed per image.
+        InputError: not one seed per image, or one is no whole number from 0 to 2**64 - 1.
     """
     if seeds is None:
         return None
-    if len(seeds) != batch:
-        raise InputError(f"generate wants one seed per image: {batch} images, got {len(seeds)} seeds")
-    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    return [torch.Generator().manual_seed(seed) for seed in check_seeds(seeds, batch, who="generate")]

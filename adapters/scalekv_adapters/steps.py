@@ -1,4 +1,4 @@
-"""From the steps of a family's loop to what was drawn: the same for all families."""
+"""From the steps of a family's loop to a generation: the same for all families."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from scalekv_core.contracts.adapter import AttentionCache
+from scalekv_core.models.finite import FiniteLogits
 from scalekv_core.models.image_model import Generation
 
 
@@ -30,28 +31,35 @@ def collect(
     steps: Iterable[AnyStep],
     cache: AttentionCache,
     *,
+    model: str,
     pictures: Callable[[AnyStep], Tensor],
     on_scale: Callable[[AnyStep], None] | None,
     keep_logits: bool,
 ) -> Generation:
-    """Draws to the end and closes the cache, also where that fails; pictures are made when the cache is gone.
+    """Generates to the end and closes the cache, also where that fails; pictures are made when the cache is gone.
 
     Args:
         steps: one per scale.
         cache: of this generation.
+        model: what generates, for messages.
         pictures: images (B, 3, H, W) of the last step.
         on_scale: called after every scale.
         keep_logits: also return the logits.
+
+    Raises:
+        NonFiniteError: the logits of a scale are not finite.
     """
-    tokens, choices, logits = [], [], []
+    tokens, choices, logits, finite = [], [], [], FiniteLogits(model)
     with closing(cache):
         for step in steps:
+            finite.see(step.logits)
             if on_scale is not None:
                 on_scale(step)
             tokens.append(step.tokens)
             choices.append(step.choices)
             if keep_logits:
                 logits.append(step.logits)
+        finite.check()
     return Generation(
         images=pictures(step),
         tokens=tuple(tokens),

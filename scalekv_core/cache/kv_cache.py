@@ -18,6 +18,7 @@ from scalekv_core import ops
 from scalekv_core.cache.answers import AnswerCheck
 from scalekv_core.cache.clock import Clock, NoClock
 from scalekv_core.cache.eviction import Evictor, Observer
+from scalekv_core.cache.finite import check_finite
 from scalekv_core.cache.group_store import GroupStore, LayerStore, empty_stores
 from scalekv_core.cache.inputs import InputCheck
 from scalekv_core.cache.prefetch import CopyStreamOf, copy_stream_for
@@ -36,7 +37,8 @@ class KVCache:
     Args:
         plan: what every head may hold after every scale.
         policy: who selects, folds and encodes.
-        check: check every answer of the selector (costs a device sync each); otherwise only the first one.
+        check: check every answer of the selector, and that queries, keys, values and outputs are finite (a device sync
+            each); otherwise only the first answer.
         clock: measures the stages.
         observer: is shown every view and what is kept.
         copy_stream_of: by which stream histories that the codec keeps elsewhere come to a device ahead of attention.
@@ -61,6 +63,7 @@ class KVCache:
         self._last = len(plan.schedule) - 1
         self._layers = empty_stores(plan)
         self._inputs = InputCheck(plan, self._layers)
+        self._check = check
         self._answers = AnswerCheck(policy, always=check)
         self._evictor = Evictor(policy, self._answers, self._clock, observer)
         groups = [store for layer in self._layers for store in layer.groups]
@@ -90,7 +93,11 @@ class KVCache:
         """
         store = self._inputs.next_map(layer, q, k, v)
         try:
+            if self._check:
+                check_finite(layer, store.scale, queries=q, keys=k, values=v)
             out = self._attend_layer(layer, store, q, k, v, softmax_scale)
+            if self._check:
+                check_finite(layer, store.scale, outputs=out)
         except BaseException:
             self.close()  # half a scale is nothing to go on with
             raise

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
 from scalekv_core.models.former_names import FormerNames
+from scalekv_core.models.requests import Seeds, check_prompts, check_seeds
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.shapes.schedule import ScaleSchedule
 
@@ -73,7 +74,7 @@ class ImageModel(FormerNames, ABC):
         self,
         prompts: Sequence[str],
         *,
-        seeds: Sequence[int],
+        seeds: Seeds,
         sampling: Sampling | None = None,
         forced: Sequence[Tensor] | None = None,
         keep_logits: bool = False,
@@ -82,16 +83,20 @@ class ImageModel(FormerNames, ABC):
 
         Args:
             prompts: one per image, in the model's language (digits for var-tiny, text for Infinity).
-            seeds: one per image.
+            seeds: one per image; a generator gives its next numbers.
             sampling: None means the model's defaults.
             forced: tokens of every scale that replace the model's choices (teacher forcing).
             keep_logits: return the logits too.
 
         Raises:
             InputError: a prompt that the model does not accept, a wrong number of seeds or of forced tokens.
+            NonFiniteError: the model computed NaN or infinity.
         """
 
-    def check_seeds(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:
-        """Raises InputError unless there is one seed per prompt."""
-        if len(seeds) != len(prompts):
-            raise InputError(f"model {self.name!r} wants one seed per prompt: {len(prompts)}; got {len(seeds)}")
+    def check_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts as a list; InputError unless they are texts, at least one."""
+        return check_prompts(self.name, prompts)
+
+    def check_seeds(self, prompts: Sequence[str], seeds: Seeds) -> list[int]:
+        """One seed per prompt, where a generator gives its next numbers; InputError if they are no seeds, or not as many."""
+        return check_seeds(seeds, len(prompts), who=f"model {self.name!r}")

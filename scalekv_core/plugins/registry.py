@@ -26,6 +26,7 @@ from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, Layer
 from scalekv_core.errors import InputError, PluginError, ScaleKVError, SessionError, unknown_name
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import ImageModel
+from scalekv_core.models.requests import read_device, read_dtype
 from scalekv_core.plugins import hookspecs
 
 GROUP = "scalekv"
@@ -353,8 +354,8 @@ def load_model(
     name: str,
     *,
     weights: Path | None = None,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = torch.float32,
     registry: Registry | None = None,
 ) -> ImageModel:
     """An image model by name, ready to draw.
@@ -362,15 +363,16 @@ def load_model(
     Args:
         name: as ``scalekv models`` lists it.
         weights: file or folder, for models whose weights do not ship.
-        device, dtype: where and how it runs.
+        device, dtype: where and how it runs, each also by name.
         registry: where the name is looked up; the installed plugins by default.
 
     Raises:
-        UnknownName: no model has that name.
+        UnknownName: no model or dtype has that name.
+        InputError: there is no such device.
         CheckpointError: its weights are missing, truncated, or of another model.
     """
     card: ModelCard = (registry or shared_registry()).make("model", name)
-    return card.load(weights=weights, device=device, dtype=dtype)
+    return card.load(weights=weights, device=str(read_device(device)), dtype=read_dtype(dtype))
 
 
 def summary_of(thing: Any) -> str:

@@ -26,7 +26,9 @@ from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import InputError
 from scalekv_core.models.bare_model import BareModel
 from scalekv_core.models.card import ModelCard
+from scalekv_core.models.finite import FiniteLogits
 from scalekv_core.models.image_model import Generation, ImageModel
+from scalekv_core.models.requests import Seeds
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.plugins.hookspecs import hookimpl
 from scalekv_core.shapes.geometry import CacheGeometry
@@ -74,7 +76,12 @@ class ToyModel(nn.Module):
         """(tokens, choices, logits) of every scale; (B, n), (B, n), (B, n, codes)."""
         cache = self.new_cache(self.schedule)
         try:
-            tokens, choices, logits = map(list, zip(*self.steps(labels, cache, forced), strict=True))
+            steps, finite = [], FiniteLogits("the toy model")
+            for step in self.steps(labels, cache, forced):
+                finite.see(step[-1])
+                steps.append(step)
+            finite.check()
+            tokens, choices, logits = map(list, zip(*steps, strict=True))
         finally:
             cache.close()
         return tokens, choices, logits
@@ -139,14 +146,14 @@ class ToyImageModel(ImageModel):
         self,
         prompts: Sequence[str],
         *,
-        seeds: Sequence[int],
+        seeds: Seeds,
         sampling: Sampling | None = None,
         forced: Sequence[Tensor] | None = None,
         keep_logits: bool = False,
     ) -> Generation:
+        prompts, seeds = self.check_prompts(prompts), self.check_seeds(prompts, seeds)
         if not all(prompt in "0123456789" and len(prompt) == 1 for prompt in prompts):
             raise InputError(f"model 'toy' draws the prompts 0 to 9; got {', '.join(prompts)}")
-        self.check_seeds(prompts, seeds)
         if forced is not None and len(forced) != len(self.schedule):
             raise InputError(f"model 'toy' has {len(self.schedule)} scales; got forced tokens of {len(forced)}")
         labels = torch.tensor([int(prompt) for prompt in prompts])

@@ -9,18 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from scalekv_adapters.infinity.config import InfinityConfig
-from scalekv_adapters.infinity.templates import Canvas
-from scalekv_adapters.infinity.transformer import Infinity
-from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
-from scalekv_adapters.var.config import VARConfig
-from scalekv_adapters.var.transformer import VAR
-from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
 from scalekv_core import compress, shared_registry
 from scalekv_core.cache.concat_cache import ConcatCache
 from tests.adapters.drawing import everything_in
 from tests.adapters.infinity.official_standin import StandInInfinity
 from tests.adapters.interrupting import interrupted, steps_of
+from tests.adapters.small import small_infinity, small_var
 from tests.adapters.var.official_standin import StandInVAR
 
 
@@ -29,19 +23,6 @@ class Source:
 
     def new_cache(self, schedule) -> ConcatCache:
         return ConcatCache(schedule)
-
-
-def small_var() -> VAR:
-    vqvae = VQVAE(VQVAEConfig(codes=8, code_width=4, base_channels=32, multipliers=(1,), blocks=1, patch_sides=(1, 2)))
-    config = VARConfig(depth=6, width=8, heads=2, num_classes=10, codes=8, code_width=4, patch_sides=(1, 2))
-    return VAR(config, vqvae).eval().requires_grad_(False)
-
-
-def small_infinity() -> Infinity:
-    vae = BSQVAE(BSQVAEConfig(bits=4, base_channels=32, multipliers=(1,), blocks=1))
-    sizes = {"depth": 6, "width": 8, "heads": 2, "bits": 4, "block_chunks": 2, "text_channels": 128, "mlp_ratio": 32}
-    infinity = Infinity(InfinityConfig(**sizes, text_maxlen=4), vae, canvas=Canvas("1:1", "0.06M"))
-    return infinity.eval().requires_grad_(False)
 
 
 KINDS = {

@@ -25,6 +25,7 @@ from scalekv_adapters.steps import collect
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError
 from scalekv_core.models.image_model import Generation
+from scalekv_core.models.requests import Seeds
 from scalekv_core.models.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def generate(
     model: Infinity,
     text: PackedText,
     *,
-    seeds: Sequence[int] | None,
+    seeds: Seeds | None,
     guidance: float | Sequence[float] = 3.0,
     guidance_at: Sequence[int] = (0,),
     top_k: int = 0,
@@ -116,6 +117,7 @@ def generate(
 
     Raises:
         InputError: a prompt, seed, option or forced map that does not fit.
+        NonFiniteError: it computed NaN or infinity.
     """
     canvas = canvas or model.canvas
     scales = len(canvas.schedule)
@@ -128,6 +130,7 @@ def generate(
     return collect(
         draw(model, text, canvas, cache, guided, sampling, generators, forced),
         cache,
+        model="Infinity",
         pictures=lambda last: model.vae.pictures(last.total),
         on_scale=on_scale,
         keep_logits=keep_logits,

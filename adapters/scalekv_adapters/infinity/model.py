@@ -27,6 +27,7 @@ from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import Generation, ImageModel
+from scalekv_core.models.requests import Seeds
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.models.size_bound import SizeBound
 from scalekv_core.models.weights import WeightsFormat
@@ -96,12 +97,13 @@ class InfinityImageModel(ImageModel):
         self,
         prompts: Sequence[str],
         *,
-        seeds: Sequence[int],
+        seeds: Seeds,
         sampling: Sampling | None = None,
         forced: Sequence[Tensor] | None = None,
         keep_logits: bool = False,
     ) -> Generation:
-        self.check_seeds(prompts, seeds)
+        prompts = self.check_prompts(prompts)
+        seeds = self.check_seeds(prompts, seeds)
         how = sampling or self.sampling
         return self.infinity.generate(
             self.read(prompts),

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scalekv_core.errors import CheckpointError, InputError, missing_extra
+from scalekv_core.errors import CheckpointError, InputError, NonFiniteError, missing_extra
+from scalekv_core.models.requests import shortened
 
 LONGEST_PROMPT = 512
 """Text tokens that T5 was trained with, and that the published Infinity reads."""
@@ -29,6 +31,8 @@ CACHE = "SCALEKV_CACHE"
 """The environment variable that names the folder of everything that is kept from run to run."""
 _SAMPLE = 2**16  # bytes of a weights file that tell it from another, at each of _SAMPLES places
 _SAMPLES = 16
+_COMPUTING = threading.Lock()
+"""One T5 at a time: threads that ask for the same prompts wait for the first, and read what it kept."""
 
 
 def cache_folder() -> Path:
@@ -45,6 +49,7 @@ class T5Encoder:
         cache: where features are kept; `cache_folder()` by default.
         device: where T5 runs when it runs.
         dtype: in which it runs; float16, as in the published runs, except on a CPU, where that is float32.
+        allow_nonfinite: accept features that hold NaN or infinity.
 
     Raises:
         CheckpointError: there is no T5 in the folder.
@@ -57,11 +62,13 @@ class T5Encoder:
         cache: Path | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        allow_nonfinite: bool = False,
     ) -> None:
         self.folder = check_folder(Path(folder))
         self.device = torch.device(device)
         self.dtype = dtype or (torch.float32 if self.device.type == "cpu" else torch.float16)
         self._cache = cache or cache_folder()
+        self._allow_nonfinite = allow_nonfinite
 
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
         """Features (L_i, C) of each prompt, float32, on the CPU; those of a prompt do not depend on the others.
@@ -69,13 +76,17 @@ class T5Encoder:
         Raises:
             InputError: a prompt is empty, or longer than 512 text tokens.
             MissingExtra: a prompt is new and transformers is not installed.
-            CheckpointError: T5 cannot be loaded, or what was kept of a prompt is damaged.
+            CheckpointError: T5 cannot be loaded, or what was kept of a prompt is damaged or not finite.
+            NonFiniteError: T5 computed NaN or infinity.
         """
         if empty := [i for i, prompt in enumerate(prompts, 1) if not prompt.strip()]:
             raise InputError(f"prompt {empty[0]} of {len(prompts)} is empty; say in words what to draw")
         known = {prompt: self._read(prompt) for prompt in dict.fromkeys(prompts)}
-        if new := [prompt for prompt, features in known.items() if features is None]:
-            known |= self._compute(new)
+        if any(features is None for features in known.values()):
+            with _COMPUTING:
+                known = {prompt: self._read(prompt) for prompt in known}
+                if new := [prompt for prompt, features in known.items() if features is None]:
+                    known |= self._compute(new)
         return [features.float() for prompt in prompts if (features := known[prompt]) is not None]
 
     @cached_property
@@ -97,15 +108,27 @@ class T5Encoder:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                return file.get_tensor("features") if file.metadata()["prompt"] == prompt else None
+                features = file.get_tensor("features") if file.metadata()["prompt"] == prompt else None
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise CheckpointError(f"kept text features {path} are damaged ({error}); delete that file") from None
+        if features is not None and not self._is_usable(features):
+            raise CheckpointError(f"kept text features {path} are not finite (NaN or infinity); delete that file")
+        return features
+
+    def _is_usable(self, features: Tensor) -> bool:
+        return self._allow_nonfinite or bool(torch.isfinite(features).all())
 
     def _compute(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         with quiet_transformers() as transformers:
             ids = self._tokenized(transformers, prompts)
             model = self._load(transformers)
             computed = {prompt: _features(model, ids[prompt]) for prompt in prompts}
+        for prompt, features in computed.items():
+            if not self._is_usable(features):
+                raise NonFiniteError(
+                    f"the T5 in {self.folder} computed features that are not finite (NaN or infinity) for the prompt "
+                    f"{shortened(prompt)}: its weights are damaged, or overflow in {self.dtype}"
+                )
         for prompt, features in computed.items():
             self._write(prompt, features)
         return computed

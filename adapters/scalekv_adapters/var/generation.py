@@ -20,6 +20,7 @@ from scalekv_adapters.var.guidance import guide
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError
 from scalekv_core.models.image_model import Generation
+from scalekv_core.models.requests import Seeds
 from scalekv_core.models.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def generate(
     model: VAR,
     labels: Tensor | Sequence[int],
     *,
-    seeds: Sequence[int] | None,
+    seeds: Seeds | None,
     guidance: float = 4.0,
     top_k: int = 0,
     top_p: float = 0.0,
@@ -78,6 +79,7 @@ def generate(
 
     Raises:
         InputError: a label, seed, option or forced map that does not fit; a schedule that it was not trained for.
+        NonFiniteError: it computed NaN or infinity.
     """
     sampling = Sampling(guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature, greedy=seeds is None)
     check_trained(model.config.schedule, model.lvl_1L)
@@ -88,6 +90,7 @@ def generate(
     return collect(
         draw(model, labels, cache, sampling, generators, forced),
         cache,
+        model="VAR",
         pictures=lambda last: model.vqvae.pictures(last.f_hat),
         on_scale=on_scale,
         keep_logits=keep_logits,

@@ -22,6 +22,7 @@ from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import CheckpointError, InputError
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import Generation, ImageModel
+from scalekv_core.models.requests import Seeds, shortened
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.models.size_bound import SizeBound
 from scalekv_core.models.weights import WeightsFormat, beside
@@ -40,6 +41,8 @@ REPOSITORY = "FoundationVision/var"
 OFFICIAL = Sampling(guidance=4.0, top_k=900, top_p=0.95)
 """What the official demonstration draws with."""
 PROFILE = "profile.safetensors"
+MOST_DIGITS = 9
+"""A label has no more; Python refuses to read thousands of them."""
 
 
 def profiles_beside(file: Path) -> list[AttentionProfile]:
@@ -69,12 +72,13 @@ class VARImageModel(ImageModel):
         self,
         prompts: Sequence[str],
         *,
-        seeds: Sequence[int],
+        seeds: Seeds,
         sampling: Sampling | None = None,
         forced: Sequence[Tensor] | None = None,
         keep_logits: bool = False,
     ) -> Generation:
-        self.check_seeds(prompts, seeds)
+        prompts = self.check_prompts(prompts)
+        seeds = self.check_seeds(prompts, seeds)
         how = sampling or self.sampling
         check_sampling(self.name, how)
         return self.var.generate(
@@ -90,10 +94,12 @@ class VARImageModel(ImageModel):
 
     def label(self, prompt: str) -> int:
         """The class that a prompt names; InputError if it names none."""
-        classes = self.var.config.num_classes
-        if not (prompt.strip().isdecimal() and int(prompt) < classes):
-            raise InputError(f"model {self.name!r} draws class labels, the numbers 0 to {classes - 1}; got {prompt!r}")
-        return int(prompt)
+        classes, digits = self.var.config.num_classes, prompt.strip()
+        if not (digits.isdecimal() and len(digits) <= MOST_DIGITS and int(digits) < classes):
+            raise InputError(
+                f"model {self.name!r} generates class labels, the numbers 0 to {classes - 1}; got {shortened(prompt)}"
+            )
+        return int(digits)
 
 
 @frozen(kw_only=True)

@@ -190,7 +190,7 @@ def test_prompts_that_cannot_be_drawn_are_refused(model, prompts, message):
 
 def test_seeds_must_be_as_many_as_prompts(model):
     """One for each."""
-    with pytest.raises(InputError, match=r"'infinity-small' wants one seed per prompt: 2; got 1"):
+    with pytest.raises(InputError, match=r"'infinity-small' wants one seed per image: 2 images, got 1 seeds"):
         model.generate(PROMPTS, seeds=[0])
 
 

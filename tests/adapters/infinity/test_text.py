@@ -6,6 +6,7 @@ The T5 is a random one of a few thousand weights, made and read by transformers 
 from __future__ import annotations
 
 import builtins
+import threading
 import weakref
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from scalekv_adapters.infinity.text import LONGEST_PROMPT, T5Encoder, cache_folder
-from scalekv_core.errors import CheckpointError, InputError, MissingExtra
+from scalekv_core.errors import CheckpointError, InputError, MissingExtra, NonFiniteError
 
 PROMPTS = ("a cat", "a dog on a mat")
 WIDTH = 16
@@ -232,3 +233,42 @@ def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert tmp_path / "scalekv" / "text" == cache_folder()
     monkeypatch.setenv("SCALEKV_CACHE", str(tmp_path / "mine"))
     assert tmp_path / "mine" / "text" == cache_folder()
+
+
+def test_four_threads_load_t5_once(t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that come later wait, and read what the first has kept."""
+    loaded, made, load = [], {}, T5Encoder._load
+    monkeypatch.setattr(T5Encoder, "_load", lambda self, module: loaded.append(self) or load(self, module))
+    encoder = T5Encoder(t5, cache=tmp_path / "kept")
+    together = threading.Barrier(4)
+
+    def encode(number: int) -> None:
+        together.wait()
+        made[number] = encoder.encode(PROMPTS)
+
+    threads = [threading.Thread(target=encode, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert 1 == len(loaded)
+    assert all(torch.equal(a, b) for features in made.values() for a, b in zip(made[0], features, strict=True))
+    assert 4 == len(made)
+
+
+def test_features_that_are_not_finite_are_refused(t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When they are made and when they are read from the disk; an option lets them through."""
+    encoder, allowing = (T5Encoder(t5, cache=tmp_path / "kept", allow_nonfinite=allow) for allow in (False, True))
+    damaged = lambda model, tokens: torch.full((len(tokens), WIDTH), torch.nan)  # noqa: E731
+    monkeypatch.setattr("scalekv_adapters.infinity.text._features", damaged)
+    with pytest.raises(NonFiniteError) as error:
+        encoder.encode(PROMPTS)
+    assert "features that are not finite (NaN or infinity) for the prompt 'a cat'" in one_line(error)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+    assert all(features.isnan().all() for features in allowing.encode(PROMPTS))
+    with pytest.raises(CheckpointError) as error:
+        encoder.encode(PROMPTS)
+    assert one_line(error).endswith("are not finite (NaN or infinity); delete that file")
+    assert 2 == len(allowing.encode(PROMPTS))

@@ -197,10 +197,16 @@ def test_forced_tokens_are_handed_on(model):
     assert any(not torch.equal(a, b) for a, b in zip(free.tokens, forced.choices, strict=True))
 
 
+def test_a_label_of_thousands_of_digits_is_refused(model):
+    """In one line that shows its beginning."""
+    with pytest.raises(InputError, match=r"the numbers 0 to 9; got '7{40}'\.\.\. \(5000 characters\)$"):
+        model.generate(["7" * 5000], seeds=[1])
+
+
 @pytest.mark.parametrize("prompt", ["10", "-1", "3.0", "three", "", "²"])
 def test_what_is_no_label_is_refused(model, prompt):
     """The message names the range and what was given."""
-    message = rf"model 'var-small' draws class labels, the numbers 0 to 9; got '{prompt}'"
+    message = rf"model 'var-small' generates class labels, the numbers 0 to 9; got '{prompt}'"
     with pytest.raises(InputError, match=message):
         model.generate(["3", prompt], seeds=[1, 2])
 
@@ -208,5 +214,5 @@ def test_what_is_no_label_is_refused(model, prompt):
 @pytest.mark.parametrize("greedy", [False, True])
 def test_one_seed_per_prompt(model, greedy):
     """Too few or too many are refused, also where they play no part."""
-    with pytest.raises(InputError, match="'var-small' wants one seed per prompt: 2; got 1"):
+    with pytest.raises(InputError, match="'var-small' wants one seed per image: 2 images, got 1 seeds"):
         model.generate(["3", "7"], seeds=[1], sampling=Sampling(greedy=greedy))
