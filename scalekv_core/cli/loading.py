@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from scalekv_core.cli.installed import the_registry
 from scalekv_core.contracts.profile import AttentionProfile
-from scalekv_core.errors import CheckpointError, InputError, unknown_name
+from scalekv_core.errors import CheckpointError, InputError
 from scalekv_core.memory.estimate import Batch
 from scalekv_core.models.image_model import ImageModel
+from scalekv_core.models.requests import read_device, read_dtype
 from scalekv_core.plugins import registry as registries
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = [
+    "check_weights", "load_model", "load_profile", "profile_of", "read_device", "read_dtype",
+]  # fmt: skip
 
 
 def load_model(batch: Batch, *, weights: Path | None, device: str) -> ImageModel:
@@ -42,30 +43,6 @@ def check_weights(batch: Batch, weights: Path | None) -> None:
             f"model {batch.model!r} does not ship with weights; give --weights PATH ({card.weights}), or --random-weights "
             "to measure memory and time"
         )
-
-
-def read_device(text: str) -> torch.device:
-    """The device of this name.
-
-    Raises:
-        InputError: there is no such device here.
-    """
-    try:
-        device = torch.device(text)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch raises differs by device
-        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        reason = str(error).splitlines()[0].split(". ")[0]
-        raise InputError(f"device {text!r} cannot be used ({reason}); there is {', '.join(here)}") from error
-    return device
-
-
-def read_dtype(text: str) -> torch.dtype:
-    """The dtype of this name; UnknownName if it is none that models are run in."""
-    name = text.removeprefix("torch.")
-    if name not in DTYPES:
-        raise unknown_name("dtype", text, DTYPES)
-    return DTYPES[name]
 
 
 def load_profile(path: Path | None) -> AttentionProfile | None:
