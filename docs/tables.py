@@ -37,7 +37,7 @@ from scalekv_core.contracts.policy import PARTS
 from scalekv_core.contracts.profile import FRACTIONS
 from scalekv_core.memory.estimate import Need
 from scalekv_core.models.card import ModelCard
-from scalekv_core.plugins.registry import summary_of
+from scalekv_core.plugins.offers import summary_of
 from scalekv_core.shapes.geometry import format_bytes
 from scalekv_core.testing.kinds import KINDS, checks_of
 

@@ -14,7 +14,7 @@ import pytest
 
 import scalekv_core
 from scalekv_core.plugins import hookspecs
-from scalekv_core.plugins.registry import HOOKS
+from scalekv_core.plugins.offers import HOOKS
 
 from .pages import ROOT, Block, Runner, blocks, forget_plugins
 

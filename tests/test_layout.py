@@ -18,7 +18,7 @@ import pytest
 
 import scalekv_core
 from scalekv_core import Registry
-from scalekv_core.plugins.registry import HOOKS
+from scalekv_core.plugins.offers import HOOKS
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from scalekv_core.cli import console
 
 if TYPE_CHECKING:
-    from scalekv_core.plugins.registry import Owner
+    from scalekv_core.plugins.offers import Owner
 
 
 def plugins() -> None:
     """List the plugins, what each offers, and those that are not in use."""
     from scalekv_core.cli.installed import the_registry
-    from scalekv_core.plugins.registry import HOOKS
+    from scalekv_core.plugins.offers import HOOKS
 
     registry = the_registry()
     for owner in registry.owners:

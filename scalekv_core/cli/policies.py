@@ -147,7 +147,7 @@ def rule_in_words(validator: Any) -> str:
 
 def summary(thing: Any) -> str:
     """The first line of a docstring."""
-    from scalekv_core.plugins.registry import summary_of
+    from scalekv_core.plugins.offers import summary_of
 
     return summary_of(thing)
 

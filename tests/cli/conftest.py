@@ -27,7 +27,8 @@ from scalekv_core.errors import CheckpointError
 from scalekv_core.models.image_model import Generation, ImageModel
 from scalekv_core.models.weights import WeightsFormat
 from scalekv_core.plugins import registry as registries
-from scalekv_core.plugins.registry import Owner, Problem, Registry
+from scalekv_core.plugins.offers import Owner, Problem
+from scalekv_core.plugins.registry import Registry
 from scalekv_core.testing import toy
 
 happening: list[Callable[[], None]] = []

@@ -8,7 +8,8 @@ from scalekv_core.cli import doctor
 from scalekv_core.cli.policies import rule_in_words, type_in_words
 from scalekv_core.errors import PluginError
 from scalekv_core.plugins import registry as registries
-from scalekv_core.plugins.registry import Offer, Owner, Registry
+from scalekv_core.plugins.offers import Offer, Owner
+from scalekv_core.plugins.registry import Registry
 
 COMMANDS = ("policies", "models", "plugins", "doctor")
 

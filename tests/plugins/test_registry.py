@@ -17,7 +17,8 @@ from attrs.validators import ge
 from torch import nn
 
 from scalekv_core import InputError, PluginError, Policy, Registry, SessionError, UnknownName, compress, hookimpl
-from scalekv_core.plugins.registry import HOOKS, load_model, shared_registry
+from scalekv_core.plugins.offers import HOOKS
+from scalekv_core.plugins.registry import load_model, shared_registry
 from scalekv_core.testing import toy
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -51,7 +52,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 def only_site(site: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """As ``site``, and nothing else is installed."""
     monkeypatch.setattr(
-        "scalekv_core.plugins.registry.entry_points",
+        "scalekv_core.plugins.loading.entry_points",
         lambda group: [point for point in entry_points(group=group) if tmp_path in Path(str(point.dist._path)).parents],
     )
     return site
@@ -252,6 +253,65 @@ def test_two_owners_of_a_name_are_both_named() -> None:
         Registry.of(toy, thief)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "owner"),
+    [({}, {}, "a"), ({}, {"tryfirst": True}, "b"), ({"trylast": True}, {}, "b"), ({"tryfirst": True}, {}, "a")],
+    ids=["alphabet", "tryfirst", "trylast", "both orders"],
+)
+def test_pluggys_order_decides_who_keeps_a_name(
+    only_site: Callable[..., None], first: dict[str, bool], second: dict[str, bool], owner: str
+) -> None:
+    """All plugins register with one manager; the one whose hook is called first keeps the name."""
+    for name, how in (("a", first), ("b", second)):
+        marked = "@hookimpl(" + ", ".join(f"{key}={value}" for key, value in how.items()) + ")"
+        only_site(name, GOOD.replace("NAME", "same").replace("@hookimpl", marked))
+    registry = Registry.installed()
+
+    assert owner == registry.offer("selector", "same").owner.plugin
+    assert [owner] == [one.plugin for one in registry.owners]
+    assert 1 == len(registry.problems)
+
+
+def test_tryfirst_takes_no_name_from_scalekv(only_site: Callable[..., None]) -> None:
+    """Its own plugins are called first, whatever others ask for."""
+    only_site("aaa", GOOD.replace("NAME", "wanted").replace("@hookimpl", "@hookimpl(tryfirst=True)"))
+    only_site("scalekv", GOOD.replace("NAME", "wanted"))
+
+    assert "scalekv" == Registry.installed().offer("selector", "wanted").owner.distribution
+
+
+@pytest.mark.parametrize("how", ["wrapper", "hookwrapper"])
+def test_a_wrapper_is_refused_by_name(how: str) -> None:
+    """It would be ignored: every hook offers names of its own."""
+
+    def wraps() -> Iterator[None]:
+        yield
+
+    wrapping = SimpleNamespace(__name__="wrapping", scalekv_policies=hookimpl(**{how: True})(wraps))
+    with pytest.raises(PluginError, match=r"plugin 'wrapping' .* its hook scalekv_policies is a wrapper; every hook"):
+        Registry.of(toy, wrapping)
+
+
+def test_another_name_for_a_hook_works() -> None:
+    """As pluggy has it: ``specname`` says which hook a function implements."""
+    named = SimpleNamespace(
+        __name__="named", mine=hookimpl(specname="scalekv_token_selectors")(lambda: {"x": toy.Latest})
+    )
+
+    assert ["x"] == Registry.of(named).names("selector")
+
+
+def test_a_module_is_one_plugin(only_site: Callable[..., None], tmp_path: Path) -> None:
+    """Two entry points that name one module: the second is left out."""
+    only_site("a-one", GOOD.replace("NAME", "one"))
+    (tmp_path / "a_one-0.1.dist-info" / "entry_points.txt").write_text("[scalekv]\na-one = a_one\nagain = a_one\n")
+    registry = Registry.installed()
+
+    assert ["one"] == registry.names("selector")
+    (problem,) = map(str, registry.problems)
+    assert "it is the same module as plugin " in problem
+
+
 def test_the_same_name_of_another_kind_is_free() -> None:
     """A selector may be called as a policy is."""
     registry = Registry.of(toy, plugin(scalekv_token_mergers=lambda: {"toy-latest": toy.Latest}))
@@ -308,6 +368,42 @@ def test_an_adapter_that_fails_is_named() -> None:
         registry.adapter_for(nn.Linear(1, 1))
 
 
+@pytest.mark.parametrize(
+    ("method", "answer", "message"),
+    [
+        ("geometry", None, "cannot tell the shape of this ToyModel \\(KeyError: 'blocks'\\)"),
+        ("geometry", "large", "must return a CacheGeometry; got 'large'"),
+        ("attach", None, "cannot attach to this ToyModel \\(KeyError: 'blocks'\\)"),
+        ("attach", "done", "must return from attach what detaches; got 'done'"),
+    ],
+)
+def test_what_an_adapter_does_wrong_is_told_with_its_plugin(method: str, answer: Any, message: str) -> None:
+    """Not with a traceback of somebody else's code only."""
+
+    def wrong(*_: object) -> Any:
+        return answer or {}["blocks"]
+
+    careless = type("Careless", (toy.ToyAdapter,), {method: wrong})
+    registry = Registry.of(plugin("careless", scalekv_model_adapters=lambda: {"odd": careless}))
+    with (
+        pytest.raises(PluginError, match=f"^adapter 'odd' of plugin 'careless' .this process. {message}"),
+        compress(toy.ToyCard().load(), toy.latest(), registry=registry),
+    ):
+        raise AssertionError("the block was entered")
+
+
+def test_two_adapters_that_know_a_model_are_both_named() -> None:
+    """Neither takes it from the other in silence."""
+    registry = Registry.of(toy, plugin("greedy", scalekv_model_adapters=lambda: {"all": toy.ToyAdapter}))
+
+    with pytest.raises(
+        PluginError,
+        match=r"^2 adapters know this ToyModel: 'all' of plugin 'greedy' .this process. and 'toy' of plugin "
+        r"'scalekv_core\.testing\.toy' .this process.; load only one of their plugins, with SCALEKV_PLUGINS$",
+    ):
+        registry.adapter_for(toy.ToyCard().load().module)
+
+
 # -- installed plugins --------------------------------------------------------------------------------------------
 
 
@@ -346,6 +442,8 @@ def test_nothing_installed_is_an_error(only_site: Callable[..., None]) -> None:
         ("this is no python", "does not import (SyntaxError: "),
         ("raise RuntimeError('boom')", "does not import (RuntimeError: boom)"),
         ("import sys; sys.exit('usage: ...')", "does not import (SystemExit: usage: ...)"),
+        ("class Odd(BaseException): pass\nraise Odd('no')", "does not import (Odd: no)"),
+        (GOOD.replace('{"NAME": Latest}', "exit(3)"), "its hook scalekv_token_selectors failed (SystemExit: 3)"),
         ("", "it offers nothing"),
         (GOOD.replace("token_selectors", "selectors"), "unknown hook 'scalekv_selectors'"),
         (GOOD.replace('{"NAME": Latest}', "1 / 0"), "its hook scalekv_token_selectors failed (ZeroDivisionError"),

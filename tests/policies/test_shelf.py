@@ -11,7 +11,7 @@ from attrs import evolve
 import scalekv_policies
 from scalekv_core import CacheGeometry, InputError, KVCache, Policy, Registry, ScaleSchedule, plan_policy
 from scalekv_core.contracts.options import options_of
-from scalekv_core.plugins.registry import summary_of
+from scalekv_core.plugins.offers import summary_of
 
 SELECTORS = dict(scalekv_policies.scalekv_token_selectors()) | {
     "uniform recent": lambda: scalekv_policies.UniformSelector(pick="recent"),
