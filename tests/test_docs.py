@@ -6,11 +6,12 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from _pytest.mark import ParameterSet
 
 import scalekv_core
 from scalekv_core.plugins import hookspecs
@@ -28,6 +29,14 @@ LINKING = [
 ]
 NAMED = {page: str(page.relative_to(ROOT)) for page in LINKING}
 NOT_RUN = {"text", "toml"}
+LONG = {"docs/memory.md", "docs/tutorial.md"}
+"""Pages whose blocks or tables take more than ten seconds of a processor: run by ``make test-all``."""
+
+
+def pages(which: Iterable[Path]) -> list[ParameterSet]:
+    """Pages as parameters of a test that runs them."""
+    marks = {page: [pytest.mark.thorough] * (NAMED[page] in LONG) for page in which}
+    return [pytest.param(page, marks=marks[page], id=NAMED[page]) for page in marks]
 
 
 @pytest.fixture
@@ -50,7 +59,7 @@ def tables() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(b.runs for b in blocks(page))], ids=NAMED.get)
+@pytest.mark.parametrize("page", pages(page for page in PAGES if any(b.runs for b in blocks(page))))
 def test_blocks_run(page: Path, runner: Runner) -> None:
     """The blocks of a page run, in order, in one namespace and one directory; outputs that it shows are what comes out."""
     for block in blocks(page):
@@ -94,7 +103,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert set() == set(scalekv_core.__all__) - listed - errors
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMED.get)
+@pytest.mark.parametrize("page", pages(PAGES))
 def test_tables_are_up_to_date(page: Path, tables: ModuleType) -> None:
     """Tables from the registry are what ``make tables`` would write; columns of figures are aligned to the right."""
     assert tables.filled(page.read_text()) == page.read_text(), "run: make tables"
