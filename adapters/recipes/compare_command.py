@@ -26,8 +26,8 @@ BUDGETS = ("50%", "20%", "10%", "5%")
 
 _FIELDS = fields_dict(Row).keys()
 
-Out = Annotated[Path, typer.Option(help="JSON file of the rows; those in it are not drawn again.")]
-Batches = Annotated[int, typer.Option("--batch", min=1, help="Pictures drawn at once.")]
+Out = Annotated[Path, typer.Option(help="JSON file of the rows; rows in it are not generated again.")]
+Batches = Annotated[int, typer.Option("--batch", min=1, help="Pictures generated at once.")]
 Policies = Annotated[
     list[str] | None, typer.Option("--policy", help="NAME, or 'NAME codec=NAME merger=NAME'; repeat it.")
 ]
@@ -45,7 +45,7 @@ def fill(
     budgets: Sequence[str] | None = None,
     options: Sequence[str] | None = None,
 ) -> None:
-    """Draws the rows that the file does not have, writes it after each, and prints the whole table.
+    """Generates the rows that the file does not have, writes it after each, and prints the whole table.
 
     Args:
         path: the file, which need not be there.
@@ -54,7 +54,7 @@ def fill(
         options: NAME=VALUE, set in every policy.
 
     Raises:
-        ScaleKVError: a row cannot be drawn, or the file is another one.
+        ScaleKVError: a row cannot be generated, or the file is another one.
     """
     chosen = dict(read_option(text) for text in options or ())
     policies, budgets = [" ".join(text.split()) for text in policies or POLICIES], budgets or BUDGETS

@@ -1,6 +1,6 @@
-"""What policies do to the pictures of a small model that ships with a judge: the rows of its table, drawn once each.
+"""Compares policies on a small model that has a judge: each row of the table is generated once.
 
-The module `compare` of a model says what is asked and who judges; all else is here. Every policy draws the same pictures,
+The module `compare` of a model names the prompts and the judge; the rest is here. Every policy generates the same images,
 batch by batch. Batches are alike, each of all kinds of prompt at seeds of its own, so that they tell how far figures scatter.
 """
 
@@ -28,7 +28,7 @@ Judge = Callable[[Tensor], dict[str, float]]
 
 @frozen
 class Batch:
-    """Prompts and seeds of the pictures that are drawn at once."""
+    """Prompts and seeds of the pictures that are generated at once."""
 
     prompts: list[str]
     seeds: list[int]
@@ -51,7 +51,7 @@ class Figures:
     Attributes:
         images: how many.
         psnr: dB of all together.
-        agreement: share of tokens (or bits) that are the same when both draw on their own.
+        agreement: share of tokens (or bits) that are the same when both generate freely.
         kl: nats a token (or bit), with the unmodified model's tokens forced.
     """
 
@@ -66,10 +66,10 @@ class Row:
     """One policy at one budget; of the unmodified model there is nothing but what the judge says.
 
     Attributes:
-        model, aspect: what drew, in which aspect ratio.
+        model, aspect: the model, and its aspect ratio.
         policy, budget: as given; the policy with the parts that were exchanged.
         options: {option: value} that were set.
-        images: how many were drawn.
+        images: how many were generated.
         judged: {what was looked at: share that is right}.
         psnr, agreement, kl: as in `Figures`, of all pictures.
         batches: the same of every batch.
@@ -93,7 +93,7 @@ class Row:
 
 @frozen(eq=False, kw_only=True)
 class Comparison:
-    """A model, what it is asked, who judges, and what it draws unmodified."""
+    """A model, its prompts, its judge, and its unmodified images."""
 
     model: ImageModel
     batches: Sequence[Batch]
@@ -102,7 +102,7 @@ class Comparison:
 
     @classmethod
     def of(cls, model: ImageModel, batches: Sequence[Batch], judge: Judge) -> Comparison:
-        """Draws with the unmodified model."""
+        """Generates with the unmodified model."""
         full = [
             model.generate(batch.prompts, seeds=batch.seeds, keep_logits=True)
             for batch in track(batches, UNMODIFIED, transient=True)
@@ -196,7 +196,7 @@ def read_policy(text: str, options: Mapping[str, str] | None = None) -> Policy:
 
 
 def check(model: ImageModel, policies: Sequence[str], budgets: Sequence[str], options: Mapping[str, str]) -> None:
-    """Raises the error of the first row that cannot be drawn, before anything is."""
+    """Raises the error of the first row that cannot be generated, before generation."""
     _, adapter = shared_registry().adapter_for(model.module)
     for policy, budget in product(policies, budgets):
         Session(

@@ -151,7 +151,7 @@ def train(
 
     Args:
         model: is trained in place.
-        loss_of: gives the loss of a step; whatever it draws must come from the generator it is given (or from torch's
+        loss_of: gives the loss of a step; all its random numbers must come from the generator that it is given (or from torch's
             global one, which is seeded before each step).
         options: the schedule.
         path: the checkpoint, written about every `options.save_every` seconds and at the end.

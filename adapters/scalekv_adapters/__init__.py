@@ -1,4 +1,4 @@
-"""The shelf of adapters: which models can be attached to, and which can be loaded by name. Nothing is read here."""
+"""The names of the adapters and of the models that can be loaded. Nothing is read here."""
 
 from __future__ import annotations
 

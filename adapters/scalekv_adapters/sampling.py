@@ -1,9 +1,9 @@
-"""From logits to tokens: filters, and a draw that depends on the image's own seed and on nothing else.
+"""From logits to tokens: filters, and sampling that depends on nothing but the image's own seed.
 
 Every image has its own generator on the CPU. So an image does not depend on the device, on its batch, or on which
 images are beside it; and the same seed meets the same noise when the cache is compressed (common random numbers), so
 that two images differ only by what compression did. The noise is Gumbel's: the token with the largest logit + noise
-rarely changes when the logits change little, whereas a draw from the cumulative distribution shifts all later tokens.
+rarely changes when the logits change little, whereas sampling from the cumulative distribution shifts all later tokens.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def choose(logits: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
-    """Tokens (B, n) of logits (B, n, V): the likeliest ones, or a draw with one generator per image."""
+    """Tokens (B, n) of logits (B, n, V): the likeliest ones, or sampled with one generator per image."""
     if generators is None:
         return logits.argmax(dim=-1)
     rows = zip(logits, generators, strict=True)

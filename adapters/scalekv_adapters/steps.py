@@ -1,4 +1,4 @@
-"""From the steps of a family's loop to a generation: the same for all families."""
+"""From the steps of a family's loop to its images: the same for all families."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def collect(
     on_scale: Callable[[AnyStep], None] | None,
     keep_logits: bool,
 ) -> Generation:
-    """Generates to the end and closes the cache, also where that fails; pictures are made when the cache is gone.
+    """Generates to the end and closes the cache, also after a failure; images are decoded after the cache is freed.
 
     Args:
         steps: one per scale.

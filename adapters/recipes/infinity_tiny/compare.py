@@ -1,8 +1,8 @@
 """The judge's table: what every policy does to 500 captions, at several budgets, task by task.
 
-``python -m recipes.infinity_tiny.compare`` draws the same captions with the unmodified model and under every
+``python -m recipes.infinity_tiny.compare`` generates the same captions with the unmodified model and under every
 policy, and prints how many pictures show their caption, how near they are to the unmodified model's, and, with its bits
-forced, how far the distributions are. Rows already in the JSON file are not drawn again, so it can be interrupted.
+forced, how far the distributions are. Rows already in the JSON file are not generated again, so it can be interrupted.
 A policy may have parts exchanged: ``--policy "scalekv codec=int8"``.
 """
 

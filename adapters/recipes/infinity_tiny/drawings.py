@@ -1,4 +1,4 @@
-"""Drawings with captions, from a seed: all that infinity-tiny learns from, and there is no end of them.
+"""Training pictures with captions, from a seed, in any number.
 
 One to three shapes, apart from each other, on a plain dark ground, with smooth edges. What is named first stands to the left,
 unless the caption says where it stands. Any size of picture; positions are shares of its sides, sizes of the shorter one.
@@ -27,7 +27,7 @@ SHARES: Mapping[str, float] = {
     "position": 0.34,
     "two colours": 0.22,
 }
-"""How often each task is drawn: the harder, the more often."""
+"""How often each task is sampled: the harder, the more often."""
 
 _SPOTS = {
     1: ((0.5, 0.5),),
@@ -55,7 +55,7 @@ class Placed:
 
 
 def compose(caption: Caption, size: tuple[int, int], source: torch.Generator) -> tuple[Placed, ...]:
-    """The things of a caption, placed in a picture of (height, width) pixels. Colours left open are drawn; one for all."""
+    """The things of a caption, placed in a picture of (height, width) pixels. Missing colours are sampled; one for all."""
     height, width = size
     count = len(caption.things)
     right, down = RELATIONS.get(caption.relation or "", (1, 0))
@@ -113,7 +113,7 @@ def drawings(
         count: N.
         size: height and width in pixels.
         source: all randomness.
-        shares: how often each task is drawn.
+        shares: how often each task is sampled.
 
     >>> captions, pictures = drawings(2, (64, 48), torch.Generator().manual_seed(0))
     >>> len(captions), pictures.shape

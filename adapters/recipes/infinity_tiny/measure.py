@@ -27,7 +27,7 @@ _SEED = 20_000
 
 @frozen
 class Question:
-    """A caption to draw, and the seed of its picture."""
+    """A caption to generate, and the seed of its picture."""
 
     caption: Caption
     seed: int
@@ -58,7 +58,7 @@ def draw(
         asked: the questions.
         how: bits are sampled.
         aspect: width:height.
-        batch: pictures drawn at once.
+        batch: pictures generated at once.
     """
     drawn = []
     for start in range(0, len(asked), batch):

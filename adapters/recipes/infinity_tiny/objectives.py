@@ -1,6 +1,6 @@
 """What the two halves of infinity-tiny learn: the loss of one batch, and nothing about schedules or files.
 
-BSQ-VAE: reconstruct, from a random number of scales and with some bits flipped, so that the first maps carry the drawing
+BSQ-VAE: reconstruct, from a random number of scales and with some bits flipped, so that the first maps carry the layout
 and a wrong bit spoils little. Transformer: name the bits of every map, reading maps in which bits were flipped, as its own
 mistakes will be; the next labels put them right (bitwise self-correction, Infinity, arXiv 2412.04431, section 3.4).
 """
@@ -175,7 +175,7 @@ class Lesson:
 
 
 def lesson_loss(model: TinyInfinity, vae: BSQVAE, how: Lesson, source: torch.Generator) -> Tensor:
-    """The loss of new drawings, a scalar: nats a bit, averaged over maps by their weights.
+    """The loss of new pictures, a scalar: nats per bit, averaged over maps by their weights.
 
     Args:
         model: in training mode.
@@ -202,7 +202,7 @@ def _losses(model: TinyInfinity, vae: BSQVAE, count: int, scales: int, how: Less
 
 
 def random_canvas(aspects: Mapping[str, float], source: torch.Generator) -> Canvas:
-    """A canvas of one of these aspect ratios, in the size that this model draws."""
+    """A canvas of one of these aspect ratios, in the size of this model."""
     pick = int(torch.multinomial(torch.tensor(list(aspects.values())), 1, generator=source))
     return Canvas(list(aspects)[pick], PIXELS)
 

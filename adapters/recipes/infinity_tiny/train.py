@@ -48,7 +48,7 @@ Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
 
 
 def train_vae(model: BSQVAE, options: LoopOptions, path: Path, *, batch: int = 32, stop_at: int | None = None) -> None:
-    """Trains the BSQ-VAE on new drawings, of another aspect ratio every now and then."""
+    """Trains the BSQ-VAE on new pictures, sometimes of another aspect ratio."""
 
     def loss(step: int, source: torch.Generator) -> Tensor:
         canvas = random_canvas(ASPECTS, source)
@@ -119,7 +119,7 @@ def run_infinity(
     steps: Steps = 1220,
     peak: Annotated[float, typer.Option(help="The highest learning rate.")] = 3e-3,
     go_on: Annotated[bool, typer.Option(help="Start from the shipped weights, VAE included.")] = False,
-    seed: Annotated[int, typer.Option(help="Another one for every piece, or it sees the same drawings.")] = 2,
+    seed: Annotated[int, typer.Option(help="Use another one for every part, or it trains on the same pictures.")] = 2,
     threads: Threads = 2,
 ) -> None:
     """Trains the transformer and its text encoder: an hour and more."""
@@ -160,14 +160,14 @@ def run_evaluate(
     aspect: Annotated[str, typer.Option(help="Aspect ratio, width:height.")] = "1:1",
     threads: Threads = 2,
 ) -> None:
-    """Judges real, rebuilt and drawn pictures, with the checkpoints' weights as they would be shipped; writes a sheet."""
+    """Judges real, reconstructed and generated pictures, with the checkpoints' weights as they would be shipped; writes a sheet."""
     torch.set_num_threads(threads)
     vae = frozen_vae(out)
     captions, pictures = drawings(100, SQUARE.image_size(vae.config.stride), torch.Generator().manual_seed(9))
     rebuilt = (vae.decode(vae.sums(vae.encode(to_model(pictures), SQUARE.grids()), SQUARE.grids()[-1])[-1]) + 1) / 2
     error = float(-10 * (rebuilt - pictures).square().mean().log10())
     console.print(
-        f"the judge on drawings: {_share(judge(captions, pictures))}, after the VAE: {_share(judge(captions, rebuilt))} "
+        f"the judge on pictures: {_share(judge(captions, pictures))}, after the VAE: {_share(judge(captions, rebuilt))} "
         f"({error:.1f} dB)"
     )
     model = TinyInfinity(vae=vae)

@@ -1,8 +1,8 @@
 """The judge's table: what every policy does to 500 digits, at several budgets.
 
-``python -m recipes.var_tiny.compare`` draws the same digits with the unmodified model and under every policy, and
+``python -m recipes.var_tiny.compare`` generates the same digits with the unmodified model and under every policy, and
 prints how many the judge reads as the class that was asked for, how near the images are, and, with the unmodified model's
-tokens forced, how far the distributions are. Rows already in the JSON file are not drawn again, so it can be interrupted.
+tokens forced, how far the distributions are. Rows already in the JSON file are not generated again, so it can be interrupted.
 A policy may have parts exchanged: ``--policy "scalekv codec=int8"``.
 """
 

@@ -39,7 +39,7 @@ class Digits:
         return len(self.labels)
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Returns `size` images and labels, drawn with replacement.
+        """Returns `size` images and labels, sampled with replacement.
 
         >>> digits = Digits(images=torch.zeros(4, 1, 32, 32), labels=torch.arange(4))
         >>> images, labels = digits.batch(3, torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""A small network that reads digits: the measure of what the generator draws.
+"""A small network that reads digits: it measures the generated images.
 
 It learns from digits that the generator never saw, so it rewards what is legible, not what is memorised.
 """

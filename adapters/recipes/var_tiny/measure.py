@@ -1,6 +1,6 @@
 """How good var-tiny is: the figures of README.md.
 
-The pictures are judged as they are drawn, with the full cache; a compressed cache is measured elsewhere, against these.
+The images are those of the unmodified model; a compressed cache is measured elsewhere, against these.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def draw_digits(var: VAR, per_class: int, how: Sampling, *, batch: int = 50) -> 
         var: with a VQVAE.
         per_class: n.
         how: tokens are sampled.
-        batch: images drawn at once; they do not depend on it.
+        batch: images generated at once; they do not depend on it.
     """
     labels = torch.arange(10).repeat_interleave(per_class)
     seeds = torch.arange(per_class).repeat(10)

@@ -147,13 +147,13 @@ def _networks(out: Path) -> tuple[Judge, VQVAE, VAR]:
 @app.command("evaluate")
 def run_evaluate(
     out: Out,
-    per_class: Annotated[int, typer.Option(min=1, help="Digits drawn per class.")] = 50,
+    per_class: Annotated[int, typer.Option(min=1, help="Digits generated per class.")] = 50,
     guidance: float = float(SAMPLING.strengths[0]),
     top_k: int = SAMPLING.top_k,
     top_p: float = SAMPLING.top_p,
     temperature: float = SAMPLING.temperature,
 ) -> None:
-    """Judges real, rebuilt and drawn digits, with the weights as they are shipped; writes digits.png."""
+    """Judges real, rebuilt and generated digits, with the weights as they are shipped; writes digits.png."""
     judge, vqvae, var = _networks(out)
     test = load_digits("test")
     console.print(f"judge on real digits that nothing was trained on: {accuracy(judge, test.images, test.labels):.3f}")

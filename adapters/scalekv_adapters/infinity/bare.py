@@ -54,7 +54,7 @@ class BareInfinity(BareModel):
 
         Args:
             config, vae, canvas: the sizes.
-            sampling: how the family draws.
+            sampling: the sampling of the family.
             layers: in place of the config's; None leaves it.
             device, dtype: where and how it runs.
         """

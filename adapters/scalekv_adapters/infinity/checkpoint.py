@@ -107,7 +107,7 @@ def load_infinity(
         path: a .pth or .safetensors file, a bare state dict or a trainer's; or a folder of shards.
         vae: what turns its bits into images.
         expect: what the checkpoint should be: the name of a published model, such as "infinity-2b", or its sizes.
-        canvas: what it draws on unless told otherwise; that of the expected published model by default.
+        canvas: its default aspect ratio and size; that of the expected published model by default.
         device: where to keep the weights.
         dtype: of blocks and text projections; the rest stays in float32, as in the official inference.
         allow_nonfinite: accept infinities and numbers that are none.

@@ -28,7 +28,7 @@ CANVASES = {
     "infinity-2b": Canvas("1:1", "1M"),
     "infinity-8b": Canvas("1:1", "1M"),
 }
-"""{published model: the canvas that it draws on unless told otherwise}."""
+"""{published model: its default aspect ratio and size}."""
 
 MAX_SCALES = 15
 """Rows of the published table of scale embeddings."""

@@ -1,4 +1,4 @@
-"""Drawing images with Infinity, scale by scale.
+"""Generation with Infinity, scale by scale.
 
 The loop is apart from the transformer because it is what a study changes: which bits go in (its own or forced ones), with
 which noise, and what is written down on the way.
@@ -54,7 +54,7 @@ class Step:
 
 @attrs.frozen(kw_only=True)
 class BitSampling:
-    """How bits are drawn from their pairs of logits.
+    """How bits are sampled from their pairs of logits.
 
     Attributes:
         temperatures: per scale; divide the logits.
@@ -97,7 +97,7 @@ def generate(
     on_scale: Callable[[Step], None] | None = None,
     keep_logits: bool = False,
 ) -> Generation:
-    """Draws one image per prompt.
+    """Generates one image per prompt.
 
     Args:
         model: an Infinity with its VAE.

@@ -36,7 +36,7 @@ class Guidance:
 
         Args:
             strength: g in g * conditioned + (1 - g) * unconditioned, for all scales or one per scale; 1 or more, where 1,
-                or 0 for short, draws without.
+                or 0 for short, generates without guidance.
             places: 0 is the logits, -n the output of the n-th block before the end of the list.
             scales, depth: of the schedule and the model.
 
@@ -45,7 +45,7 @@ class Guidance:
         """
         strengths = per_scale("guidance", strength, scales)
         if wrong := [g for g in strengths if not (g == 0 or 1 <= g < inf)]:
-            raise InputError(f"Infinity wants guidance of 1 or more (or 0 to draw without); got {wrong[0]}")
+            raise InputError(f"Infinity wants guidance of 1 or more (or 0 to generate without); got {wrong[0]}")
         places = tuple(places)
         if wrong_places := [place for place in places if not -depth < place <= ON_LOGITS]:
             raise InputError(

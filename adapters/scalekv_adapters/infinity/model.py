@@ -1,7 +1,7 @@
-"""Infinity by name: what the command line lists, loads and draws with.
+"""Infinity by name: what the command line lists, loads and runs.
 
-The published models want the official files, which stay where the user has put them. With random weights any of them can be
-drawn with too: the images are noise, memory and time are not.
+The published models want the official files, which are not moved. Any of them also runs with random weights: the images
+are noise, memory and time are real.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OFFICIAL = {
     "infinity-2b": Sampling(guidance=3.0, top_k=900, top_p=0.97, temperature=0.5),
     "infinity-8b": Sampling(guidance=3.0, top_k=900, top_p=0.97, temperature=1.0),
 }
-"""What the official demonstrations draw with. Of two values of a bit, 900 leaves both."""
+"""The sampling of the official demonstrations. Top-k 900 keeps both values of a bit."""
 VAES = {
     "infinity-125m": "infinity-vae-d16",
     "infinity-2b": "infinity-vae-d32",
@@ -125,7 +125,7 @@ class InfinityImageModel(ImageModel):
         """
         if empty := [i for i, prompt in enumerate(prompts) if not prompt.strip()]:
             raise InputError(
-                f"model {self.name!r} draws what a prompt says, and prompt {empty[0] + 1} of {len(prompts)} says nothing"
+                f"model {self.name!r} generates from a text, and prompt {empty[0] + 1} of {len(prompts)} is empty"
             )
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._read]
         encoded = dict(zip(new, self.encoder.encode(new), strict=True)) if new else {}
@@ -165,7 +165,7 @@ class InfinityCard(ModelCard):
     Attributes:
         name: that it is loaded by.
         config, vae: sizes of the transformer and of its VAE.
-        canvas: what it draws on unless told otherwise.
+        canvas: its default aspect ratio and size.
     """
 
     name: str
@@ -271,7 +271,7 @@ class InfinityCard(ModelCard):
 
 
 def rows_of(sampling: Sampling) -> int:
-    """Sequences in the batch for each image: guidance of 1 draws without, like 0.
+    """Sequences in the batch for each image: guidance of 1 or 0 generates without guidance.
 
     >>> rows_of(Sampling(guidance=1.0)), rows_of(Sampling(guidance=(1.0, 3.0)))
     (1, 2)
@@ -304,7 +304,7 @@ def random_infinity(
 
     Args:
         config, vae: the sizes.
-        canvas: what it draws on.
+        canvas: aspect ratio and size.
         seed: of the weights.
         device, dtype: where and how it runs: blocks and text projections in this dtype, the rest in float32.
     """

@@ -1,6 +1,6 @@
 """Prompts as the transformer reads them: the text features of all prompts of a batch, end to end, without padding.
 
-Whoever makes the features is no concern of the model: T5 for the published ones, something small for a small one.
+Any text encoder can make the features: T5 for the published models, a small one for a small model.
 """
 
 from __future__ import annotations

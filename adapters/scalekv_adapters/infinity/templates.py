@@ -1,8 +1,8 @@
-"""The sizes in which Infinity draws: fifteen aspect ratios, each in up to four sizes.
+"""The sizes of Infinity images: fifteen aspect ratios, each in up to four sizes.
 
 An aspect ratio has one list of thirteen maps, and a smaller image is a prefix of it: it ends earlier. The rotation that
 tells attention where a token lies is relative to the last map of the *whole* list, whatever the image's size, so a
-schedule alone does not say how to draw it; a :class:`Canvas` does.
+schedule alone does not say how to generate it; a :class:`Canvas` does.
 Source: the published table of resolutions of Infinity (Han et al., 2024, arXiv 2412.04431).
 """
 
@@ -94,7 +94,7 @@ def _known_pixels(instance: object, attribute: object, pixels: str) -> None:
 
 @frozen
 class Canvas:
-    """What an image is drawn on: an aspect ratio and a size.
+    """The aspect ratio and size of an image.
 
     Attributes:
         aspect: width:height, a key of `ASPECTS`.
@@ -143,7 +143,7 @@ def find_canvas(maps: Iterable[Iterable[int]]) -> Canvas:
     """The canvas whose maps are these, (h, w) or (1, h, w) each.
 
     Raises:
-        InputError: they are nobody's.
+        InputError: no aspect ratio and size has this schedule.
     """
     schedule = ScaleSchedule([tuple(sizes) for sizes in maps])
     for aspect in ASPECTS:

@@ -80,7 +80,7 @@ class T5Encoder:
             NonFiniteError: T5 computed NaN or infinity.
         """
         if empty := [i for i, prompt in enumerate(prompts, 1) if not prompt.strip()]:
-            raise InputError(f"prompt {empty[0]} of {len(prompts)} is empty; say in words what to draw")
+            raise InputError(f"prompt {empty[0]} of {len(prompts)} is empty; describe the image in words")
         known = {prompt: self._read(prompt) for prompt in dict.fromkeys(prompts)}
         if any(features is None for features in known.values()):
             with _COMPUTING:

@@ -147,7 +147,7 @@ class Infinity(nn.Module):
         config: its sizes.
         vae: turns bits into images; needed by `generate` only. It is no part of this module: neither the state dict nor
             `.to()` see it.
-        canvas: what it draws on unless told otherwise.
+        canvas: its default aspect ratio and size.
 
     Attributes:
         canvas: as given; may be assigned.
@@ -187,7 +187,7 @@ class Infinity(nn.Module):
     def vae(self) -> BSQVAE:
         """The VAE given to the constructor; InputError if there was none."""
         if self._vae[0] is None:
-            raise InputError("this Infinity has no VAE, so it draws no images; build it with Infinity(config, vae)")
+            raise InputError("this Infinity has no VAE, so it generates no images; build it with Infinity(config, vae)")
         return self._vae[0]
 
     @property
@@ -280,9 +280,9 @@ class Infinity(nn.Module):
         Args:
             text: B prompts.
             x: (B, L - 1, d') what `BSQVAE.teacher_inputs` returns.
-            canvas: what the images are drawn on; the model's own by default.
+            canvas: aspect ratio and size of the images; the model's own by default.
             drop: which prompts say nothing, so that guidance can be learnt: a mask (B,), or a probability.
-            generator: draws the mask, if `drop` is a probability.
+            generator: samples the mask, if `drop` is a probability.
 
         Raises:
             InputError: the text or x do not fit the model, the canvas or each other.

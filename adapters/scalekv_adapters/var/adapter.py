@@ -24,7 +24,7 @@ class VARAdapter(ModelAdapter):
         """The shape of the model's cache: the schedule of its config, one row, the dtype of its weights.
 
         Raises:
-            InputError: it is set to draw maps that it was not trained with.
+            InputError: its maps are not those that it was trained with.
         """
         var = cast(VAR, model)
         check_trained(var.config.schedule, var.lvl_1L)

@@ -47,7 +47,7 @@ class BareVAR(BareModel):
 
         Args:
             config, vqvae: the sizes.
-            sampling: how the family draws.
+            sampling: the sampling of the family.
             layers: in place of the config's; None leaves it.
             device, dtype: where and how it runs.
         """

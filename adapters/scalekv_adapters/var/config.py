@@ -105,15 +105,15 @@ def tokens_per_level(levels: Tensor) -> tuple[int, ...]:
 
 
 def check_trained(schedule: ScaleSchedule, levels: Tensor) -> None:
-    """Raises InputError unless these are the maps that the weights were trained with; others would draw noise.
+    """Raises InputError unless these are the maps that the weights were trained with; others would generate noise.
 
     Args:
-        schedule: what is to be drawn.
+        schedule: the maps to generate.
         levels: (1, L) the table ``lvl_1L`` of the weights.
     """
     trained = tokens_per_level(levels)
     if schedule.tokens != trained:
         raise InputError(
-            f"this VAR is set to draw the maps {schedule}, and was trained with maps of {trained} tokens (its lvl_1L); "
-            "other maps draw noise, so give it its own patch sides"
+            f"this VAR is set to generate the maps {schedule}, and was trained with maps of {trained} tokens (its lvl_1L); "
+            "other maps generate noise, so give it its own patch sides"
         )

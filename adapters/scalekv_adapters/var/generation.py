@@ -1,4 +1,4 @@
-"""Drawing images with VAR, scale by scale.
+"""Generation with VAR, scale by scale.
 
 The loop is apart from the transformer because it is what a study changes: which tokens go in (its own or forced ones),
 with which noise, and what is written down on the way.
@@ -61,7 +61,7 @@ def generate(
     on_scale: Callable[[Step], None] | None = None,
     keep_logits: bool = False,
 ) -> Generation:
-    """Draws one image per label.
+    """Generates one image per label.
 
     Args:
         model: a VAR with its VQVAE.

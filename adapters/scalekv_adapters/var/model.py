@@ -1,6 +1,6 @@
-"""VAR by name: what the command line lists, loads and draws with.
+"""VAR by name: what the command line lists, loads and runs.
 
-var-tiny ships with its weights; the published models want the official files, which stay where the user has put them.
+var-tiny ships with its weights; the published models want the official files, which are not moved.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FILES = {
 VQVAE_FILE = "vae_ch160v4096z32.pth"
 REPOSITORY = "FoundationVision/var"
 OFFICIAL = Sampling(guidance=4.0, top_k=900, top_p=0.95)
-"""What the official demonstration draws with."""
+"""The sampling of the official demonstration."""
 PROFILE = "profile.safetensors"
 MOST_DIGITS = 9
 """A label has no more; Python refuses to read thousands of them."""

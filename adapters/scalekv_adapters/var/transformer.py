@@ -169,7 +169,7 @@ class VAR(nn.Module):
     def vqvae(self) -> VQVAE:
         """The VQVAE given to the constructor; InputError if there was none."""
         if self._vqvae[0] is None:
-            raise InputError("this VAR has no VQVAE, so it draws no images; build it with VAR(config, vqvae)")
+            raise InputError("this VAR has no VQVAE, so it generates no images; build it with VAR(config, vqvae)")
         return self._vqvae[0]
 
     def embed(self, d: Tensor, x: Tensor | None, start: int) -> Tensor:
@@ -196,7 +196,7 @@ class VAR(nn.Module):
             labels: (B,) classes.
             x: (B, L - 1, Cvae) what `VQVAE.teacher_inputs` returns.
             drop: which labels become "no class", so that guidance can be learnt: a mask (B,), or a probability.
-            generator: draws the mask, if `drop` is a probability.
+            generator: samples the mask, if `drop` is a probability.
         """
         d = self.class_emb(drop_labels(labels, drop, self.config.num_classes, generator))
         h = torch.cat((self.embed(d, None, 0), self.embed(d, x, 1)), dim=1)

@@ -236,7 +236,7 @@ def test_an_exception_closes_the_cache(infinity, text):
     ("options", "message"),
     [
         ({"seeds": [1]}, "one seed per image: 3 images, got 1 seeds"),
-        ({"guidance": 0.5}, r"guidance of 1 or more \(or 0 to draw without\); got 0.5"),
+        ({"guidance": 0.5}, r"guidance of 1 or more \(or 0 to generate without guidance\); got 0.5"),
         ({"guidance": float("nan")}, "guidance of 1 or more .*; got nan"),
         ({"guidance": [3.0] * 6}, "one guidance for all 7 scales or one per scale; got 6"),
         ({"guidance_at": [1]}, r"on the logits \(0\) or after a block \(-1 to -3\); got 1"),
@@ -278,5 +278,7 @@ def test_texts_that_do_not_fit_are_refused(infinity, plain_text):
 
 def test_an_infinity_without_vae_draws_nothing(infinity, text):
     """The message says how to give it one."""
-    with pytest.raises(InputError, match=r"has no VAE, so it draws no images; build it with Infinity\(config, vae\)"):
+    with pytest.raises(
+        InputError, match=r"has no VAE, so it generates no images; build it with Infinity\(config, vae\)"
+    ):
         Infinity(infinity.config).generate(text, seeds=None)

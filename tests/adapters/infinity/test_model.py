@@ -177,8 +177,8 @@ def test_prompts_are_encoded_once(model):
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ([""], "'infinity-small' draws what a prompt says, and prompt 1 of 1 says nothing"),
-        (["a", "  "], "prompt 2 of 2 says nothing"),
+        ([""], "'infinity-small' generates from a text, and prompt 1 of 1 is empty"),
+        (["a", "  "], "prompt 2 of 2 is empty"),
         (["word " * 13], "a prompt may have 12 text tokens, here words; got 13"),
     ],
 )
@@ -293,7 +293,7 @@ def test_generate_takes_places_of_guidance(scalekv):
         ),
         (("--guidance", "1,3"), "Infinity wants one guidance for all 7 scales or one per scale; got 2"),
         (("--guidance", "much"), "--guidance wants a number, or one per scale with commas between; got 'much'"),
-        (("--guidance", "0.5"), "Infinity wants guidance of 1 or more (or 0 to draw without); got 0.5"),
+        (("--guidance", "0.5"), "Infinity wants guidance of 1 or more (or 0 to generate without guidance); got 0.5"),
         (("--seed", "5", "--paired"), "--paired wants one --seed for each of 2 prompts, and no --images; got 1"),
         (("--weights", "here"), "--random-weights takes the place of --weights; leave one of them out (got here)"),
     ],
@@ -309,7 +309,7 @@ def test_generate_refuses_an_empty_prompt(scalekv):
     """Nothing to draw."""
     code, _, err = scalekv("generate", "a", " ", *DRAW)
     assert 2 == code
-    assert "prompt 2 of 2 says nothing" in err
+    assert "prompt 2 of 2 is empty" in err
 
 
 def test_without_weights_and_network_there_are_two_ways(scalekv, monkeypatch):

@@ -152,7 +152,7 @@ def test_an_empty_prompt_is_refused(encoder: T5Encoder, prompt: str) -> None:
     """T5 would make features of its end mark alone, and the model a picture of nothing."""
     with pytest.raises(InputError) as error:
         encoder.encode(["a cat", prompt])
-    assert "prompt 2 of 2 is empty; say in words what to draw" == one_line(error)
+    assert "prompt 2 of 2 is empty; describe the image in words" == one_line(error)
 
 
 def test_too_long_a_prompt_is_refused(encoder: T5Encoder) -> None:

@@ -78,8 +78,8 @@ def test_a_picture_depends_on_its_own_prompt_and_seed(model) -> None:
     ("prompt", "why"),
     [
         ("a purple circle", "unknown word 'purple'; the words are a, two"),
-        ("", "says nothing"),
-        ("circle red", "of no form"),
+        ("", "is empty"),
+        ("circle red", "has an unknown form"),
     ],
 )
 def test_what_it_cannot_read_is_refused(model, prompt: str, why: str) -> None:

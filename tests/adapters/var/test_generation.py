@@ -199,7 +199,9 @@ def test_what_does_not_fit_is_refused(plain_var, options, message):
 
 def test_a_var_without_vqvae_draws_nothing(var_config):
     """The message says how to give it one."""
-    with pytest.raises(InputError, match=r"has no VQVAE, so it draws no images; build it with VAR\(config, vqvae\)"):
+    with pytest.raises(
+        InputError, match=r"has no VQVAE, so it generates no images; build it with VAR\(config, vqvae\)"
+    ):
         VAR(var_config("saln0_l2n1")).generate([3], seeds=None)
 
 

@@ -140,4 +140,4 @@ def _things(words: list[str], text: str) -> tuple[Thing, ...]:
 
 
 def _no_caption(text: str) -> InputError:
-    return InputError(f"caption {text!r} is of no form that can be drawn; write for example {_FORMS}")
+    return InputError(f"caption {text!r} has an unknown form; write for example {_FORMS}")

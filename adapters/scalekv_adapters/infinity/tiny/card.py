@@ -1,4 +1,4 @@
-"""infinity-tiny by name: what the command line lists, loads and draws with."""
+"""infinity-tiny by name: what the command line lists, loads and runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TINY = "infinity-tiny"
 class TinyInfinityCard(ModelCard):
     """infinity-tiny, which ships with its weights, its text encoder and a profile for each aspect ratio."""
 
-    summary: str = "coloured shapes from captions, 64 x 64 pixels, 3:4 and 4:3 too; draws in seconds on a CPU"
+    summary: str = "coloured shapes from captions, 64 x 64 pixels, 3:4 and 4:3 too; generates in seconds on a CPU"
     weights: str = "ship with scalekv"
     geometry: CacheGeometry = field(factory=lambda: SIZES.geometry(SQUARE))
     sampling: Sampling = SAMPLING
@@ -37,7 +37,7 @@ class TinyInfinityCard(ModelCard):
     aspects = ASPECTS
 
     def shape(self, *, aspect: str | None = None, size: str | None = None) -> CacheGeometry:
-        ModelCard.shape(self, aspect=aspect, size=size)  # refuses what it does not draw
+        ModelCard.shape(self, aspect=aspect, size=size)  # refuses other shapes
         return SIZES.geometry(Canvas(aspect or SQUARE.aspect, PIXELS))
 
     def text_encoder_bytes(self, dtype: torch.dtype) -> int:
