@@ -45,7 +45,9 @@ class Guidance:
         """
         strengths = per_scale("guidance", strength, scales)
         if wrong := [g for g in strengths if not (g == 0 or 1 <= g < inf)]:
-            raise InputError(f"Infinity wants guidance of 1 or more (or 0 to generate without); got {wrong[0]}")
+            raise InputError(
+                f"Infinity wants guidance of 1 or more (or 0 to generate without guidance); got {wrong[0]}"
+            )
         places = tuple(places)
         if wrong_places := [place for place in places if not -depth < place <= ON_LOGITS]:
             raise InputError(

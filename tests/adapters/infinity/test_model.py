@@ -294,7 +294,7 @@ def test_generate_takes_places_of_guidance(scalekv):
         (("--guidance", "1,3"), "Infinity wants one guidance for all 7 scales or one per scale; got 2"),
         (("--guidance", "much"), "--guidance wants a number, or one per scale with commas between; got 'much'"),
         (("--guidance", "0.5"), "Infinity wants guidance of 1 or more (or 0 to generate without guidance); got 0.5"),
-        (("--seed", "5", "--paired"), "--paired wants one --seed for each of 2 prompts, and no --images; got 1"),
+        (("--seed", "5", "--paired"), "--paired wants one --seed for each of 2 prompts, and no --images; got 1 seeds"),
         (("--weights", "here"), "--random-weights takes the place of --weights; leave one of them out (got here)"),
     ],
 )

@@ -218,6 +218,6 @@ def test_maps_that_it_was_not_trained_with_are_refused(plain_var):
     """Other patch sides than those of the weights are named, before anything is drawn."""
     plain_var.config = attrs.evolve(plain_var.config, patch_sides=(1, 2, 6))
     with pytest.raises(
-        InputError, match=r"draw the maps 1x1 2x2 6x6, and was trained with maps of \(1, 4, 9, 16, 25, 36\)"
+        InputError, match=r"generate the maps 1x1 2x2 6x6, and was trained with maps of \(1, 4, 9, 16, 25, 36\)"
     ):
         plain_var.generate(LABELS, seeds=SEEDS)
