@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -70,14 +70,25 @@ def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 2) -> None:
 
 def show(made: Table) -> None:
     """Prints a table; where the terminal is narrower, each row as a block of its own, so that no cell is cut."""
-    if Measurement.get(out, out.options, made).minimum <= out.width:
+    if _needed_width(made) <= out.width:
         out.print(made)
         return
     titles = [str(column.header) for column in made.columns]
     for cells in zip(*(column.cells for column in made.columns), strict=True):
         texts = [str(cell) for cell in cells]
-        say(f"{titles[0]} {texts[0]}".strip())
+        say(": ".join(filter(None, (titles[0], texts[0]))))
         pairs((title, text) for title, text in zip(titles[1:], texts[1:], strict=True) if text)
+
+
+def _needed_width(made: Table) -> int:
+    """Columns of the terminal that a table takes without cutting a cell; words of a text may stand below each other."""
+    widths = []
+    for column in made.columns:
+        texts = [str(column.header), *(str(cell) for cell in column.cells)]
+        pieces = texts if column.no_wrap else [word for text in texts for word in text.split()]
+        widths.append(max(map(cell_len, pieces), default=0))
+    gap = 1 + made.padding[1]  # a blank of the box, and the padding on the right
+    return sum(widths) + gap * (len(widths) - 1)
 
 
 @contextlib.contextmanager

@@ -11,15 +11,15 @@ from scalekv_core.compare.metrics import Fidelity
 from scalekv_core.shapes.geometry import format_bytes
 
 SAME, FORCED, KL = "same tokens", "same, forced", "KL, forced"
-LEGEND = """\
-same tokens: both models generate on their own. forced: the compressed model
-is given the unmodified model's tokens; how often would it choose the same,
-and how far are its probabilities from the unmodified ones (KL divergence in
-nats per token). For models that generate bits, such as Infinity, all three
-are per bit."""
-NAN = """\
-nan: the model computed something that is not a number, so that these figures
-cannot tell how far the images are from the unmodified ones."""
+LEGEND = (
+    "same tokens: both models generate on their own. forced: the compressed model is given the unmodified model's "
+    "tokens; how often would it choose the same, and how far are its probabilities from the unmodified ones (KL "
+    "divergence in nats per token). For models that generate bits, such as Infinity, all three are per bit."
+)
+NAN = (
+    "nan: the model computed something that is not a number, so that these figures cannot tell how far the images are "
+    "from the unmodified ones."
+)
 
 
 def print_memory(generated: Generated) -> None:

@@ -36,9 +36,18 @@ _COMPUTING = threading.Lock()
 
 
 def cache_folder() -> Path:
-    """Where features are kept unless told otherwise: ``$SCALEKV_CACHE/text``, by default in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(CACHE) or Path(home) / "scalekv") / "text"
+    """Where features are kept unless told otherwise: ``$SCALEKV_CACHE/text``, by default in the user's cache folder.
+
+    Raises:
+        InputError: neither variable is set and the user has no home, as in many containers.
+    """
+    if named := os.environ.get(CACHE):
+        return Path(named) / "text"
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise InputError(f"text features need a folder, and this user has no home; name a folder in ${CACHE}") from None
+    return Path(home) / "scalekv" / "text"
 
 
 class T5Encoder:
@@ -119,6 +128,8 @@ class T5Encoder:
         return self._allow_nonfinite or bool(torch.isfinite(features).all())
 
     def _compute(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        with self._writing() as folder, tempfile.TemporaryFile(dir=folder) as trial:  # T5 takes minutes: know it before
+            trial.write(bytes(_SAMPLE))
         with quiet_transformers() as transformers:
             ids = self._tokenized(transformers, prompts)
             model = self._load(transformers)
@@ -160,14 +171,18 @@ class T5Encoder:
 
     def _write(self, prompt: str, features: Tensor) -> None:
         path = self.file_of(prompt)
+        with self._writing() as folder, tempfile.TemporaryDirectory(prefix=".scalekv-", dir=folder) as stage:
+            made = Path(stage) / path.name
+            save_file({"features": features.contiguous()}, made, metadata={"prompt": prompt, "t5": self.folder.name})
+            os.replace(made, path)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Path]:
+        """The folder of the kept features, made if it is not there; InputError if it cannot be written to."""
+        folder = self._cache / self.fingerprint
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".scalekv-", dir=path.parent) as stage:
-                made = Path(stage) / path.name
-                save_file(
-                    {"features": features.contiguous()}, made, metadata={"prompt": prompt, "t5": self.folder.name}
-                )
-                os.replace(made, path)
+            folder.mkdir(parents=True, exist_ok=True)
+            yield folder
         except OSError as error:
             raise InputError(
                 f"text features cannot be kept in {self._cache} ({error.strerror}); name another folder in ${CACHE}"

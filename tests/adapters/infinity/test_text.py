@@ -226,6 +226,33 @@ def test_a_cache_that_cannot_be_written_is_told(t5: Path, tmp_path: Path) -> Non
         T5Encoder(t5, cache=tmp_path / "file").encode(PROMPTS)
 
 
+def test_a_cache_that_cannot_be_written_is_told_before_t5_runs(
+    t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for features that are lost."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(T5Encoder, "_load", lambda *_: pytest.fail("T5 was loaded"))
+
+    with pytest.raises(InputError, match=r"text features cannot be kept in .*; name another folder in \$SCALEKV_CACHE"):
+        T5Encoder(t5, cache=tmp_path / "file").encode(["a cat"])
+
+
+def test_a_user_without_a_home_needs_the_variable_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container whose user has no entry in passwd."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("SCALEKV_CACHE", str(tmp_path))
+    assert tmp_path / "text" == cache_folder()
+
+    monkeypatch.delenv("SCALEKV_CACHE")
+    with pytest.raises(InputError, match=r"this user has no home; name a folder in \$SCALEKV_CACHE"):
+        cache_folder()
+
+
 def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In the user's cache folder, or where the environment says."""
     monkeypatch.delenv("SCALEKV_CACHE", raising=False)

@@ -1,0 +1,91 @@
+"""What is printed: nothing is lost on a narrow terminal, and a full output is one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scalekv_core.cli import console, main
+
+
+@pytest.fixture(params=[30, 40, 60, 80])
+def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Columns of the terminal."""
+    monkeypatch.setattr(console.out, "_width", request.param)
+    return request.param
+
+
+def test_no_cell_of_a_table_is_cut(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names and units stay whole: where the columns do not fit, each row is a block."""
+    made = console.table("policy", "planned", "of unmodified", text=("policy",))
+    console.row(made, "scalekv-reference", "1023.9 KiB", "50.9%")
+    console.show(made)
+    printed = capsys.readouterr().out
+
+    assert width >= max(len(line) for line in printed.splitlines())
+    assert all(text in printed for text in ("scalekv-reference", "1023.9 KiB", "50.9%", "of unmodified"))
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+def test_a_narrow_terminal_loses_no_policy_and_no_unit(run, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """The tables of several policies."""
+    monkeypatch.setattr(console.out, "_width", columns)
+    words = run("generate", "3", "--model", "toy", "-p", "windowed", "-p", "everything").out.split()
+
+    assert 2 <= words.count("windowed")
+    assert not [word for word in words if "…" in word]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["plugins"]])
+def test_a_full_output_is_one_line(arguments: list[str]) -> None:
+    """No traceback, also not when Python flushes once more at its end."""
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run([sys.executable, "-m", "scalekv_core", *arguments], stdout=full, stderr=subprocess.PIPE)
+
+    assert (2, b"scalekv: cannot print (No space left on device)\n") == (ran.returncode, ran.stderr)
+
+
+def test_what_is_kept_is_told_when_nothing_can_be_printed(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures are there before the figures are printed."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(console.out, "print", full)
+    ran = run("generate", "3", "--model", "toy", "-p", "windowed")
+
+    assert "scalekv: cannot print (No space left on device); the pictures are in scalekv-out" == ran.complaint
+    assert Path("scalekv-out/record.json").is_file()
+
+
+def test_an_ascii_locale_escapes_what_it_cannot_hold(tmp_path: Path) -> None:
+    """A name with other letters is written, and told with escapes."""
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "scalekv_core", "new-plugin", "mine", "--into", "zürich"]
+    ran = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment)
+
+    assert (0, b"") == (ran.returncode, ran.stderr)
+    assert (tmp_path / "zürich" / "scalekv-mine").is_dir()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ImportError("numpy is half loaded")])
+def test_an_interrupted_import_is_an_interruption(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Whatever a module that is left half loaded raises after Ctrl-C."""
+
+    def interrupted(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise error from None
+
+    monkeypatch.setattr("scalekv_core.cli.app.make_app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["policies"])
+
+    assert 130 == ended.value.code
