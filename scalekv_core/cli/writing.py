@@ -119,7 +119,8 @@ def _listed(directory: Path, record: str | None) -> list[str]:
         return []
     try:
         listed = json.loads((directory / record).read_text(encoding="utf-8"))["files"]
-        return [name for name in listed if Path(name).name == name and (directory / name).is_file()]
+        names = [name for name in listed if isinstance(name, str) and Path(name).name == name]
+        return [name for name in names if (directory / name).is_file()]
     except (OSError, ValueError, TypeError, KeyError):
         return []
 

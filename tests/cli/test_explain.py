@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from scalekv_core.compare.explain import KeptTokens, held_share
+from scalekv_core.compare.explain import Explanation, KeptTokens, held_share, typical_layers, visible_share
+from scalekv_core.compare.explain_plots import figure_of_kept, figure_of_plan
+from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.planning.planner import plan_policy
 from scalekv_core.plugins.registry import Registry
+from scalekv_core.session.calibration import calibrate
 from scalekv_core.session.session import compress
 from scalekv_core.testing import toy
 
@@ -110,3 +114,49 @@ def test_held_share_is_of_what_was_seen(registry: Registry) -> None:
     planned = plan_policy(registry.policy("windowed"), toy.GEOMETRY)
 
     np.testing.assert_allclose([[1.0] * 3, [1.0] * 3, [4 / 9] * 3], held_share(planned.plan))
+
+
+def test_each_role_is_shown() -> None:
+    """First, middle and last layer, and one layer of each role that a layer plays."""
+    labels = np.zeros((4, 12, 2), dtype=np.int8)
+    labels[2:, 7] = 1
+
+    assert [0, 6, 7, 11] == typical_layers(LayerRoles(("refiner", "drafter", "nobody"), labels))
+
+
+def test_the_panels_of_a_plan_have_the_same_columns(registry: Registry) -> None:
+    """One column per scale: what a scale attends to stands above its role; the first scale has no history."""
+    model = toy.ToyCard().load()
+    with calibrate(model, registry=registry) as measured:
+        model.generate(["3"], seeds=[0])
+    planned = plan_policy(registry.policy("profiled"), toy.GEOMETRY, profile=measured.profile())
+    figure = figure_of_plan(planned)
+    panels = figure.axes[:3]
+
+    names = [label.get_text() for label in panels[0].get_xticklabels()]
+    assert len(toy.GEOMETRY.schedule) == len(names)
+    assert all(names == [label.get_text() for label in axis.get_xticklabels()] for axis in panels)
+    assert all(len(names) == axis.get_images()[0].get_array().shape[1] for axis in panels)
+    assert np.isnan(visible_share(planned.plan)[0]).all()
+    assert (visible_share(planned.plan)[1:] == held_share(planned.plan)).all()
+
+
+def test_kept_does_not_look_like_evicted(registry: Registry) -> None:
+    """On a black, a grey and a white image; and a legend names both."""
+    planned, kept = plan_policy(registry.policy("windowed"), toy.GEOMETRY), KeptTokens()
+    model = toy.ToyCard().load()
+    with compress(model, "windowed", observer=kept, registry=registry):
+        model.generate(["3"], seeds=[0])
+    for grey in (0.0, 0.5, 1.0):
+        image = torch.full((3, 32, 40), grey)
+        shown = Explanation(planned=planned, kept=kept, image=image, layers=[0], head=0)
+        figure = figure_of_kept(shown)
+        picture, cover = figure.axes[-1].get_images()
+        pale, (kept_alpha, evicted_alpha) = (
+            picture.get_array(),
+            (cover.get_array()[..., 3].max(), cover.get_array()[..., 3].min()),
+        )
+
+        assert pale.min() > 0.7
+        assert (0.9, 0.0) == (pytest.approx(kept_alpha), evicted_alpha)
+        assert ["kept by head 0", "evicted"] == [text.get_text() for text in figure.legends[0].get_texts()]

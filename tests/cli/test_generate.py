@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -427,3 +429,39 @@ class TestTrouble:
 
         with pytest.raises(ZeroDivisionError):
             main(list(self.TROUBLED))
+
+
+class TestNotANumber:
+    """A model that computes nan must not look better than one that does not."""
+
+    @pytest.fixture
+    def overflowing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The compressed model's logits are not numbers at the last scale, when it is given the other's tokens."""
+        generate = toy.ToyImageModel.generate
+
+        def broken(self, *args, forced=None, **kwargs):
+            made = generate(self, *args, forced=forced, **kwargs)
+            if forced is not None:
+                nan = torch.full_like(made.logits[-1], math.nan)
+                return attrs.evolve(made, logits=(*made.logits[:-1], nan))
+            return made
+
+        monkeypatch.setattr(toy.ToyImageModel, "generate", broken)
+
+    def test_is_null_with_a_reason_in_the_record(self, run, overflowing: None) -> None:
+        """And stays where it is: the other scales keep their figures."""
+        run(*TOY, "--policy", "everything")
+        fidelity = record()["policies"][0]["fidelity"]
+
+        assert [0.0, 0.0, 0.0, None] == fidelity["kl"]
+        assert {"psnr", "image_psnr", "kl"} == set(fidelity["null"])
+        assert "not a number" in fidelity["null"]["kl"]
+        assert "infinite: identical images have no noise" == fidelity["null"]["psnr"]
+
+    @pytest.mark.parametrize("policies", [["everything"], ["everything", "windowed"]])
+    def test_is_shown_in_the_tables(self, run, overflowing: None, policies: list[str]) -> None:
+        """As nan, with a line that says what that means."""
+        out = run(*TOY, *(word for name in policies for word in ("-p", name))).out
+
+        assert "nan" in out
+        assert "nan: the model computed something that is not a number" in " ".join(out.split())

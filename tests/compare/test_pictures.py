@@ -67,3 +67,25 @@ def test_every_writing_can_be_drawn() -> None:
     image = as_images(torch.zeros(1, 3, 8, 8))
 
     assert sheet([Row(images=image, title="猫 — café")], columns=["猫 и кошка"]).width > 100
+
+
+def test_what_is_not_a_number_is_seen() -> None:
+    """Magenta, in the image and in its difference map; infinity is clipped as every large value."""
+    values = torch.zeros(1, 3, 1, 3)
+    values[0, 1, 0, 1], values[0, :, 0, 2] = torch.nan, torch.inf
+    magenta = [255, 0, 255]
+
+    assert [[0, 0, 0], magenta, [255, 255, 255]] == np.asarray(as_images(values)[0])[0].tolist()
+    apart = difference(values, torch.zeros(1, 3, 1, 3), amplify=4)
+    assert magenta == np.asarray(as_images(apart)[0])[0, 1].tolist()
+
+
+def test_difference_maps_stand_right_of_their_images() -> None:
+    """In the rows that have them; the columns are as wide in the others."""
+    black, white = as_images(torch.zeros(2, 3, 8, 8)), as_images(torch.ones(2, 3, 8, 8))
+    picture = np.asarray(sheet([Row(images=black, title="a"), Row(images=black, beside=white, title="b")], note="note"))
+    dark = (picture == 0).all(axis=2).sum(axis=1)
+    edges = np.flatnonzero(np.diff((picture[-40] == 0).all(axis=1).astype(int)))
+
+    assert 2 * 144 == dark.max()
+    assert [144, 144 + 2 + 8, 144] == np.diff(edges).tolist()
