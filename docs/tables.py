@@ -35,7 +35,7 @@ from scalekv_core import testing as kit
 from scalekv_core.contracts.options import options_of
 from scalekv_core.contracts.policy import PARTS
 from scalekv_core.contracts.profile import FRACTIONS
-from scalekv_core.memory.estimate import Need
+from scalekv_core.memory.need import MemoryNeed
 from scalekv_core.models.card import ModelCard
 from scalekv_core.plugins.offers import summary_of
 from scalekv_core.shapes.geometry import format_bytes
@@ -271,7 +271,7 @@ def memory() -> str:
     return table(["model", "size", "tokens", "images", "unmodified", *(f"`{name}`" for name in PLANNED)], rows)
 
 
-def peak_and_cache(need: Need) -> str:
+def peak_and_cache(need: MemoryNeed) -> str:
     """The most at one moment, and the cache alone, in one unit."""
     return f"{format_bytes(need.total)} ({format_bytes(need.cache)})"
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         SessionError,
         UnknownName,
     )
-    from scalekv_core.memory.estimate import MemoryPlan, plan_memory
+    from scalekv_core.memory.plan import MemoryPlan, plan_memory
     from scalekv_core.models.bare_model import BareModel
     from scalekv_core.models.card import ModelCard
     from scalekv_core.models.image_model import Generation, ImageModel
@@ -136,7 +136,7 @@ _MODULES = {
         "SessionError",
         "UnknownName",
     ),
-    "memory.estimate": ("MemoryPlan", "plan_memory"),
+    "memory.plan": ("MemoryPlan", "plan_memory"),
     "models.bare_model": ("BareModel",),
     "models.card": ("ModelCard",),
     "models.image_model": ("Generation", "ImageModel"),

@@ -8,11 +8,11 @@ run, several times. What is measured, and what is left out, is said beside every
 from scalekv_core.bench.compare import Change, Comparison, compare_records, read_record
 from scalekv_core.bench.contenders import Contender, PolicyContender, RunLayer, Unmodified
 from scalekv_core.bench.figures import BenchResult, ContenderFigures, Goal, Spread
+from scalekv_core.bench.fit import check_bench_fits, needed_bytes
 from scalekv_core.bench.inputs import AttentionAlone, make_inputs
 from scalekv_core.bench.peak import MemoryFigures, measure_memory
 from scalekv_core.bench.plot import figure_of_growth, growth
 from scalekv_core.bench.released import ReleasedCode
-from scalekv_core.bench.room import check_room, needed_bytes
 from scalekv_core.bench.run import Bench
 from scalekv_core.bench.settings import BenchSettings, parse_maps
 from scalekv_core.bench.whole import WholeTransformer
@@ -36,7 +36,7 @@ __all__ = [
     "Unmodified",
     "WholeTransformer",
     "assumed_profile",
-    "check_room",
+    "check_bench_fits",
     "compare_records",
     "default_drafters",
     "figure_of_growth",

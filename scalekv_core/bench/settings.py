@@ -12,7 +12,7 @@ from attrs import field, frozen
 from attrs.validators import ge, in_, instance_of
 
 from scalekv_core.errors import InputError
-from scalekv_core.memory.estimate import Batch
+from scalekv_core.memory.batch import Batch
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scalekv_core.bench.contenders import BenchCache, Contender
 from scalekv_core.bench.timing import WHOLE, Around, Subject
-from scalekv_core.memory.estimate import Batch
+from scalekv_core.memory.batch import Batch
 from scalekv_core.models.bare_model import BareModel
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scalekv_core.bench import Bench, BenchResult, BenchSettings, Contender
     from scalekv_core.contracts.policy import Policy
     from scalekv_core.contracts.profile import AttentionProfile
-    from scalekv_core.memory.estimate import Batch
+    from scalekv_core.memory.batch import Batch
     from scalekv_core.planning.planner import Planned
     from scalekv_core.shapes.geometry import CacheGeometry
 
@@ -181,7 +181,7 @@ def bench(
     """
     import torch
 
-    from scalekv_core.bench import Bench, BenchSettings, check_room
+    from scalekv_core.bench import Bench, BenchSettings, check_bench_fits
     from scalekv_core.cli import bench_tables, choice, loading, writing
     from scalekv_core.errors import InputError
 
@@ -216,7 +216,7 @@ def bench(
     )
     needed, note = profile_of(loading.load_profile(profile), geometry, drafters)
     contenders = contenders_of(settings, policies, needed, released)
-    check_room(settings, contenders)
+    check_bench_fits(settings, contenders)
     running = Bench(settings, contenders, notes={"profile": note} if _needs_profile(contenders) else {})
     result = measure(running)
     bench_tables.print_result(result)
@@ -234,7 +234,7 @@ def batch_of(model: str | None, dtype: Any, images: int | None, aspect: str | No
     """
     from scalekv_core.cli.installed import model_card
     from scalekv_core.errors import InputError
-    from scalekv_core.memory.estimate import Batch
+    from scalekv_core.memory.batch import Batch
 
     if model is not None:
         return Batch(model=model, card=model_card(model), images=images or 1, aspect=aspect, size=size, dtype=dtype)

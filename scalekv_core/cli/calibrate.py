@@ -93,7 +93,7 @@ def read_prompts(path: Path) -> list[str]:
 def measure(model: Any, job: Job, *, queries: int, batch: int) -> AttentionProfile:
     """The profile of a model over all images of a job, drawn in batches."""
     from scalekv_core.cli.installed import the_registry
-    from scalekv_core.cli.memory import naming_the_plan
+    from scalekv_core.cli.memory import explaining_out_of_memory
     from scalekv_core.session import calibration
 
     with (
@@ -103,7 +103,7 @@ def measure(model: Any, job: Job, *, queries: int, batch: int) -> AttentionProfi
         progress(len(job.prompts)) as advance,
     ):
         for part in job.parts(batch):
-            with naming_the_plan(part, None):
+            with explaining_out_of_memory(part, None):
                 model.generate(part.prompts, seeds=part.seeds, sampling=part.sampling)
             advance(len(part.prompts))
     measured: AttentionProfile = sums.profile()

@@ -18,7 +18,7 @@ def percent(value: float | None, digits: int = 1) -> str:
     """
     if value is None or math.isnan(value):
         return "" if value is None else "nan"
-    return _faithful(100 * value, digits, (0.0, 100.0), "%")
+    return faithful(100 * value, digits, (0.0, 100.0), "%")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -33,7 +33,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return "" if value is None else f"{value}"
     if 0 < abs(value) < 0.5 * 10 ** -(digits + MORE):
         return f"{value:.0e}"
-    return _faithful(value, digits, (0.0, 1.0), "")
+    return faithful(value, digits, (0.0, 1.0), "")
 
 
 def decibel(value: float) -> str:
@@ -47,7 +47,7 @@ def decibel(value: float) -> str:
     return f"{value:.1f} dB" if math.isfinite(value) else f"{value}"
 
 
-def _faithful(value: float, digits: int, exact: tuple[float, ...], unit: str) -> str:
+def faithful(value: float, digits: int, exact: tuple[float, ...], unit: str) -> str:
     """With the fewest digits that do not make it one of the exact values, which are statements of their own."""
     for more in range(MORE + 1):
         text = f"{value:.{digits + more}f}"

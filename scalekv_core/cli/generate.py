@@ -50,7 +50,8 @@ def generate(
 
     Writes baseline.png, compressed.png, side_by_side.png and record.json; for several policies one sheet, policies.png.
     """
-    from scalekv_core.cli import choice, generating, jobs, loading, memory, record, saving, writing
+    from scalekv_core.cli import choice, generating, jobs, loading, record, saving, writing
+    from scalekv_core.memory import fit, free
 
     baseline = baseline if full is None else full
     chosen = choice.choose(policy, compression)
@@ -61,11 +62,11 @@ def generate(
         prompts=prompts, seeds=seed, images=images, paired=paired, shape=shape, random_weights=random_weights
     )
     job = jobs.job_of(name, request, sampling=jobs.sampling_of(name, sampling), dtype=loading.read_dtype(place.dtype))
-    free = memory.memory_of(loading.read_device(place.device))
+    memory = free.memory_for_process(loading.read_device(place.device))
     given = loading.load_profile(compression.profile)
-    plans = choice.plan_all(job, chosen, policies, given or loading.profile_of(job.batch, place.weights), memory=free)
+    plans = choice.plan_all(job, chosen, policies, given or loading.profile_of(job.batch, place.weights), memory=memory)
     if baseline:
-        memory.check_room_of_whole(job, free)
+        fit.check_baseline_fits(job.batch, memory=memory)
     writing.check_files(out, saving.names([one.policy for one in plans], baseline=baseline))
     loaded = loading.load_model(job.batch, weights=place.weights, device=place.device)
     unmodified = generating.generate_unmodified(loaded, job) if baseline else None

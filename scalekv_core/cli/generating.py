@@ -15,7 +15,7 @@ from scalekv_core.cache.kv_cache import Observer
 from scalekv_core.cli import console
 from scalekv_core.cli.installed import the_registry
 from scalekv_core.cli.jobs import Job
-from scalekv_core.cli.memory import naming_the_plan, told_by_plan
+from scalekv_core.cli.memory import explaining_out_of_memory, need_and_suggestions
 from scalekv_core.compare import metrics as fidelity
 from scalekv_core.compare.metrics import Fidelity
 from scalekv_core.contracts.policy import Policy
@@ -51,7 +51,10 @@ class Generated:
 def generate_unmodified(model: ImageModel, job: Job) -> Generation:
     """What the unmodified model generates, outside of any session."""
     suggestion = "generate fewer images at once, or leave the comparison out with --no-baseline"
-    with console.busy("generating with the unmodified model"), naming_the_plan(job, None, suggestion=suggestion):
+    with (
+        console.busy("generating with the unmodified model"),
+        explaining_out_of_memory(job, None, suggestion=suggestion),
+    ):
         return _generate(model, job, keep_logits=True)
 
 
@@ -113,10 +116,10 @@ def _session(
     model: ImageModel, job: Job, planned: Planned, profile: AttentionProfile | None, **options: Any
 ) -> Iterator[Session]:
     suggestion = "generate fewer images at once, or give a smaller budget"
-    told = partial(told_by_plan, job, planned, profile, device_of(model))
+    details = partial(need_and_suggestions, job, planned, device_of(model))
     with (
         compress(model, planned.policy, planned.budget, profile=profile, registry=the_registry(), **options) as session,
-        naming_the_plan(job, planned, suggestion=suggestion, told=told),
+        explaining_out_of_memory(job, planned, suggestion=suggestion, details=details),
     ):
         yield session
 

@@ -12,7 +12,7 @@ from scalekv_core.cli import defaults
 from scalekv_core.cli.arguments import SamplingOptions, Shape
 from scalekv_core.cli.installed import model_card, the_registry
 from scalekv_core.errors import InputError
-from scalekv_core.memory.estimate import Batch
+from scalekv_core.memory.batch import Batch
 from scalekv_core.models.sampling import Sampling
 
 LARGEST = 2**63

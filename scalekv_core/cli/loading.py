@@ -7,7 +7,7 @@ from pathlib import Path
 from scalekv_core.cli.installed import the_registry
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import CheckpointError, InputError
-from scalekv_core.memory.estimate import Batch
+from scalekv_core.memory.batch import Batch
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.models.requests import read_device, read_dtype
 from scalekv_core.plugins import registry as registries

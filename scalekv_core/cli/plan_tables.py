@@ -1,36 +1,38 @@
-"""The tables of ``scalekv plan``, readable on 80 columns."""
+"""The tables of ``scalekv plan``, and its JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from scalekv_core.cli import console
+from scalekv_core.cli import console, figures
 from scalekv_core.cli.installed import the_registry
-from scalekv_core.memory.estimate import MemoryPlan, Need
-from scalekv_core.memory.suggestions import cheapest, most_budget, most_images
+from scalekv_core.memory.free import told_apart
+from scalekv_core.memory.need import MemoryNeed
+from scalekv_core.memory.plan import MemoryPlan
+from scalekv_core.memory.suggestions import Suggestions
 from scalekv_core.shapes.geometry import format_bytes, plural
 
 
 def print_plan(plan: MemoryPlan) -> None:
-    """What is drawn, what it takes, and whether that fits."""
+    """What is generated, what it needs, and whether that fits."""
     print_batch(plan)
     print_need(plan)
     if plan.memory is not None:
-        print_verdict(plan)
+        print_verdict(plan, plan.memory)
 
 
 def print_batch(plan: MemoryPlan) -> None:
-    """What is drawn, and how."""
+    """What is generated, and how."""
     geometry, planned, batch = plan.batch.geometry, plan.planned, plan.batch
     dtype = str(geometry.dtype).removeprefix("torch.")
-    held = max(planned.plan.slots().tolist()) / geometry.slots_per_token
+    kept, history = max(planned.plan.slots().tolist()) / geometry.slots_per_token, geometry.schedule.last_history
     console.heading(f"{batch.model} under {planned.policy.name}, {planned.budget}")
     guided = " with guidance" if batch.guidance else ""
     rows = [
         ("batch", f"{plural(batch.images, 'image')}{guided}: {plural(geometry.rows, 'row')}, {dtype}"),
         ("maps", f"{geometry.schedule} ({geometry.schedule.total} tokens)"),
-        ("held", f"{held:,.1f} of {geometry.schedule.last_history:,} tokens in the mean of layers and heads"),
+        ("kept", f"{figures.faithful(kept, 1, (0.0, float(history)), '')} of {history:,} tokens, on average per head"),
     ]
     if plan.assumed is not None:
         layers = ", ".join(map(str, plan.assumed))
@@ -39,7 +41,7 @@ def print_batch(plan: MemoryPlan) -> None:
 
 
 def print_need(plan: MemoryPlan) -> None:
-    """What it takes, part by part, beside the unmodified model."""
+    """The parts beside those of the unmodified model."""
     console.heading("bytes")
     made = console.table("", "planned", "unmodified", text=("",))
     for (name, mine), (_, theirs) in zip(lines(plan.need), lines(plan.unmodified), strict=True):
@@ -48,15 +50,15 @@ def print_need(plan: MemoryPlan) -> None:
     console.row(made, "peak", format_bytes(plan.need.total), format_bytes(plan.unmodified.total))
     console.show(made)
     console.say(
-        f"peak: while {plan.need.when}; unmodified while {plan.unmodified.when}. Cache and scratch are exact; the others "
+        f"peak: while {plan.need.when}; unmodified: while {plan.unmodified.when}. Cache and scratch are exact. The other figures "
         "count the tensors that the code makes, not the workspace of kernels."
     )
 
 
-def lines(need: Need) -> Iterator[tuple[str, int]]:
-    """What stands in the table, from what stays longest to what is gone soonest."""
+def lines(need: MemoryNeed) -> Iterator[tuple[str, int]]:
+    """(part, bytes), from what stays in memory longest to what leaves first."""
     yield from need.weights.items()
-    yield "text encoder" + " (let go)" * (not need.keeps_text_encoder), need.text_encoder
+    yield "text encoder" + " (dropped)" * (not need.keeps_text_encoder), need.text_encoder
     yield "cache", need.cache
     yield "scratch", need.scratch
     yield "a layer attending", need.attending
@@ -64,34 +66,31 @@ def lines(need: Need) -> Iterator[tuple[str, int]]:
     yield "decoding the images", need.decoding
 
 
-def print_verdict(plan: MemoryPlan) -> None:
-    """Whether it fits, and how much more or less would."""
-    assert plan.memory is not None
-    left = plan.memory - plan.need.total
-    room = f"{format_bytes(left)} are left" if plan.fits else f"{format_bytes(-left)} are missing"
-    console.heading(f"{'fits into' if plan.fits else 'DOES NOT FIT into'} {format_bytes(plan.memory)}: {room}")
-    rows = [("largest batch", in_words(most_images(plan), "image", plan))]
+def print_verdict(plan: MemoryPlan, memory: int) -> None:
+    """Whether it fits, and what else would."""
+    left = memory - plan.need.total
+    difference = f"{format_bytes(left)} left" if plan.fits else f"{format_bytes(-left)} missing"
+    console.heading(f"{'fits into' if plan.fits else 'DOES NOT FIT into'} {format_bytes(memory)}: {difference}")
+    suggestions = Suggestions(plan, registry=the_registry())
+    images, budget = suggestions.largest_batch, suggestions.largest_budget
+    rows = [
+        ("largest batch", "not even one image fits" if images is None else f"{plural(images, 'image')} at this budget")
+    ]
     if plan.planned.policy.allocator.spends_all:
-        budget = most_budget(plan)
         rows.append(("largest budget", "none fits" if budget is None else str(budget)))
     if not plan.fits:
-        suggestion = cheapest(plan, registry=the_registry())
-        needed = format_bytes(sum(plan.need.weights.values()))
-        said = (
-            f"{suggestion.change}: {format_bytes(suggestion.plan.need.total)}"
-            if suggestion
-            else f"none: weights take {needed}"
-        )
-        rows.append(("cheapest change", said))
-    unmodified = plan.unmodified.total
-    fits = "fits too" if unmodified <= plan.memory else "does not fit"
-    rows.append(("unmodified", f"{fits}: {format_bytes(unmodified)}"))
+        rows.append(("cheapest change", cheapest_change(suggestions)))
+    unmodified, there = told_apart(plan.unmodified.total, memory)
+    fits = "fits too" if plan.unmodified.total <= memory else "does not fit"
+    rows.append(("unmodified", f"{fits}: {unmodified} of {there}"))
     console.pairs(rows)
 
 
-def in_words(count: int | None, what: str, plan: MemoryPlan) -> str:
-    """A number that may not be there."""
-    return f"not even one {what} fits" if count is None else f"{plural(count, what)} at this budget"
+def cheapest_change(suggestions: Suggestions) -> str:
+    """The change and what the batch needs after it."""
+    if (found := suggestions.cheapest) is not None:
+        return f"{found.change}: {format_bytes(found.plan.need.total)}"
+    return f"none: weights take {format_bytes(sum(suggestions.plan.need.weights.values()))}"
 
 
 def print_json(plan: MemoryPlan) -> None:
@@ -102,11 +101,23 @@ def print_json(plan: MemoryPlan) -> None:
 
 
 def as_record(plan: MemoryPlan) -> dict[str, Any]:
-    """The plan, with what would fit."""
+    """The plan, with what would fit; ``null`` says why for each figure that is null."""
     record = plan.as_dict()
-    if plan.memory is not None:
-        budget, suggestion = most_budget(plan), cheapest(plan, registry=the_registry())
-        record["largest_batch"] = most_images(plan)
-        record["largest_budget"] = None if budget is None else str(budget)
-        record["cheapest_change"] = None if suggestion is None else suggestion.change
-    return record
+    if plan.memory is None:
+        return record
+    found = Suggestions(plan, registry=the_registry())
+    record["largest_batch"] = found.largest_batch
+    record["largest_budget"] = None if found.largest_budget is None else str(found.largest_budget)
+    record["cheapest_change"] = None if found.cheapest is None else found.cheapest.change
+    return {**record, "null": {name: why for name, why in _reasons(plan).items() if record[name] is None}}
+
+
+def _reasons(plan: MemoryPlan) -> dict[str, str]:
+    spends = plan.planned.policy.allocator.spends_all
+    return {
+        "largest_batch": "not even one image fits",
+        "largest_budget": "no budget fits"
+        if spends
+        else f"policy {plan.planned.policy.name!r} does not spend its budget",
+        "cheapest_change": "the batch fits" if plan.fits else "no change helps",
+    }

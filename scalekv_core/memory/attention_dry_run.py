@@ -1,7 +1,6 @@
-"""What a layer takes while it attends under a plan, found by letting its cache run on torch's meta device: the history and the
-new map side by side, what the policy computes its choice in, the copies of a cut.
+"""What a layer allocates while it attends and evicts under a plan, found by running its cache on torch's meta device.
 
-Nobody states what a selector, a merger or a codec takes for a moment: the cache itself is run, on tensors without values.
+No formula says what a selector, a merger or a codec allocates for a moment: the cache itself runs, on tensors without values.
 """
 
 from __future__ import annotations
@@ -19,35 +18,37 @@ from scalekv_core.planning.planner import Planned
 
 
 def attending_bytes(planned: Planned) -> NDArray[np.int64]:
-    """[K, L] the most that each layer takes while it attends, above what it held before; the scratch buffer left out.
+    """[K, L] the most that each layer allocates while it attends, above what it held before, without the scratch buffer.
+
+    Layers with the same capacities allocate the same; one of them is run.
 
     Raises:
         ContractError: a part of the policy does not run on tensors without values.
     """
-    alike: dict[object, list[int]] = {}
+    found: dict[object, list[int]] = {}
     for layer, groups in enumerate(planned.plan.groups):
-        if groups not in alike:
-            alike[groups] = _of_layer(planned, layer)
-    return np.array([alike[groups] for groups in planned.plan.groups], dtype=np.int64).T
+        if groups not in found:
+            found[groups] = _of_layer(planned, layer)
+    return np.array([found[groups] for groups in planned.plan.groups], dtype=np.int64).T
 
 
 def _of_layer(planned: Planned, layer: int) -> list[int]:
     plan, geometry = planned.plan, planned.geometry
     quota = None if plan.quota is None else plan.quota[:, [layer]]
-    cache = _OnPaper(CachePlan(plan.schedule, plan.capacity[:, [layer]], quota), planned.policy)
+    cache = _CountedCache(CachePlan(plan.schedule, plan.capacity[:, [layer]], quota), planned.policy)
     most = []
     for tokens in plan.schedule.tokens:
         shape = (geometry.rows, geometry.heads, tokens, geometry.head_dim)
-        x = torch.empty(shape, dtype=geometry.dtype, device=META)  # the model's own, and counted there
+        x = torch.empty(shape, dtype=geometry.dtype, device=META)  # made by the model, and counted with it
         most.append(_while_attending(cache, x, planned))
     return most
 
 
-def _while_attending(cache: _OnPaper, x: torch.Tensor, planned: Planned) -> int:
+def _while_attending(cache: _CountedCache, x: torch.Tensor, planned: Planned) -> int:
     held, scratch = cache.tracker.live, cache.scratch_bytes
     cache.tracker.lap()
     try:
-        with on_meta(cache.tracker, attended=_at_no_cost):
+        with on_meta(cache.tracker, attended=_without_output):
             cache.attend(0, x, x, x, softmax_scale=1.0)
     except (NotImplementedError, RuntimeError) as error:  # what torch raises where values are asked for
         raise ContractError(
@@ -57,13 +58,13 @@ def _while_attending(cache: _OnPaper, x: torch.Tensor, planned: Planned) -> int:
     return cache.tracker.lap() - held - (cache.scratch_bytes - scratch)
 
 
-def _at_no_cost(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """What attention returns is counted with the model's own tensors."""
+def _without_output(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The output of attention is counted with the model's own tensors."""
     return query
 
 
-class _OnPaper(KVCache):
-    """A cache whose storage is counted."""
+class _CountedCache(KVCache):
+    """A cache whose storages are counted."""
 
     def __init__(self, plan: CachePlan, policy: Policy) -> None:
         super().__init__(plan, policy)

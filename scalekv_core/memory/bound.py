@@ -5,7 +5,7 @@ It may be several times what is needed. Where even the bound fits, the dry run w
 
 from __future__ import annotations
 
-from scalekv_core.memory.estimate import Batch
+from scalekv_core.memory.batch import Batch
 from scalekv_core.planning.footprint import Footprint
 from scalekv_core.shapes.geometry import CacheGeometry
 

@@ -1,8 +1,9 @@
-"""What a model takes beside its cache, found by drawing a batch on torch's meta device: no memory, no arithmetic.
+"""What a model takes beside its cache, found by a dry run: it generates a batch on torch's meta device, without memory and
+arithmetic.
 
-Three layers stand for all: a layer's activations are gone when the next one begins. Counted is every storage that the
-model's own code makes, as long as it lives. What a kernel takes and gives back inside of itself (a convolution's
-workspace) is not seen, and neither is what an allocator rounds up.
+Three layers stand for all, since a layer's activations are freed when the next one begins. Every storage that the model's own code
+makes is counted for as long as it lives. The workspace of kernels (such as convolutions) is not seen, nor what an allocator
+rounds up.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from scalekv_core.memory.meter import StorageTracker
 from scalekv_core.models.bare_model import BareModel
 
 LAYERS = 3
-"""The first, which has the embedding for its input; one in the middle; the last, after which comes the head."""
+"""The first, whose input is the embedding; one in the middle; the last, which the head follows."""
 META = "meta"
 
 
@@ -33,10 +34,10 @@ class DryRun:
 
     Attributes:
         opening: [K] the most in each scale until the first layer attends.
-        attending: [K] what is alive while a layer attends, its output too.
+        attending: [K] alive while a layer attends, with the output of attention.
         between: [K] the most from one layer's attention to the next one's.
         closing: [K] the most after the last layer has attended: head, sampling, the next map's input.
-        kept: what is still alive after the last scale, while the images are decoded.
+        kept: alive after the last scale, while the images are decoded.
     """
 
     opening: tuple[int, ...]
@@ -51,12 +52,12 @@ class DryRun:
         return np.array([self.opening, self.attending, self.between, self.closing])
 
     @property
-    def drawing(self) -> int:
-        """The most while drawing."""
+    def most(self) -> int:
+        """The most while generating."""
         return int(self.stages.max())
 
-    def and_so_on(self, two: DryRun, images: int) -> DryRun:
-        """The figures of so many images, where this is one, given those of two: every image takes as much as the next."""
+    def extrapolated(self, two: DryRun, images: int) -> DryRun:
+        """The figures of so many images, from those of one (self) and of two: every further image takes as much as the second."""
         stages = self.stages + (images - 1) * (two.stages - self.stages)
         opening, attending, between, closing = (tuple(stage) for stage in stages.tolist())
         return DryRun(
@@ -69,25 +70,25 @@ class DryRun:
 
 
 def dry_run(model: BareModel, images: int, *, guidance: bool = True) -> DryRun:
-    """The bytes of a batch that is drawn on the meta device.
+    """The bytes of a batch that is generated on the meta device.
 
     Args:
         model: on the meta device, with at least :data:`LAYERS` layers if the real one has as many.
-        images: how many are drawn at once.
+        images: generated at once.
         guidance: two rows an image instead of one.
     """
     tracker = MetaTracker()
-    nothing = _Nothing(tracker)
+    cache = _NoCache(tracker)
     scales = []
     with on_meta(tracker):
-        for _ in model.generate(images, nothing, guidance=guidance):
-            scales.append(nothing.scale())
+        for _ in model.generate(images, cache, guidance=guidance):
+            scales.append(cache.finish_scale())
     opening, attending, between, closing = zip(*scales, strict=True)
     return DryRun(opening=opening, attending=attending, between=between, closing=closing, kept=tracker.live)
 
 
 def decoding_bytes(model: BareModel, images: int) -> int:
-    """The most at one moment while a batch is decoded on the meta device."""
+    """The peak while a batch is decoded on the meta device."""
     with on_meta(MetaTracker()) as tracker:
         model.decode(images)
     return tracker.peak
@@ -101,13 +102,13 @@ def _new_output(query: Tensor, value: Tensor) -> Tensor:
 def on_meta(
     tracker: MetaTracker, *, attended: Callable[[Tensor, Tensor], Tensor] = _new_output
 ) -> Iterator[MetaTracker]:
-    """A block in which everything happens on the meta device, and is counted.
+    """A block in which everything happens on the meta device and is counted.
 
     Args:
-        tracker: what counts.
+        tracker: counts.
         attended: (query, value) -> what attention returns.
     """
-    with torch.inference_mode(), torch.device(META), _AsOnADevice(attended), tracker:
+    with torch.inference_mode(), torch.device(META), _LikeARealDevice(attended), tracker:
         yield tracker
 
 
@@ -126,9 +127,9 @@ def module_bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-class _AsOnADevice(TorchFunctionMode):
-    """What the meta device does otherwise than a real one: attention keeps a matrix of weights, where fused kernels keep
-    none; and no generator is known there."""
+class _LikeARealDevice(TorchFunctionMode):
+    """Hides where the meta device differs from a real one: its attention stores a matrix of weights, which fused kernels do not,
+    and it has no generators."""
 
     def __init__(self, attended: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -153,8 +154,8 @@ class MetaTracker(StorageTracker):
             super()._add(storage)
 
 
-class _Nothing:
-    """A cache that keeps nothing, and notes what is alive when it is asked, and the most in between."""
+class _NoCache:
+    """A cache that stores nothing. It notes what is alive when a layer attends, and the most in between."""
 
     def __init__(self, tracker: MetaTracker) -> None:
         self._tracker = tracker
@@ -167,12 +168,12 @@ class _Nothing:
         self._attending = max(self._attending, self._tracker.live)
         return out
 
-    def scale(self) -> tuple[int, int, int, int]:
-        """Opening, attending, between, closing; and begins anew."""
+    def finish_scale(self) -> tuple[int, int, int, int]:
+        """Opening, attending, between and closing of the scale; then begins the next one."""
         opening, *between = self._laps
         figures = opening, self._attending, max(between, default=0), self._tracker.lap()
         self._laps, self._attending = [], 0
         return figures
 
     def close(self) -> None:
-        """Has nothing to forget."""
+        """There is nothing to free."""

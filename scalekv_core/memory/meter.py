@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -87,37 +86,6 @@ class PeakMeter:
             self._peak = max(self._peak, torch.cuda.max_memory_allocated(self._cuda) - self._base)
         else:
             self._tracker.__exit__(*error)  # type: ignore[no-untyped-call]
-
-
-def available_memory(device: torch.device) -> int | None:
-    """Bytes that are free there; None where nobody can be asked."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type != "cpu":
-        return None
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":") for line in file)
-    except OSError:
-        return None
-    return int(lines["MemAvailable"].split()[0]) * 1024
-
-
-def free_memory(device: torch.device) -> int | None:
-    """The same with what torch's allocator has taken there and nobody uses."""
-    available = available_memory(device)
-    if available is None or device.type != "cuda":
-        return available
-    return available + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def resident_memory() -> int:
-    """Bytes of main memory that this process holds; 0 where that is not told."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 class ProcessPeak:

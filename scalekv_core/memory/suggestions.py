@@ -1,21 +1,20 @@
-"""What would make a batch fit, or how much more would: found by planning again, never by a formula. And the refusal of one
-that does not fit, which says it.
+"""What would make a batch fit, or how much more would: found by planning again, never by a formula.
 
-Changes are tried from those that cost nothing in the images to those that cost most: encode the prompts first and let the
-text encoder go; store what is kept in fewer bits; keep less; draw fewer images at once; draw smaller ones.
+Changes are tried from those that cost nothing in the images to those that cost most: encode the prompts first and drop the text
+encoder; store what is kept in fewer bits; keep less; generate fewer images at once; generate smaller ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 from attrs import evolve, frozen
 
-from scalekv_core.errors import BudgetError, InputError, ScaleKVError
-from scalekv_core.memory.estimate import MemoryPlan
+from scalekv_core.errors import BudgetError, ScaleKVError
+from scalekv_core.memory.plan import MemoryPlan
 from scalekv_core.planning.budget import Budget
 from scalekv_core.planning.spending import stored_slot_bytes
 from scalekv_core.plugins.registry import Registry, shared_registry
@@ -24,9 +23,9 @@ from scalekv_core.shapes.geometry import format_bytes, plural
 MOST_IMAGES = 4096
 STEPS = 1000
 """Budgets are tried in tenths of a percent of the history."""
-LET_GO = "encode the prompts first and let the text encoder go (--no-text-encoder)"
-Change = Iterator[tuple[str, dict[str, Any]]]
-"""In words, and what to plan again with."""
+WITHOUT_TEXT_ENCODER = "encode the prompts first and drop the text encoder (--no-text-encoder)"
+Change = tuple[str, dict[str, Any]]
+"""In words, and what :meth:`MemoryPlan.replanned` is called with."""
 
 
 @frozen(eq=False, kw_only=True)
@@ -42,131 +41,111 @@ class Suggestion:
     plan: MemoryPlan
 
 
-def most_images(plan: MemoryPlan) -> int | None:
-    """The largest batch that fits with nothing else changed; None if not even one image does."""
-
-    def fits(images: int) -> bool:
-        again = _tried(plan, batch=evolve(plan.batch, images=images))
-        return again is not None and again.fits
-
-    if not plan.fits:
-        return _last(fits, 1, plan.batch.images) if plan.batch.images > 1 and fits(1) else None
-    low, high = plan.batch.images, plan.batch.images + 1
-    while high < MOST_IMAGES and fits(high):
-        low, high = high, 2 * high
-    return _last(fits, low, high)
-
-
-def most_budget(plan: MemoryPlan) -> Budget | None:
-    """The largest budget that fits with nothing else changed, in tenths of a percent of the history; None if none does, or
-    if it is not the policy's to choose."""
-    if not plan.planned.policy.allocator.spends_all:
-        return None
-    best, low, high = None, 0, STEPS + 1
-    while high - low > 1:
-        budget = Budget(Fraction((low + high) // 2, STEPS))
-        try:
-            fits = plan.again(budget=budget).fits
-        except BudgetError:  # below what the policy needs
-            low = (low + high) // 2
-            continue
-        best = budget if fits else best
-        low, high = ((low + high) // 2, high) if fits else (low, (low + high) // 2)
-    return best
-
-
-def cheapest(plan: MemoryPlan, *, registry: Registry | None = None) -> Suggestion | None:
-    """The change that costs the images least and makes the batch fit; None if it fits already, or nothing helps.
-
-    Args:
-        plan: what does not fit.
-        registry: whose codecs may be taken; the installed plugins by default.
-    """
-    if plan.memory is None or plan.fits or sum(plan.need.weights.values()) > plan.memory:
-        return None
-    changes = _changes(plan, registry or shared_registry())
-    return next((suggestion for suggestion in changes if suggestion.plan.fits), None)
-
-
-def check_fits(plan: MemoryPlan, *, registry: Registry | None = None) -> None:
-    """Refuses a batch that takes more than there is, before anything is allocated.
+class Suggestions:
+    """The answers for one plan; each is searched for once, when it is asked for.
 
     Args:
         plan: of the batch.
-        registry: whose codecs may be taken; the installed plugins by default.
-
-    Raises:
-        InputError: it does not fit; says what takes how much, and what would fit.
+        registry: whose codecs may be suggested; the installed plugins by default.
     """
-    if not plan.fits:
-        raise InputError(f"{what_it_takes(plan)}; {what_would_fit(plan, registry=registry)}")
 
+    def __init__(self, plan: MemoryPlan, *, registry: Registry | None = None) -> None:
+        self.plan = plan
+        self._registry = registry or shared_registry()
 
-def what_it_takes(plan: MemoryPlan) -> str:
-    """The batch, the bytes that it takes at one moment, those that there are, and the parts, in one line."""
-    batch, planned, need = plan.batch, plan.planned, plan.need
-    there = "" if plan.memory is None else f" of {format_bytes(plan.memory)}"
-    return (
-        f"{plural(batch.images, 'image')} of {batch.model!r} under policy {planned.policy.name!r} at {planned.budget} take "
-        f"{format_bytes(need.total)}{there} while {need.when} ({need.breakdown})"
-    )
+    @cached_property
+    def largest_batch(self) -> int | None:
+        """The most images that fit with nothing else changed; None if not even one does."""
+        images = self.plan.batch.images
+        if not self.plan.fits:
+            return _last(self._images_fit, 1, images) if images > 1 and self._images_fit(1) else None
+        low, high = images, images + 1
+        while high < MOST_IMAGES and self._images_fit(high):
+            low, high = high, 2 * high
+        return _last(self._images_fit, low, high)
 
+    @cached_property
+    def largest_budget(self) -> Budget | None:
+        """The largest budget that fits with nothing else changed, in tenths of a percent of the history; None if none does, or
+        if the policy does not spend its budget."""
+        if not self.plan.planned.policy.allocator.spends_all:
+            return None
+        best, low, high = None, 0, STEPS + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            budget = Budget(Fraction(middle, STEPS))
+            try:
+                fits = self.plan.replanned(budget=budget).fits
+            except BudgetError:  # below what the policy needs
+                low = middle
+                continue
+            best = budget if fits else best
+            low, high = (middle, high) if fits else (low, middle)
+        return best
 
-def what_would_fit(plan: MemoryPlan, *, registry: Registry | None = None) -> str:
-    """The largest batch, the largest budget, and for what does not fit the cheapest change, in one line."""
-    images, budget = most_images(plan), most_budget(plan)
-    said = [
-        "not even one image fits" if images is None else f"the largest batch that fits is {plural(images, 'image')}"
-    ]
-    if plan.planned.policy.allocator.spends_all:
-        said.append("no budget fits" if budget is None else f"the largest budget that fits is {str(budget)!r}")
-    if not plan.fits:
-        suggestion = cheapest(plan, registry=registry)
-        weights = format_bytes(sum(plan.need.weights.values()))
-        said.append(
-            f"cheapest change: {suggestion.change}" if suggestion else f"no change helps: weights take {weights}"
-        )
-    return "; ".join(said)
+    @cached_property
+    def cheapest(self) -> Suggestion | None:
+        """The change that costs the images least and makes the batch fit; None if it fits already, or nothing helps."""
+        plan = self.plan
+        if plan.memory is None or plan.fits or sum(plan.need.weights.values()) > plan.memory:
+            return None
+        return next((suggestion for suggestion in self._all() if suggestion.plan.fits), None)
 
+    @property
+    def sentence(self) -> str:
+        """The largest batch, the largest budget, and for what does not fit the cheapest change, in one line."""
+        images, budget, plan = self.largest_batch, self.largest_budget, self.plan
+        found = [
+            "not even one image fits" if images is None else f"the largest batch that fits is {plural(images, 'image')}"
+        ]
+        if plan.planned.policy.allocator.spends_all:
+            found.append("no budget fits" if budget is None else f"the largest budget that fits is {str(budget)!r}")
+        if not plan.fits:
+            weights = format_bytes(sum(plan.need.weights.values()))
+            found.append(
+                f"cheapest change: {self.cheapest.change}"
+                if self.cheapest
+                else f"no change helps: weights take {weights}"
+            )
+        return "; ".join(found)
 
-def _changes(plan: MemoryPlan, registry: Registry) -> Iterator[Suggestion]:
-    """Each change, alone and then without the text encoder too. Plans are made as they are asked for."""
-    bases = [("", plan)]
-    if (
-        plan.need.text_encoder
-        and plan.keeps_text_encoder
-        and (leaner := _tried(plan, keep_text_encoder=False)) is not None
-    ):
-        yield Suggestion(change=LET_GO, plan=leaner)
-        bases.append((f"{LET_GO}, and ", leaner))
-    for cut in (partial(_codecs, registry=registry), _budgets, _batches, _sizes):
-        for before, base in bases:
-            for change, changed in cut(base):
-                if (again := _tried(base, **changed)) is not None:
-                    yield Suggestion(change=before + change, plan=again)
+    def _images_fit(self, images: int) -> bool:
+        changed = _tried(self.plan, batch=evolve(self.plan.batch, images=images))
+        return changed is not None and changed.fits
 
+    def _all(self) -> Iterator[Suggestion]:
+        """Each change, alone and then without the text encoder too. Plans are made as they are asked for."""
+        bases = [("", self)]
+        if self.plan.need.text_encoder and self.plan.keeps_text_encoder:
+            leaner = _tried(self.plan, keep_text_encoder=False)
+            if leaner is not None:
+                yield Suggestion(change=WITHOUT_TEXT_ENCODER, plan=leaner)
+                bases.append((f"{WITHOUT_TEXT_ENCODER}, and ", Suggestions(leaner, registry=self._registry)))
+        for kind in (Suggestions._codecs, Suggestions._budgets, Suggestions._batches, Suggestions._sizes):
+            for before, base in bases:
+                for words, changes in kind(base):
+                    if (changed := _tried(base.plan, **changes)) is not None:
+                        yield Suggestion(change=before + words, plan=changed)
 
-def _codecs(plan: MemoryPlan, registry: Registry) -> Change:
-    for codec in _smaller_codecs(plan, registry):
-        policy = registry.policy(plan.planned.policy, codec=codec)
-        yield f"store what is kept with --codec {codec}", {"policy": policy}
+    def _codecs(self) -> Iterator[Change]:
+        for codec in _smaller_codecs(self.plan, self._registry):
+            policy = self._registry.policy(self.plan.planned.policy, codec=codec)
+            yield f"store what is kept with --codec {codec}", {"policy": policy}
 
+    def _budgets(self) -> Iterator[Change]:
+        if self.largest_budget is not None:
+            yield f"keep less with --budget '{self.largest_budget}'", {"budget": self.largest_budget}
 
-def _budgets(plan: MemoryPlan) -> Change:
-    if (budget := most_budget(plan)) is not None:
-        yield f"keep less with --budget '{budget}'", {"budget": budget}
+    def _batches(self) -> Iterator[Change]:
+        if (images := self.largest_batch) is not None:
+            yield f"generate {plural(images, 'image')} at once", {"batch": evolve(self.plan.batch, images=images)}
 
-
-def _batches(plan: MemoryPlan) -> Change:
-    if (images := most_images(plan)) is not None:
-        yield f"draw {plural(images, 'image')} at once", {"batch": evolve(plan.batch, images=images)}
-
-
-def _sizes(plan: MemoryPlan) -> Change:
-    for size in reversed(plan.batch.card.sizes):
-        smaller = evolve(plan.batch, size=size)
-        if smaller.geometry.schedule.total < plan.batch.geometry.schedule.total:
-            yield f"draw smaller images with --size {size}", {"batch": smaller}
+    def _sizes(self) -> Iterator[Change]:
+        batch = self.plan.batch
+        for size in reversed(batch.card.sizes):
+            smaller = evolve(batch, size=size)
+            if smaller.geometry.schedule.total < batch.geometry.schedule.total:
+                yield f"generate smaller images with --size {size}", {"batch": smaller}
 
 
 def _smaller_codecs(plan: MemoryPlan, registry: Registry) -> list[str]:
@@ -183,15 +162,15 @@ def _smaller_codecs(plan: MemoryPlan, registry: Registry) -> list[str]:
 
 
 def _tried(plan: MemoryPlan, **changes: Any) -> MemoryPlan | None:
-    """The plan with something changed; None where that cannot be done."""
+    """The plan with something changed; None where that cannot be planned."""
     try:
-        return plan.again(**changes)
+        return plan.replanned(**changes)
     except ScaleKVError:
         return None
 
 
 def _last(fits: Callable[[int], bool], low: int, high: int) -> int:
-    """The last number that fits, where ``low`` does and ``high`` is known not to, or is not to be tried."""
+    """The last number that fits, where ``low`` does and ``high`` does not, or is not to be tried."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

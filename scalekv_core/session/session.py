@@ -19,7 +19,8 @@ from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.contracts.tables import Tables
 from scalekv_core.errors import InputError, SessionError
-from scalekv_core.memory.meter import PeakMeter, free_memory
+from scalekv_core.memory.free import check_free_memory, free_memory
+from scalekv_core.memory.meter import PeakMeter
 from scalekv_core.planning.budget import Budget
 from scalekv_core.planning.footprint import layer_bytes
 from scalekv_core.planning.planner import Planned, classify
@@ -195,23 +196,23 @@ class _ImageCache:
                 f"attention came with keys of (rows, heads, tokens, width) = {tuple(k.shape)}"
             )
         self._planned = session.planned(self._schedule, rows=k.shape[0], dtype=k.dtype, device=k.device)
-        _check_room(self._planned, k.device)
+        _check_fits(self._planned, k.device)
         self._cache = KVCache(self._planned.plan, session.policy, **session._cache_options)
         if session._measure_peak:
             self._peak = PeakMeter(k.device)
 
 
-def _check_room(planned: Planned, device: torch.device) -> None:
-    """Raises InputError where the cache is larger than what is free, before the first map is kept; not where nobody can tell."""
-    free = free_memory(device)
-    held = layer_bytes(planned.plan, planned.policy, planned.geometry, on_device=device.type != "cpu")
-    cache, scratch = int(held.sum(axis=1).max()), planned.footprint.scratch
-    if free is not None and cache + scratch > free:
-        raise InputError(
-            f"policy {planned.policy.name!r} at {planned.budget} takes {format_bytes(cache)} of cache and "
-            f"{format_bytes(scratch)} of scratch for {plural(planned.geometry.rows, 'row')}, and {device} has "
-            f"{format_bytes(free)} free; draw fewer images at once, or give a smaller budget (see scalekv plan)"
-        )
+def _check_fits(planned: Planned, device: torch.device) -> None:
+    """Raises InputError if the cache is larger than the free memory, before the first map is kept."""
+    resident = layer_bytes(planned.plan, planned.policy, planned.geometry, on_device=device.type != "cpu")
+    cache, scratch = int(resident.sum(axis=1).max()), planned.footprint.scratch
+    check_free_memory(
+        cache + scratch,
+        free_memory(device),
+        what=f"the cache of policy {planned.policy.name!r} at {planned.budget} on {device}",
+        parts=f"{format_bytes(cache)} and {format_bytes(scratch)} of scratch for {plural(planned.geometry.rows, 'row')}",
+        suggestion=lambda: "generate fewer images at once, or give a smaller budget (see scalekv plan)",
+    )
 
 
 def _plans_of(

@@ -15,14 +15,14 @@ from scalekv_core.bench import (
     ReleasedCode,
     Unmodified,
     WholeTransformer,
-    check_room,
+    check_bench_fits,
     needed_bytes,
 )
 from scalekv_core.bench.figures import as_record
-from scalekv_core.bench.room import cache_bytes
+from scalekv_core.bench.fit import cache_bytes
 from scalekv_core.cache.clock import NoClock
 from scalekv_core.errors import InputError
-from scalekv_core.memory.estimate import Batch
+from scalekv_core.memory.batch import Batch
 from scalekv_core.memory.meter import StorageTracker
 from scalekv_core.planning.planner import plan_policy
 from scalekv_core.plugins.registry import Registry
@@ -143,9 +143,11 @@ def test_a_failure_leaves_the_model_as_it_was(batch, latest):
 def test_what_takes_more_than_there_is_is_refused_with_what_takes_it(settings, contenders):
     needed = needed_bytes(settings, contenders)
     assert set(needed) == {"weights", "activations", "largest cache"}
-    check_room(settings, contenders, available=sum(needed.values()))
-    with pytest.raises(InputError, match=r"takes .* \(weights .*, activations .*, largest cache .*\) and cpu has"):
-        check_room(settings, contenders, available=sum(needed.values()) - 1)
+    check_bench_fits(settings, contenders, available=sum(needed.values()))
+    with pytest.raises(
+        InputError, match=r"on cpu needs .* \(weights .*, activations .*, largest cache .*\), and .* are free"
+    ):
+        check_bench_fits(settings, contenders, available=sum(needed.values()) - 1)
     alone = needed_bytes(evolve(settings, whole=None), contenders)
     assert set(alone) == {"queries, keys and values", "largest cache"}
 

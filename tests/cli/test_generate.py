@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 
 from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.cli import main
-from scalekv_core.memory.estimate import Batch, plan_batch, whole_need
+from scalekv_core.memory.batch import Batch
+from scalekv_core.memory.need import baseline_need
+from scalekv_core.memory.plan import plan_batch
 from scalekv_core.testing import toy
 from tests.cli.conftest import windowed
 
@@ -293,7 +295,7 @@ class TestNoRoom:
         """Says how much there is; nothing may be loaded."""
 
         def there_are(count: int | None) -> None:
-            monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: count)
+            monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: count)
             monkeypatch.setattr(toy.ToyCard, "load", lambda card, **how: pytest.fail("a model was loaded"))
 
         return there_are
@@ -304,9 +306,9 @@ class TestNoRoom:
         ran = run(*TOY, "--policy", "windowed", "--images", "4")
 
         assert (2, "") == (ran.code, ran.out)
-        assert "8 images of 'toy' under policy 'windowed' at 50% of history take" in ran.complaint
-        assert "of 230.0 KiB while drawing scale 3 (transformer 46.1 KiB, cache " in ran.complaint
-        assert "; the largest batch that fits is " in ran.complaint
+        assert "a batch of 8 images of 'toy' under policy 'windowed' at 50% of history needs " in ran.complaint
+        assert " (while generating scale 3: transformer 46.1 KiB, cache " in ran.complaint
+        assert "), and 230.0 KiB are free; the largest batch that fits is " in ran.complaint
         assert "; the largest budget that fits is " in ran.complaint
         assert "; cheapest change: " in ran.complaint
         assert not Path("scalekv-out").exists()
@@ -324,22 +326,22 @@ class TestNoRoom:
         card = toy.ToyCard()
         batch = Batch(model="toy", card=card, images=2, guidance=False)
         need = plan_batch(batch, windowed(), keep_text_encoder=False).need.total
-        assert need < whole_need(batch).total
+        assert need < baseline_need(batch).total
 
         memory(need)
         refused = run(*TOY, "--policy", "windowed")
         monkeypatch.undo()
-        monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: need)
+        monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: need)
 
         assert (2, "") == (refused.code, refused.out)
-        assert "to draw 2 images with the whole cache too, for comparison, takes " in refused.complaint
-        assert refused.complaint.endswith("what is compressed fits: leave the comparison out with --no-baseline")
+        assert "the unmodified model, which generates 2 images for comparison, needs " in refused.complaint
+        assert refused.complaint.endswith("the compressed run fits: leave the comparison out with --no-baseline")
 
     def test_what_fits_is_drawn(self, run, monkeypatch) -> None:
         """To the byte that was planned, without the comparison."""
         batch = Batch(model="toy", card=toy.ToyCard(), images=2, guidance=False)
         need = plan_batch(batch, windowed(), keep_text_encoder=False).need.total
-        monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: need)
+        monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: need)
 
         assert 0 == run(*TOY, "--policy", "windowed", "--no-baseline").code
 
@@ -347,7 +349,7 @@ class TestNoRoom:
         """The others are left out, and it is said why."""
         batch = Batch(model="toy", card=toy.ToyCard(), images=2, guidance=False)
         need = plan_batch(batch, windowed(), "40%", keep_text_encoder=False).need.total
-        monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: need)
+        monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: need)
         ran = run(*TOY, "-p", "all", "-b", "40%", "--no-baseline", "-o", "selector.window=2")
 
         assert 0 == ran.code, ran.err
@@ -356,7 +358,9 @@ class TestNoRoom:
     @pytest.mark.parametrize("how", ["nobody can tell how much there is", "the card does not say what it takes"])
     def test_what_cannot_be_told_is_not_refused(self, run, monkeypatch, how: str) -> None:
         """It is drawn."""
-        monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: None if how.startswith("nobody") else 1)
+        monkeypatch.setattr(
+            "scalekv_core.memory.free.memory_for_process", lambda device: None if how.startswith("nobody") else 1
+        )
         if how.startswith("the card"):
             monkeypatch.setattr(toy.ToyCard, "bare", toy.ModelCard.bare)
 
@@ -387,7 +391,7 @@ class TestTrouble:
         ("after", "said"),
         [
             (6, "under policy 'windowed', whose cache of 1 row is planned at"),
-            (1, "while the unmodified model drew 1 row,"),
+            (1, "while the unmodified model generated 1 row,"),
         ],
     )
     def test_no_memory_is_one_line_with_the_plan(self, run, trouble, after: int, said: str) -> None:
@@ -406,17 +410,17 @@ class TestTrouble:
         """The whole batch part by part, and the largest budget for the memory that there is."""
         trouble(torch.cuda.OutOfMemoryError("CUDA out of memory"), after=6)
         asked = iter([None, room])  # before anything is loaded nobody can tell, when memory has run out somebody can
-        monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: next(asked))
+        monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: next(asked))
         ran = run(*self.TROUBLED)
 
         assert said in ran.complaint
-        assert "1 image of 'toy-trouble' under policy 'windowed' at 50% of history take" in ran.complaint
+        assert "a batch of 1 image of 'toy-trouble' under policy 'windowed' at 50% of history needs " in ran.complaint
         assert "transformer 46.1 KiB, cache " in ran.complaint
 
     def test_no_memory_without_a_way_to_tell(self, run, trouble, monkeypatch) -> None:
         """Where nobody knows how much there is, the plan is named all the same."""
         trouble(torch.cuda.OutOfMemoryError("CUDA out of memory"), after=6)
-        monkeypatch.setattr("scalekv_core.cli.memory.available_memory", lambda device: None)
+        monkeypatch.setattr("scalekv_core.memory.free.available_memory", lambda device: None)
         ran = run(*self.TROUBLED)
 
         assert 2 == ran.code

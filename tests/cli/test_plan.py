@@ -42,7 +42,7 @@ def test_what_does_not_fit_says_what_would(run) -> None:
 
     assert 1 == ran.code
     assert "DOES NOT FIT into 200.0 KiB" in ran.out
-    assert "draw 3 images at once" in ran.out
+    assert "generate 3 images at once" in ran.out
     assert 80 >= max(map(len, ran.out.splitlines()))
 
 
@@ -55,7 +55,7 @@ def test_json_holds_all_figures(run) -> None:
     assert not record["fits"]
     assert 200 * 1024 == record["memory"]
     assert 4 > record["largest_batch"] > 0
-    assert record["cheapest_change"].startswith("draw ")
+    assert record["cheapest_change"].startswith("generate ")
     assert {"transformer"} == set(record["planned"]["weights"])
 
 
@@ -68,8 +68,8 @@ def test_parts_options_and_dtype_can_be_set(run) -> None:
     assert "9 tokens" in ran.out
 
 
-def test_stated_drafters_are_named(run) -> None:
-    """What was not measured does not pass for measured."""
+def test_assumed_drafters_are_named(run) -> None:
+    """Drafters that were not measured are told from measured ones."""
     assert "assumed, not measured: layers 0" in run("plan", "--model", "toy", "--policy", "profiled").out
 
 

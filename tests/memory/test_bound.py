@@ -13,8 +13,10 @@ from scalekv_core.cli import main
 from scalekv_core.errors import ScaleKVError
 from scalekv_core.memory import dry_run
 from scalekv_core.memory.attention_dry_run import attending_bytes
+from scalekv_core.memory.batch import Batch
 from scalekv_core.memory.bound import attending_bound, upper_bound
-from scalekv_core.memory.estimate import Batch, plan_batch, whole_need
+from scalekv_core.memory.need import baseline_need
+from scalekv_core.memory.plan import plan_batch
 from scalekv_core.planning.assumed import assumed_profile, default_drafters
 from scalekv_core.planning.planner import plan_policy
 from scalekv_core.shapes.geometry import CacheGeometry
@@ -22,6 +24,9 @@ from scalekv_core.testing import toy
 
 SHIPPED = ("var-tiny", "infinity-tiny")
 PARTS: list[dict[str, str]] = [{}, {"codec": "int4"}, {"codec": "host"}, {"merger": "fold"}]
+
+POLICIES = [name for name in shared_registry().names("policy") if name != "scalekv-reference"]
+"""The other one plans for the model that it was released for only."""
 
 
 def batches() -> list[Any]:
@@ -53,14 +58,14 @@ def check_bound(batch: Batch) -> None:
     assert bound is not None
 
     assert bound.weights >= sum(batch.weights.values()) + batch.text_encoder
-    assert bound.row * rows >= batch.dry_run.drawing
+    assert bound.row * rows >= batch.dry_run.most
     assert bound.row * rows + bound.image * batch.images >= batch.decoding
 
 
 @pytest.mark.parametrize(
     "model", [pytest.param(name, marks=pytest.mark.thorough) for name in ("var-d16", "infinity-2b")]
 )
-@pytest.mark.parametrize("policy", shared_registry().names("policy"))
+@pytest.mark.parametrize("policy", POLICIES)
 def test_no_layer_takes_more_while_it_attends(model: str, policy: str) -> None:
     """Under every policy, with every kind of codec and merger, at the sizes of published models."""
     card = shared_registry().make("model", model)
@@ -68,7 +73,7 @@ def test_no_layer_takes_more_while_it_attends(model: str, policy: str) -> None:
     assert 0 < most_while_attending(policy, geometry.for_rows(2)) <= attending_bound(geometry.for_rows(2))
 
 
-@pytest.mark.parametrize("policy", [name for name in shared_registry().names("policy") if name != "scalekv-reference"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_no_layer_of_a_small_model_takes_more_while_it_attends(policy: str) -> None:
     """The same for the model that ships, in which scores are large beside keys."""
     geometry = evolve(shared_registry().make("model", "var-tiny").geometry, layers=2, rows=2)
@@ -99,7 +104,7 @@ def test_the_whole_bound_is_above_the_plan(model: str) -> None:
     assert bound is not None
     assert unmodified is not None
     assert plan.need.total <= bound <= 100 * plan.need.total
-    assert whole_need(batch).total <= unmodified
+    assert baseline_need(batch).total <= unmodified
 
 
 def test_a_card_need_not_give_a_bound() -> None:
@@ -109,7 +114,7 @@ def test_a_card_need_not_give_a_bound() -> None:
 
 def test_what_clearly_fits_is_generated_without_a_dry_run(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No part of a model is built on the meta device."""
-    monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: 2**40)
+    monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: 2**40)
     monkeypatch.setattr(dry_run, "on_meta", lambda *args, **how: pytest.fail("there was a dry run"))
     card = shared_registry().make("model", "var-tiny")
     monkeypatch.setattr(type(card), "bare", lambda card, **how: pytest.fail("a bare model was built"))

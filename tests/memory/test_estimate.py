@@ -29,12 +29,16 @@ from scalekv_core import (
 )
 from scalekv_core.cache.kv_cache import KVCache
 from scalekv_core.memory.attention_dry_run import attending_bytes
+from scalekv_core.memory.batch import Batch
 from scalekv_core.memory.dry_run import LAYERS, decoding_bytes, dry_run, module_bytes
-from scalekv_core.memory.estimate import Batch, MemoryPlan, plan_batch, plan_memory, whole_need
+from scalekv_core.memory.fit import check_fits
 from scalekv_core.memory.meter import StorageTracker
-from scalekv_core.memory.suggestions import MOST_IMAGES, cheapest, check_fits, most_budget, most_images
+from scalekv_core.memory.need import baseline_need
+from scalekv_core.memory.plan import MemoryPlan, plan_batch, plan_memory
+from scalekv_core.memory.suggestions import MOST_IMAGES, Suggestion, Suggestions
 from scalekv_core.models.bare_model import BareModel
 from scalekv_core.planning.assumed import assumed_profile
+from scalekv_core.planning.budget import Budget
 from scalekv_core.testing import toy
 from tests.plain import Int8
 
@@ -150,7 +154,7 @@ def test_every_image_takes_as_much_as_the_next(model: str) -> None:
     bare = Registry.of(toy).make("model", model).bare() if model == "toy" else shipped().make("model", model).bare()
     one, two, seven = (dry_run(bare, images) for images in (1, 2, 7))
 
-    assert seven == one.and_so_on(two, 7)
+    assert seven == one.extrapolated(two, 7)
 
 
 def test_every_policy_is_there() -> None:
@@ -278,7 +282,7 @@ def test_codes_that_leave_the_device_are_not_counted_there() -> None:
     """Positions stay; and such a codec is tried before one that loses something."""
     card = toy.ToyCard(geometry=evolve(toy.GEOMETRY, layers=12))
     plan = toy_plan(toy_plan(0, card=card).need.total - 100, card=card)
-    away = plan.again(policy=evolve(toy.latest(), codec=Elsewhere()))
+    away = plan.replanned(policy=evolve(toy.latest(), codec=Elsewhere()))
     places = max(away.planned.plan.slots().tolist()) * plan.batch.geometry.rows
 
     class Plugin:
@@ -378,14 +382,26 @@ def toy_plan(memory: int, *, card: toy.ToyCard | None = None, budget: str = "50%
     return plan_batch(batch, toy.latest(), budget, memory=memory)
 
 
-WHOLE = toy_plan(0).need.total
+def largest_batch(plan: MemoryPlan) -> int | None:
+    return Suggestions(plan, registry=REGISTRY).largest_batch
 
 
-@pytest.mark.parametrize("memory", [WHOLE // 2, WHOLE - 1, WHOLE, WHOLE + 1, 3 * WHOLE])
+def largest_budget(plan: MemoryPlan) -> Budget | None:
+    return Suggestions(plan, registry=REGISTRY).largest_budget
+
+
+def cheapest(plan: MemoryPlan, *, registry: Registry) -> Suggestion | None:
+    return Suggestions(plan, registry=registry).cheapest
+
+
+NEEDED = toy_plan(0).need.total
+
+
+@pytest.mark.parametrize("memory", [NEEDED // 2, NEEDED - 1, NEEDED, NEEDED + 1, 3 * NEEDED])
 def test_the_largest_batch_is_the_largest(memory: int) -> None:
     """It fits, and one image more does not."""
     plan = toy_plan(memory)
-    most = most_images(plan)
+    most = largest_batch(plan)
 
     assert most is not None
     assert toy_plan(memory, images=most).fits
@@ -397,61 +413,61 @@ def test_no_batch_fits_where_weights_do_not() -> None:
     """Then that is the answer."""
     weights = sum(toy_plan(0).need.weights.values())
 
-    assert most_images(toy_plan(weights)) is None
-    assert most_budget(toy_plan(weights)) is None
+    assert largest_batch(toy_plan(weights)) is None
+    assert largest_budget(toy_plan(weights)) is None
     assert cheapest(toy_plan(weights), registry=REGISTRY) is None
-    assert MOST_IMAGES <= (most_images(toy_plan(2**40)) or 0)
+    assert MOST_IMAGES <= (largest_batch(toy_plan(2**40)) or 0)
 
 
 def test_the_largest_budget_is_the_largest() -> None:
     """A tenth of a percent of the history more does not fit."""
-    plan = toy_plan(WHOLE - 2000)
-    most = most_budget(plan)
+    plan = toy_plan(NEEDED - 2000)
+    most = largest_budget(plan)
 
     assert most is not None
-    assert plan.again(budget=most).fits
-    assert not plan.again(budget=evolve(most, amount=most.amount + most.amount / 5)).fits
-    assert "100% of history" == str(most_budget(toy_plan(2**40)))
+    assert plan.replanned(budget=most).fits
+    assert not plan.replanned(budget=evolve(most, amount=most.amount + most.amount / 5)).fits
+    assert "100% of history" == str(largest_budget(toy_plan(2**40)))
 
 
 def test_a_policy_that_spends_no_budget_has_no_largest() -> None:
     """``full`` holds everything."""
-    assert most_budget(plan_memory("var-tiny", "full", memory=2**40)) is None
+    assert largest_budget(plan_memory("var-tiny", "full", memory=2**40)) is None
 
 
 def test_the_cheapest_change_comes_first() -> None:
     """The text encoder goes before anything that changes the images; then fewer bits, then fewer tokens, then images."""
-    reading = toy_plan(WHOLE, card=Reading())
+    reading = toy_plan(NEEDED, card=Reading())
     said = [
         cheapest(plan, registry=REGISTRY)
-        for plan in (reading, toy_plan(WHOLE - 100), toy_plan(WHOLE - 100, budget="5 tokens"), toy_plan(WHOLE // 2))
+        for plan in (reading, toy_plan(NEEDED - 100), toy_plan(NEEDED - 100, budget="5 tokens"), toy_plan(NEEDED // 2))
     ]
-    none_needed = cheapest(toy_plan(WHOLE), registry=REGISTRY)
+    none_needed = cheapest(toy_plan(NEEDED), registry=REGISTRY)
 
     assert none_needed is None
     assert "--no-text-encoder" in said[0].change
     assert said[0].plan.need.text_encoder == reading.need.text_encoder
     assert "--codec byte" in said[1].change
     assert all(suggestion is None or suggestion.plan.fits for suggestion in said)
-    assert "at once" in said[3].change
+    assert said[3].change.startswith("generate ")
 
 
 def test_a_text_encoder_that_is_let_go_is_there_for_a_moment() -> None:
     """It has to fit while it reads the prompts; the unmodified model keeps it."""
     kept = toy_plan(0, card=Reading())
-    let_go = kept.again(keep_text_encoder=False)
+    let_go = kept.replanned(keep_text_encoder=False)
     weights = sum(kept.need.weights.values())
     larger = plan_batch(Batch(model="toy", card=Huge()), toy.latest(), keep_text_encoder=False)
 
     assert let_go.need.total == kept.need.total - 100_000
     assert let_go.unmodified.total == kept.unmodified.total
-    assert "reading the prompts" == larger.need.when
+    assert "encoding the prompts" == larger.need.when
     assert larger.need.total == weights + 10**9
 
 
 def test_changes_are_put_together_where_one_is_not_enough() -> None:
     """Without the text encoder, and with a codec."""
-    suggestion = cheapest(toy_plan(WHOLE - 100, card=Reading()), registry=REGISTRY)
+    suggestion = cheapest(toy_plan(NEEDED - 100, card=Reading()), registry=REGISTRY)
 
     assert "--no-text-encoder), and" in suggestion.change
     assert "--codec byte" in suggestion.change
@@ -459,15 +475,16 @@ def test_changes_are_put_together_where_one_is_not_enough() -> None:
 
 def test_what_does_not_fit_is_refused_with_what_would() -> None:
     """In one line; what fits passes, and so does what nobody said the memory of."""
-    check_fits(toy_plan(WHOLE), registry=REGISTRY)
+    check_fits(toy_plan(NEEDED), registry=REGISTRY)
     check_fits(evolve(toy_plan(0), memory=None), registry=REGISTRY)
     with pytest.raises(
-        InputError, match=r"6 images of 'toy' under policy 'toy-latest' at 50% of history take"
+        InputError,
+        match=r"a batch of 6 images of 'toy' under policy 'toy-latest' at 50% of history needs .* \(while generating scale",
     ) as refused:
-        check_fits(toy_plan(WHOLE - 2000), registry=REGISTRY)
+        check_fits(toy_plan(NEEDED - 2000), registry=REGISTRY)
 
     assert 1 == len(str(refused.value).splitlines())
-    assert f"the largest budget that fits is {str(most_budget(toy_plan(WHOLE - 2000)))!r}" in str(refused.value)
+    assert f"the largest budget that fits is {str(largest_budget(toy_plan(NEEDED - 2000)))!r}" in str(refused.value)
     assert "cheapest change: store what is kept with --codec byte" in str(refused.value)
 
 
@@ -483,7 +500,7 @@ def test_the_whole_cache_is_that_of_scalekvs_own_code() -> None:
     """Keys in the dtype that attention reads, whatever the published code stores."""
     published = Batch(model="infinity-125m", card=shipped().make("model", "infinity-125m"))
 
-    assert 3 * whole_need(published).cache == 2 * plan_batch(published, toy.latest()).unmodified.cache
+    assert 3 * baseline_need(published).cache == 2 * plan_batch(published, toy.latest()).unmodified.cache
 
 
 def test_a_profile_is_that_of_the_shape() -> None:
@@ -496,7 +513,7 @@ def test_a_profile_is_that_of_the_shape() -> None:
 
 def test_a_plan_says_all_in_one_line() -> None:
     """For a refusal."""
-    plan = toy_plan(WHOLE, card=Reading())
+    plan = toy_plan(NEEDED, card=Reading())
 
     assert "transformer 46.1 KiB, text encoder 97.7 KiB, cache 38.2 KiB, scratch 72.0 KiB" in plan.need.breakdown
     assert 1 == len(plan.need.breakdown.splitlines())

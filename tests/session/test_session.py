@@ -730,7 +730,7 @@ def test_a_cache_larger_than_what_is_free_is_refused_at_the_first_map(
         monkeypatch.setattr("scalekv_core.session.session.free_memory", lambda device: free)
         if short:
             with pytest.raises(
-                InputError, match=r"'toy-latest' at 50% of history takes .* for 1 row, and cpu has .* free"
+                InputError, match=r"'toy-latest' at 50% of history on cpu needs .* for 1 row\), and .* are free"
             ):
                 draw(model)
         monkeypatch.setattr("scalekv_core.session.session.free_memory", lambda device: None if short else free)

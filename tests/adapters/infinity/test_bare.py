@@ -16,9 +16,9 @@ from scalekv_adapters.infinity.vae import BSQVAEConfig
 from scalekv_core import compress, load_model
 from scalekv_core.errors import InputError
 from scalekv_core.memory.dry_run import LAYERS, decoding_bytes, dry_run, module_bytes, weight_bytes
-from scalekv_core.memory.estimate import plan_memory
 from scalekv_core.memory.meter import StorageTracker
-from scalekv_core.memory.suggestions import cheapest
+from scalekv_core.memory.plan import plan_memory
+from scalekv_core.memory.suggestions import Suggestions
 from scalekv_core.models.sampling import Sampling
 
 MANIFESTS = Path(__file__).parents[2] / "data" / "manifests"
@@ -89,7 +89,7 @@ def test_every_image_and_every_layer_takes_as_much_as_the_next() -> None:
     """So that two images and three layers tell of all."""
     one, two, five = (dry_run(bare(), images) for images in (1, 2, 5))
 
-    assert five == one.and_so_on(two, 5)
+    assert five == one.extrapolated(two, 5)
     assert dry_run(bare(layers=LAYERS), 1) == dry_run(bare(evolve(SMALL, depth=6)), 1)
 
 
@@ -140,7 +140,7 @@ def test_other_canvases_are_planned_and_unknown_ones_refused() -> None:
 def test_what_does_not_fit_is_made_to() -> None:
     """First the text encoder goes; then less is kept; and so on, until it fits."""
     plan = plan_memory("infinity-8b", "full", images=8, memory="80GiB")
-    suggestion = cheapest(plan)
+    suggestion = Suggestions(plan).cheapest
 
     assert not plan.fits
     assert suggestion is not None

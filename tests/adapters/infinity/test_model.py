@@ -314,7 +314,7 @@ def test_generate_refuses_an_empty_prompt(scalekv):
 
 def test_without_weights_and_network_there_are_two_ways(scalekv, monkeypatch):
     """The published files in a folder, or random weights; whatever memory this machine has."""
-    monkeypatch.setattr("scalekv_core.cli.memory.memory_of", lambda device: None)
+    monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: None)
     code, _, err = scalekv("generate", "a", "--model", "infinity-2b", "--policy", "uniform")
     assert 2 == code
     assert "FoundationVision/Infinity cannot be fetched from the hub" in err

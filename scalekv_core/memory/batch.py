@@ -1,0 +1,103 @@
+"""What a model generates at once, and the bytes that this takes beside the cache: weights, activations, decoding.
+
+The bytes are counted by dry runs (see :mod:`scalekv_core.memory.dry_run`), each of which is made once and then remembered.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import torch
+from attrs import evolve, field, frozen
+from attrs.validators import ge, instance_of
+
+from scalekv_core.errors import InputError
+from scalekv_core.memory.dry_run import LAYERS, DryRun, decoding_bytes, dry_run, weight_bytes
+from scalekv_core.models.bare_model import BareModel
+from scalekv_core.models.card import ModelCard
+from scalekv_core.shapes.geometry import CacheGeometry
+
+
+@frozen(kw_only=True)
+class Batch:
+    """Images that are generated at once.
+
+    Attributes:
+        model: the model's name.
+        card: the model's card.
+        images: how many.
+        guidance: whether each image takes two rows.
+        aspect, size: of the images; None is the model's own.
+        dtype: in which the model runs; None is its own.
+        random_weights: whether the weights are random; then there is no text encoder.
+    """
+
+    model: str
+    card: ModelCard
+    images: int = field(default=1, validator=[instance_of(int), ge(1)])
+    guidance: bool = True
+    aspect: str | None = None
+    size: str | None = None
+    dtype: torch.dtype | None = None
+    random_weights: bool = False
+
+    @property
+    def geometry(self) -> CacheGeometry:
+        """The shape of the cache.
+
+        Raises:
+            InputError: the model generates no such images.
+        """
+        try:
+            one_row = self.card.shape(aspect=self.aspect, size=self.size)
+        except InputError as error:
+            raise InputError(f"model {self.model!r} generates no such images: {error}") from error
+        shape = one_row.for_rows(self.images * (1 + self.guidance))
+        return shape if self.dtype is None else evolve(shape, dtype=self.dtype)
+
+    @property
+    def weights(self) -> Mapping[str, int]:
+        """{part: bytes}, without the text encoder."""
+        one, two = (weight_bytes(_bare(self._of(1), layers)) for layers in (1, 2))
+        further_layers = self.geometry.layers - 1
+        return {part: one[part] + further_layers * (two[part] - one[part]) for part in one}
+
+    @property
+    def text_encoder(self) -> int:
+        """Bytes of the text encoder's weights."""
+        return 0 if self.random_weights else self.card.text_encoder_bytes(self.geometry.dtype)
+
+    @property
+    def dry_run(self) -> DryRun:
+        """The bytes beside weights and cache while the images are generated."""
+        one = _dry_run(self._of(1))
+        return one if self.images == 1 else one.extrapolated(_dry_run(self._of(2)), self.images)
+
+    @property
+    def decoding(self) -> int:
+        """The peak while the images are decoded, with what generating left behind."""
+        return self.dry_run.kept + _decoding(self)
+
+    def _of(self, images: int) -> Batch:
+        return evolve(self, images=images)
+
+
+@functools.lru_cache(maxsize=64)
+def _bare(batch: Batch, layers: int) -> BareModel:
+    """The model with so many of its layers, which are all alike, on the meta device."""
+    return batch.card.bare(aspect=batch.aspect, size=batch.size, layers=layers, dtype=batch.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _dry_run(batch: Batch) -> DryRun:
+    return dry_run(_few_layers(batch), batch.images, guidance=batch.guidance)
+
+
+@functools.lru_cache(maxsize=256)
+def _decoding(batch: Batch) -> int:
+    return decoding_bytes(_few_layers(batch), batch.images)
+
+
+def _few_layers(batch: Batch) -> BareModel:
+    return _bare(evolve(batch, images=1), min(LAYERS, batch.geometry.layers))
