@@ -54,7 +54,7 @@ SCHEDULE = ScaleSchedule.square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=32, heads=16, head_dim=128)
 """Infinity-2B at 1024 x 1024."""
 SCALE, HELD, HEADS, WIDTH = 11, 642, 2, 16
-"""What a selector is looked at with: the last map that is cut, a tenth of the history before it, two narrow heads."""
+"""The view of the selectors: the last map after which tokens are evicted, a tenth of the history, two narrow heads."""
 
 COMPARED = (
     ("fold", "scalekv"),
@@ -306,12 +306,12 @@ def queries_scored(selector: TokenSelector) -> str:
 
 
 def choose(selector: TokenSelector, view: CacheView) -> torch.Tensor:
-    """The tokens that stay, after the selector has observed the view as the cache lets it."""
+    """The kept tokens, after the selector has observed the view."""
     return selector.select(evolve(view, statistics=dict(selector.observe(view))), HELD)
 
 
 def random_view(selector: TokenSelector) -> CacheView:
-    """The last map that is cut, after a history of which a tenth is left."""
+    """The last map after which tokens are evicted, with a tenth of the history."""
     generator = torch.Generator().manual_seed(0)
     history, current = SCHEDULE.history[SCALE], SCHEDULE.tokens[SCALE]
     q, k, v = (torch.randn(1, HEADS, n, WIDTH, generator=generator) for n in (current, *2 * [HELD + current]))

@@ -12,7 +12,7 @@ from torch import Tensor
 CHUNK_BYTES = 64 * 2**20
 """The most that one chunk of attention probabilities may take."""
 CHUNK_BYTES_CPU = 8 * 2**20
-"""The same on a CPU, where chunks that stay in its cache are more than twice as fast as larger ones."""
+"""The same on a CPU, where chunks that fit into its cache are more than twice as fast as larger ones."""
 
 
 def top_tokens(scores: Tensor, keep: int) -> Tensor:
@@ -267,7 +267,7 @@ def _fold_block(
     weight_of_bins = summed(weights.reshape(-1, 1))
     count_of_bins = weight_of_bins if weights is counts else summed(counts.reshape(-1, 1))
     totals.copy_(without_dropped(count_of_bins).squeeze(3))
-    # A token that stays alone has a share of 1, and is not changed by a bit.
+    # A kept token into which nothing is folded has a share of 1, and does not change by a bit.
     shares = weights.reshape(-1)[order] / weight_of_bins.view(-1)[bin_of]
     for x, mean in zip(parts, means, strict=True):
         mean.copy_(without_dropped(summed(x.float().reshape(-1, x.shape[3]), shares)))

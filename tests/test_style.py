@@ -62,6 +62,8 @@ def prose_of_page(text: str) -> Iterator[tuple[int, str]]:
 def prose_of_module(text: str) -> Iterator[tuple[int, str]]:
     """(line, text) of the comments and strings of a module without the code in them."""
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.STRING and not re.search(r"\s", token.string):
+            continue  # a name
         if token.type in (tokenize.COMMENT, tokenize.STRING) or token.type == getattr(tokenize, "FSTRING_MIDDLE", None):
             text = (
                 VALUE.sub("", token.string) if token.string[0] in "fF" else token.string

@@ -1,4 +1,4 @@
-"""The shelf of policies: one line for each. Which name stands for what, and nothing else."""
+"""The names of the policies and of their parts."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def condensed_and_local_scores(schedule: ScaleSchedule, scale: int, condensed: i
 
 
 def ams_kv() -> Policy:
-    """The first two scales and the latest ones, the same number of tokens in every layer and head."""
+    """Keeps the first two maps and the latest ones; the same number of tokens in every head."""
     return Policy(
         name="ams-kv",
         allocator=EvenBudget(),

@@ -1,7 +1,7 @@
-"""Folding: a token that does not stay goes into the kept one whose key is most alike, instead of being lost.
+"""Folding: an evicted token is folded into the kept one with the most similar key instead of being lost.
 
 No paper; the idea of token merging (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023, arXiv 2210.09461) for
-a cache. What was tried and what it brought is in docs/notebook.md.
+a cache. The experiments are in docs/notebook.md.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from scalekv_policies.maps import patch_centres
 from scalekv_policies.uniform import EvenBudget
 
 QUERIES = 64
-"""Patches whose centres are asked: the same for choosing and for weighing, so that they are asked once."""
+"""Patches whose centres are the queries, for selection and for weights, so that their attention is computed once."""
 FAINTEST = 1e-12
-"""Attention below this weighs no less, so that means exist where nobody looks."""
+"""The least weight by attention, so that means exist where no query attends."""
 
 
 @frozen(kw_only=True)
 class ValueMass(ScoringSelector):
-    """What weighs most in the output of attention: its mass times the length of its value.
+    """Keeps the tokens with the most weight in the output of attention: attention mass times the length of the value.
 
     With W the centres of the patches that the map is divided into, and c_j how many tokens j stands for::
 
@@ -50,16 +50,15 @@ class ValueMass(ScoringSelector):
 
 @frozen(kw_only=True)
 class Fold(TokenMerger):
-    """Every token that does not stay goes into the kept one with the most similar key.
+    """Folds every evicted token into the kept one with the most similar key.
 
     ::
 
         t(j) = argmax over kept i of cos(k_j, k_i)
 
-    The core replaces the keys and values of those that stay by means over all that went into them, and adds the logarithm of
-    their number to the logits. So attention over tokens that are alike stays what it was. Queries tell tokens apart by their
-    keys; values were no better guide, nor both together. In the means a token weighs the geometric mean of what it counts
-    and of the attention that it gets::
+    The core replaces the keys and values of kept tokens by means over all tokens folded into them, and adds the logarithm of
+    their number to the logits, so attention over similar tokens is nearly unchanged. Similarity of values, or of both, was not
+    better. In the means a token has as weight the geometric mean of its count and of the attention that it gets::
 
         w_j = sqrt( c_j  x  sum over i in W of softmax_j( q_i k_j / sqrt(d) + log c_j ) )
 
@@ -88,5 +87,5 @@ def mass_of_patches(view: CacheView, patches: int) -> Tensor:
 
 
 def fold() -> Policy:
-    """What weighs most in the output stays, the rest is folded into it; the same number in every layer and head."""
+    """Keeps the tokens with the most weight in the output and folds the others into them; the same number in every head."""
     return Policy(name="fold", allocator=EvenBudget(), selector=ValueMass(), merger=Fold())

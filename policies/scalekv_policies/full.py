@@ -1,6 +1,6 @@
-"""Keep everything that a later scale reads: the yardstick of every other policy, and lossless by itself.
+"""Keeps every token that a later scale attends to: lossless, and what other policies are compared with.
 
-The unmodified models also store the last scale's keys and values, which nobody reads (39 % of the tokens at
+The unmodified models also store the keys and values of the last scale, to which no later scale attends (39 % of the tokens at
 1024 x 1024), and Infinity stores its keys in float32 although attention reads them in bfloat16.
 """
 
@@ -41,5 +41,5 @@ class Everything(BudgetAllocator):
 
 
 def full() -> Policy:
-    """Nothing that a later scale reads is given up: bit-identical images."""
+    """Keeps every token that a later scale attends to: bit-identical images."""
     return Policy(name="full", allocator=Everything(), selector=UniformSelector(), budget="100%")

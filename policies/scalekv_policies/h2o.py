@@ -54,7 +54,7 @@ class HeavyHitters(ScoringSelector):
 
 
 def h2o() -> Policy:
-    """Heavy hitters and recent tokens, the same number in every layer and head."""
+    """Keeps the tokens with the most attention so far, and recent ones; the same number in every head."""
     return Policy(
         name="h2o",
         allocator=EvenBudget(),

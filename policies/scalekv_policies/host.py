@@ -15,7 +15,7 @@ from scalekv_core.contracts.strategies import CacheCodec
 class Host(CacheCodec):
     """Exact, in pinned memory of the host; on a CPU a plain copy.
 
-    What stays is gathered on the device from what attention has just read and then sent, so that no index has to come to
+    Kept tokens are gathered on the device, from what attention has just read, and then copied, so that no index has to come to
     the host. Copies are queued behind the work of the device, and nothing waits; on CUDA histories come back ahead of
     attention, on a stream of their own (:mod:`scalekv_core.cache.prefetch`). The bytes that reports call resident are then the
     host's; positions, counts and statistics stay on the device.

@@ -49,7 +49,7 @@ class PyramidBudget(BudgetAllocator):
 
 
 def pyramidkv() -> Policy:
-    """Lower layers hold more; what the last queries of each map look at stays."""
+    """Keeps the tokens that the last queries of each map attend to; lower layers hold more."""
     return Policy(
         name="pyramidkv",
         allocator=PyramidBudget(),

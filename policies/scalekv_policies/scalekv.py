@@ -226,7 +226,7 @@ def outside_patch_centres(sizes: tuple[int, ...], patches: int, device: torch.de
 
 
 def scalekv() -> Policy:
-    """Drafter layers keep nearly everything, refiners share the rest; the centres of patches vote on the tokens."""
+    """Keeps the tokens that the centres of patches attend to; drafter layers hold nearly everything, refiners share the rest."""
     return Policy(
         name="scalekv",
         classifier=ScaleKVClassifier(),

@@ -10,7 +10,7 @@ exists to compare with published results. It departs from the paper in the follo
 * The released code scores with queries that it projects anew, without bias, normalisation, head scale and rotation,
   against keys that have all of it. A policy sees the queries that attention used, so `scalekv-reference` selects as
   the released code does *given the same queries*, and better than it in practice.
-* The released code also cuts after the last scale, where nobody reads what is kept; scalekv stores nothing there.
+* The released code also evicts after the last scale, to which no later scale attends; scalekv stores nothing there.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BASE = 650
 
 @frozen
 class ReleasedRow:
-    """What is held while one scale is drawn: the drafter layers, and the tokens of a drafter's and a refiner's head."""
+    """What is held during one scale: the drafter layers, and the tokens of a drafter's and a refiner's head."""
 
     drafters: tuple[int, ...]
     drafter: int
@@ -203,7 +203,7 @@ def max_pooled(scores: Tensor, window: Tensor, kernel: int) -> Tensor:
 
 
 def scalekv_reference() -> Policy:
-    """ScaleKV as its code was released: published capacities at 650 tokens, raw logits, max pooling."""
+    """The rule of the released ScaleKV code: published capacities at 650 tokens, raw logits, max pooling."""
     return Policy(
         name="scalekv-reference",
         classifier=ReleasedClassifier(),

@@ -67,7 +67,7 @@ class SnapSelector(ScoringSelector):
 
 
 def snapkv() -> Policy:
-    """What the last queries of each map look at, the same number in every layer and head."""
+    """Keeps the tokens that the last queries of each map attend to; the same number in every head."""
     return Policy(
         name="snapkv",
         allocator=EvenBudget(),

@@ -47,7 +47,7 @@ def sinks_and_recent_scores(tokens: int, sinks: int, device: torch.device) -> Te
 
 
 def streaming() -> Policy:
-    """The first tokens and the most recent ones, the same number in every layer and head."""
+    """Keeps the first tokens and the latest ones; the same number in every head."""
     return Policy(
         name="streaming",
         allocator=EvenBudget(),

@@ -28,7 +28,7 @@ _Number = TypeVar("_Number", int, Tensor)
 
 @frozen
 class EvenBudget(BudgetAllocator):
-    """Every layer and head holds equally much at every scale: floor(slots / (layers x heads)) tokens.
+    """Gives every head the same capacity at every scale: floor(slots / (layers x heads)) tokens.
 
     Raises:
         BudgetError: that is less than one token.
@@ -43,15 +43,15 @@ class EvenBudget(BudgetAllocator):
 
 @frozen(kw_only=True)
 class UniformSelector(ScoringSelector):
-    """Tokens chosen by their place alone; every row chooses the same.
+    """Keeps tokens by position alone; the same in every row.
 
-    Each choice orders all tokens of the schedule once and for all, and keeps the first ones of that order. So a larger
-    ``keep`` holds a smaller one, and cutting scale by scale ends where one cut would have ended.
+    Each choice is a fixed order of all tokens of the schedule, of which the first ones are kept. So a larger ``keep`` contains
+    a smaller one, and eviction scale by scale keeps the same tokens as one eviction at the end.
 
     Attributes:
         pick: ``spaced`` spreads the tokens evenly over every map, each map in proportion to its tokens; every map
-            keeps its first token as long as there is room. ``recent`` takes the last tokens. ``random`` draws them per
-            layer and head by a hash, with no generator behind it.
+            keeps its first token if the capacity allows it. ``recent`` takes the last tokens. ``random`` takes pseudo-random
+            ones per layer and head, by a hash instead of a generator.
         seed: of ``random``.
     """
 
@@ -107,5 +107,5 @@ def mixed(x: _Number) -> _Number:
 
 
 def uniform() -> Policy:
-    """Every layer and head holds equally much, evenly spaced over the maps."""
+    """Keeps tokens evenly spaced over the maps; the same number in every head."""
     return Policy(name="uniform", allocator=EvenBudget(), selector=UniformSelector())

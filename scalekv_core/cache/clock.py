@@ -1,4 +1,4 @@
-"""Where the time of an image goes, stage by stage; costs nothing when nobody asks."""
+"""Where the time of an image goes, stage by stage; free when it is not measured."""
 
 from __future__ import annotations
 

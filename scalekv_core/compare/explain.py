@@ -68,7 +68,7 @@ def typical_layers(roles: LayerRoles) -> list[int]:
 
 @define(eq=False)
 class KeptTokens:
-    """Which tokens are still there when the last scale is drawn. A cache's observer: give it to ``compress``.
+    """Which tokens are kept until the last scale. An observer of the cache: pass it to ``compress``.
 
     Attributes:
         schedule: of the last image that was seen.
@@ -94,7 +94,7 @@ class KeptTokens:
         """[t, h, w] of a source map: 1 where the token is held, 0 where not; without ``head`` the share of heads.
 
         Raises:
-            InputError: there is no such layer, head or row, or no image was drawn.
+            InputError: there is no such layer, head or row, or no image was generated.
         """
         schedule, masks = self._masks(layer, head, row)
         start = schedule.history[source]
@@ -109,7 +109,7 @@ class KeptTokens:
 
     def _masks(self, layer: int, head: int | None, row: int) -> tuple[ScaleSchedule, list[NDArray[np.bool_]]]:
         if self.schedule is None:
-            raise InputError("nothing was drawn to its last scale; there are no kept tokens to show")
+            raise InputError("no image reached its last scale; there are no kept tokens to show")
         rows = next(iter(self.kept.values())).shape[0]
         for what, value, there in (
             ("layer", layer, {at for at, _ in self.kept}),

@@ -66,7 +66,7 @@ class Fidelity:
 
     @property
     def not_finite(self) -> dict[str, str]:
-        """{figure: why} of all that are no finite numbers, so that nobody takes a missing figure for a good one."""
+        """{figure: why} of all figures that are not finite, so that a missing figure is not taken for a good one."""
         found = {}
         for name, figure in attrs.asdict(self).items():
             values = figure if isinstance(figure, tuple) else (figure,)

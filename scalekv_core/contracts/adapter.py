@@ -14,7 +14,7 @@ from scalekv_core.shapes.schedule import ScaleSchedule
 
 
 class AttentionCache(Protocol):
-    """What a model's attention talks to while one image (or batch) is drawn."""
+    """What a model's attention calls during one image (or batch)."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
         """(B, H, n, D) the attention of the current map over the history and itself; remembers k and v."""

@@ -1,4 +1,4 @@
-"""The neutral strategies: one role, drop what does not stay, store as it is. A policy that names no part has these."""
+"""The default parts: one role, drop evicted tokens, store without loss. A policy that names no part has these."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scalekv_core.shapes.geometry import CacheGeometry
 
 @frozen
 class OneRole(LayerClassifier):
-    """Every layer and head plays the same role."""
+    """Gives every layer and head the same role."""
 
     def classify(self, profile: AttentionProfile | None, geometry: CacheGeometry) -> LayerRoles:
         return LayerRoles.alike("any", geometry)
@@ -27,7 +27,7 @@ class OneRole(LayerClassifier):
 
 @frozen
 class Drop(TokenMerger):
-    """Tokens that do not stay are gone: eviction, as in most papers."""
+    """Drops every evicted token, as most papers do."""
 
     drops: ClassVar[bool] = True
 
@@ -38,7 +38,7 @@ class Drop(TokenMerger):
 
 @frozen
 class Dense(CacheCodec):
-    """Stored as attention reads them: exact, 2 x head width x element size bytes a token."""
+    """Stores keys and values as attention reads them: exact, 2 x head width x element size bytes per token."""
 
     dense: ClassVar[bool] = True
 

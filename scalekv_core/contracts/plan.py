@@ -43,7 +43,7 @@ class CachePlan:
     Attributes:
         schedule: the maps, K of them.
         capacity: [K, L, H] tokens; an upper bound, since no head can hold more than it held before plus the new map.
-            The last row is zero: nobody reads what is stored after the last scale.
+            The last row is zero: no later scale attends to the last map.
         quota: [K, L, H, K] of ``capacity``, how many tokens of each source scale; None leaves that to the selector.
 
     Raises:
@@ -66,7 +66,7 @@ class CachePlan:
         if capacity.min() < 0:
             raise ContractError(f"capacity counts tokens; got {capacity.min()}")
         if capacity[-1].any():
-            raise ContractError("capacity after the last scale must be 0: nobody reads what is stored there")
+            raise ContractError("capacity after the last scale must be 0: no later scale attends to it")
         if self.quota is not None:
             self._check_quota(self.quota)
 
@@ -110,7 +110,7 @@ class CachePlan:
 
     @property
     def drops(self) -> bool:
-        """Whether any token that a later scale could read is given up."""
+        """Whether any token that a later scale could attend to is evicted."""
         return bool((self.held < np.asarray(self.schedule.keepable())[:, None, None]).any())
 
     @cached_property

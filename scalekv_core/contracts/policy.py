@@ -17,7 +17,7 @@ PARTS = ("classifier", "allocator", "selector", "merger", "codec")
 
 @frozen(kw_only=True)
 class Policy:
-    """Which layers get how much, which tokens stay, what becomes of the others, and how they are stored.
+    """How the budget is shared, which tokens are kept, what happens to evicted tokens, and how kept tokens are stored.
 
     Attributes:
         name: what it is called, with the parts that were exchanged.

@@ -54,7 +54,7 @@ class AttentionProfile:
 
     @property
     def current_mass(self) -> NDArray[np.float32]:
-        """[K, L, H] the attention that stays on the current map."""
+        """[K, L, H] the attention to the current map."""
         return np.einsum("klhk->klh", self.mass)
 
     def top_share_at(self, fraction: float) -> NDArray[np.float32]:

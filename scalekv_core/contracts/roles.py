@@ -16,8 +16,8 @@ class LayerRoles:
 
     Attributes:
         names: the roles; label i means ``names[i]``.
-        labels: [K, L, H] integers. Row k is the role while scale k is drawn, so it decides what is held *for* scale k.
-        scores: [K, L, H] the measure that decided, if there is one (``scalekv explain`` draws it).
+        labels: [K, L, H] integers. Row k is the role during scale k, so it decides what is held *for* scale k.
+        scores: [K, L, H] the measure that decided, if there is one (``scalekv explain`` plots it).
 
     Raises:
         ContractError: labels are not three-dimensional integers, or point past ``names``.

@@ -25,7 +25,7 @@ from scalekv_core.shapes.schedule import ScaleSchedule
 
 
 class LayerClassifier(ABC):
-    """Decides which role each layer and head plays at each scale, before the image is drawn."""
+    """Decides which role each layer and head plays at each scale, before generation."""
 
     needs_profile: ClassVar[bool] = False
 
@@ -43,10 +43,10 @@ class LayerClassifier(ABC):
 
 
 class BudgetAllocator(ABC):
-    """Turns a budget into capacities, before the image is drawn."""
+    """Turns a budget into capacities, before generation."""
 
     spends_all: ClassVar[bool] = True
-    """False where the budget is not its to choose: ``full`` holds everything, whatever others are held to."""
+    """False if the allocator ignores the budget: ``full`` holds everything."""
 
     only_for: ClassVar[tuple[tuple[CacheGeometry, str], ...]] = ()
     """(geometry, budget) of the models that it is for, where it refuses all others; what it is checked on."""
@@ -115,7 +115,7 @@ class ScoringSelector(TokenSelector):
 
     @property
     def claims(self) -> frozenset[str]:
-        """By default that what stays of few tokens stays of more; one whose scores turn around with ``keep`` says less."""
+        """By default that a larger budget keeps at least as much attention; override it if the order of scores depends on ``keep``."""
         return frozenset({"larger_budgets_keep_more"})
 
     @abstractmethod
@@ -140,7 +140,7 @@ class ScoringSelector(TokenSelector):
 
 
 class TokenMerger(ABC):
-    """Decides what becomes of the tokens that do not stay: into which kept token each is folded."""
+    """Decides what happens to evicted tokens: into which kept token each is folded."""
 
     drops: ClassVar[bool] = False
     """True only for a merger that folds nothing, so that the cache carries no counts."""
@@ -153,8 +153,8 @@ class TokenMerger(ABC):
         """(B, H, N) int64: for each token the index *into kept* that it is folded into, or -1 to drop it.
 
         Args:
-            view: the group before the cut.
-            kept: (B, H, keep) the indices that stay. A kept token must be assigned to itself.
+            view: the group before eviction.
+            kept: (B, H, keep) the kept indices. A kept token must be assigned to itself.
         """
 
     def weights(self, view: CacheView) -> Tensor | None:
@@ -214,7 +214,7 @@ class CacheCodec(ABC):
         """
 
     def keep(self, stored: Encoded | None, current: Tensor, whole: Tensor, index: Tensor | None, kind: Kind) -> Encoded:
-        """The codes of the tokens that stay: gathered without decoding.
+        """The codes of the kept tokens: gathered without decoding.
 
         Args:
             stored: the history's codes; None if there is no history, or if the codec is ``dense``: then ``whole`` has it.

@@ -1,7 +1,7 @@
 """A model without a checkpoint: on torch's meta device to plan memory, with random weights to measure time.
 
-Both need the steps of a real image and no trained weights. A model family runs its own loop here, so that nobody writes
-formulas of what its layers allocate: they would be wrong after the next change.
+Both need the steps of a real image and no trained weights. A model family runs its own loop here, so that no formulas
+of what its layers allocate are needed: they would be wrong after the next change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a model takes at most beside its cache, from its sizes alone: where that clearly fits, nobody has to build or run it.
+"""What a model takes at most beside its cache, from its sizes alone: where that clearly fits, no dry run is needed.
 
 A dry run is exact and takes seconds; a bound may be several times too large and takes none. A card gives one if its family
 can argue for one; a test holds every bound of an installed model against the dry run.

@@ -49,13 +49,13 @@ def scalekv_budget_allocators() -> Mapping[str, Callable[[], BudgetAllocator]]:
 
 @hookspec
 def scalekv_token_selectors() -> Mapping[str, Callable[[], TokenSelector]]:
-    """Token selectors: which tokens stay."""
+    """Token selectors: which tokens are kept."""
     raise NotImplementedError
 
 
 @hookspec
 def scalekv_token_mergers() -> Mapping[str, Callable[[], TokenMerger]]:
-    """Token mergers: what becomes of the tokens that do not stay."""
+    """Token mergers: what happens to evicted tokens."""
     raise NotImplementedError
 
 

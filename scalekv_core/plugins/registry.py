@@ -80,7 +80,7 @@ class Registry:
         """Who offers this name, and its factory.
 
         Raises:
-            UnknownName: nobody does; the message lists what is there, and the plugins that failed to load.
+            UnknownName: no plugin does; the message lists what is there, and the plugins that failed to load.
         """
         if (kind, name) in self.offers:
             return self.offers[kind, name]
@@ -109,7 +109,7 @@ class Registry:
 
         Args:
             policy: name, or a Policy value.
-            budget: what it is given where nobody says more; None leaves it.
+            budget: the budget if the user names none; None leaves it.
             options: {option: value}; ``selector.window`` where several parts have it.
             **changes: parts (classifier, allocator, selector, merger, codec), each a name or a value, None leaves it; and
                 options by their names.
@@ -183,7 +183,7 @@ def load_model(
     dtype: str | torch.dtype = torch.float32,
     registry: Registry | None = None,
 ) -> ImageModel:
-    """An image model by name, ready to draw.
+    """An image model by name, ready to generate.
 
     Args:
         name: as ``scalekv models`` lists it.

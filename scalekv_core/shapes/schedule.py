@@ -1,4 +1,4 @@
-"""The schedule: which maps an image is drawn in. Everything that depends on scales asks it; nothing assumes a square."""
+"""The schedule: the maps of an image. Everything that depends on scales asks it; nothing assumes a square."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _as_map(sizes: tuple[int, ...]) -> Map:
 
 @frozen
 class ScaleSchedule:
-    """The maps of one image in the order they are drawn; scale k (0-based) predicts map k as a whole.
+    """The maps of one image in order; scale k (0-based) predicts map k as a whole.
 
     Attributes:
         maps: one (t, h, w) per scale; (h, w) is accepted and means t = 1.

@@ -40,7 +40,7 @@ class Weights:
     def shards(self) -> Iterator[State]:
         """The tensors, file by file: mapped where the file allows it; never more than one file is held.
 
-        A mapping is empty when the next one comes, so that nobody holds two shards by a variable that is still there.
+        A mapping is empty when the next one comes, so that a remaining variable never holds two shards.
         """
         for file in self.files:
             state = normal(self.format, _state_in(file, self.format), file)
