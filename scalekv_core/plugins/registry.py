@@ -22,6 +22,7 @@ from scalekv_core.models.requests import read_device, read_dtype
 from scalekv_core.plugins.adapters import OwnedAdapter
 from scalekv_core.plugins.loading import Loader, installed_plugins
 from scalekv_core.plugins.offers import TYPES, Offer, Owner, Problem
+from scalekv_core.plugins.wrappers import refuse_wrapper
 
 
 @frozen(eq=False)
@@ -142,9 +143,10 @@ class Registry:
         """(name, adapter) of the one that knows this model.
 
         Raises:
-            SessionError: none does.
+            SessionError: none does, or the model is inside of a wrapper.
             PluginError: several do, or one cannot tell.
         """
+        refuse_wrapper(model)
         adapters = {name: OwnedAdapter(self.offer("adapter", name)) for name in self.names("adapter")}
         knowing = {name: adapter for name, adapter in adapters.items() if adapter.matches(model)}
         if len(knowing) > 1:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from scalekv_core import compress, shared_registry
+from scalekv_core import SessionError, compress, shared_registry
 from scalekv_core.cache.concat_cache import ConcatCache
 from tests.adapters.drawing import everything_in
 from tests.adapters.infinity.official_standin import StandInInfinity
@@ -106,3 +106,13 @@ def test_a_copy_generates_as_the_unmodified_model() -> None:
         model.generate([3], seeds=[0])
         assert all(map(torch.equal, whole, made.generate([3], seeds=[0], keep_logits=True).logits))
     assert 1 == len(session.report().images)
+
+
+@pytest.mark.parametrize("wrap", [torch.nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_a_wrapper_is_refused_and_the_inner_module_named(model: nn.Module, wrap) -> None:
+    """Attaching to what a wrapper lets through would compress something else than what is called."""
+    wrapper, before, kind = wrap(model), everything_in(model), type(model).__name__
+    message = f"wraps a {kind}; pass the {kind} itself, which is its attribute '(module|_orig_mod)'"
+    with pytest.raises(SessionError, match=message), compress(wrapper, "full"):
+        raise AssertionError("never entered")
+    assert before == everything_in(model)

@@ -27,6 +27,7 @@ from scalekv_core.errors import InputError
 from scalekv_core.models.image_model import Generation
 from scalekv_core.models.requests import Seeds
 from scalekv_core.models.sampling import Sampling
+from scalekv_core.session.tracing import untraced
 
 if TYPE_CHECKING:
     from scalekv_adapters.infinity.config import InfinityConfig
@@ -123,11 +124,11 @@ def generate(
     scales = len(canvas.schedule)
     guided = Guidance.of(guidance, guidance_at, scales=scales, depth=model.config.depth)
     sampling = BitSampling.of(temperature=temperature, top_k=top_k, top_p=top_p, scales=scales)
-    text = check_text_here(text, model)
+    text = untraced(check_text_here)(text, model)
     forced = check_forced(forced, len(text), canvas, model.config)
     generators = image_generators(seeds, len(text))
     cache = model.new_cache(canvas.schedule)
-    return collect(
+    return untraced(collect)(  # the loop is Python; compile the blocks
         draw(model, text, canvas, cache, guided, sampling, generators, forced),
         cache,
         model="Infinity",

@@ -22,6 +22,7 @@ from scalekv_core.errors import InputError
 from scalekv_core.models.image_model import Generation
 from scalekv_core.models.requests import Seeds
 from scalekv_core.models.sampling import Sampling
+from scalekv_core.session.tracing import untraced
 
 if TYPE_CHECKING:
     from scalekv_adapters.var.config import VARConfig
@@ -87,7 +88,7 @@ def generate(
     forced = check_forced(forced, len(labels), model.config)
     generators = image_generators(seeds, len(labels))
     cache = model.new_cache(model.config.schedule)
-    return collect(
+    return untraced(collect)(  # the loop is Python; compile the blocks
         draw(model, labels, cache, sampling, generators, forced),
         cache,
         model="VAR",
