@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint wheel example docs tables mutants bench clean
+.PHONY: help demo test test-all lowest newest lint wheel example docs tables mutants bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -25,6 +25,24 @@ test: .venv/ready  ## the test suite in a few minutes: every promise, few exampl
 
 test-all: .venv/ready  ## the test suite with many examples and all that takes long
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -n auto --maxprocesses 4
+
+# The lowest Python on this machine that scalekv supports.
+LOWEST_PYTHON ?= $(firstword $(foreach minor,10 11 12 13 14,$(shell python3.$(minor) -c 'print("python3.$(minor)")' 2>/dev/null)) $(PYTHON))
+PINNED_TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+TESTS ?= -m 'not thorough'
+EXTRAS := '.[hub,plot,testing,text]' pytest-xdist torchmetrics
+
+lowest:  ## the tests with the lowest versions of all dependencies; TORCH=VERSION takes another torch, TESTS=... some tests
+	$(LOWEST_PYTHON) -m venv build/lowest
+	sed '$(if $(TORCH),s/^torch==.*/torch==$(TORCH)/)' constraints-lowest.txt > build/lowest/constraints.txt
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint build/lowest/constraints.txt --editable $(EXTRAS)
+	build/lowest/bin/pytest -n auto --maxprocesses 4 $(TESTS)
+
+newest:  ## the tests with the newest versions of all dependencies but torch; TORCH=VERSION takes another torch
+	$(PYTHON) -m venv build/newest
+	echo "torch==$(or $(TORCH),$(PINNED_TORCH))" > build/newest/constraints.txt
+	build/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --constraint build/newest/constraints.txt --editable $(EXTRAS)
+	build/newest/bin/pytest -n auto --maxprocesses 4 $(TESTS)
 
 lint: .venv/ready  ## format, lint and types
 	$(BIN)/ruff format --check

@@ -10,7 +10,7 @@ import torch
 from attrs import frozen
 
 from scalekv_core.errors import CheckpointError, InputError
-from scalekv_core.models.weights.files import SUFFIXES, readable
+from scalekv_core.models.weights.files import SUFFIXES, is_file, is_folder, readable
 from scalekv_core.models.weights.format import WeightsFormat
 from scalekv_core.models.weights.shards import entries, shards_of
 from scalekv_core.models.weights.source import Weights, find_weights, formats_in
@@ -103,11 +103,11 @@ def check_room(found: Sequence[Conversion], out: Path) -> None:
 def _candidates(source: Path) -> list[Path]:
     """The files and folders of shards that a source consists of; the source itself if it is one."""
     with readable(source):
-        if not source.is_dir() or shards_of(source):
+        if not is_folder(source) or shards_of(source):
             return [source]
         inside = [source / name for name in entries(source)]
         return [path for path in inside if _is_weights(path)]
 
 
 def _is_weights(path: Path) -> bool:
-    return path.suffix in SUFFIXES if path.is_file() else path.is_dir() and bool(shards_of(path))
+    return path.suffix in SUFFIXES if is_file(path) else is_folder(path) and bool(shards_of(path))

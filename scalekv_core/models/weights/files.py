@@ -5,6 +5,8 @@ All that can be wrong with a file ends in a `CheckpointError` of one line.
 
 from __future__ import annotations
 
+import os
+import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,13 +32,30 @@ def read_file(path: Path) -> Mapping[str, Any]:
             tensors.
     """
     with readable(path):
-        if not path.is_file():
+        if not is_file(path):
             raise CheckpointError(f"there is no checkpoint {path}")
         _check_beginning(path)
         tree = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
     if not isinstance(tree, Mapping):
         raise CheckpointError(f"checkpoint {path} holds one {type(tree).__name__}, not tensors by name")
     return tree
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a file; raises OSError where the system does not say, which `Path.is_file` hides in some versions."""
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder; raises OSError where the system does not say."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name with a zero byte
+        return 0
 
 
 @contextmanager

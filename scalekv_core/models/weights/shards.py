@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from scalekv_core.errors import CheckpointError
-from scalekv_core.models.weights.files import SUFFIXES, readable
+from scalekv_core.models.weights.files import SUFFIXES, is_file, is_folder, readable
 from scalekv_core.models.weights.states import some
 
 INDEX = "*.index.json"
@@ -25,8 +25,8 @@ def files_of(path: Path) -> tuple[Path, ...]:
         CheckpointError: there is nothing or it cannot be read, the folder is no sharded checkpoint, or a shard is missing.
     """
     with readable(path):
-        if not path.is_dir():
-            if not path.is_file():
+        if not is_folder(path):
+            if not is_file(path):
                 raise CheckpointError(f"there is no checkpoint {path}")
             return (path,)
     shards = shards_of(path)
@@ -34,7 +34,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
         inside = some(entries(path))
         raise CheckpointError(f"folder {path} is no sharded checkpoint: there is no {INDEX} in it; it holds {inside}")
     with readable(path):
-        missing = [shard.name for shard in shards if not shard.is_file()]
+        missing = [shard.name for shard in shards if not is_file(shard)]
     if missing:
         raise CheckpointError(f"checkpoint {path} lacks the shards {some(missing)}; fetch them into that folder")
     return shards

@@ -1,0 +1,48 @@
+"""The versions that pyproject.toml allows are the versions that are tested."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+NOT_OURS = {"click"}
+"""Pinned for `make lowest` only: a dependency of a dependency."""
+NOT_TESTED = {"mkdocs", "mkdocs-material", "mkdocstrings", "mlxtend", "mypy", "ruff"}
+"""For the documentation, the recipes, formats and types; no test imports them."""
+
+
+def declared() -> dict[str, str]:
+    """{dependency: its lowest version} of all extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    found = (re.match(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", one) for requirements in lists for one in requirements)
+    return {match[1]: match[2] for match in found if match}
+
+
+def pinned(name: str) -> dict[str, str]:
+    """{dependency: version} of a constraints file."""
+    lines = (ROOT / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_make_lowest_installs_what_is_declared() -> None:
+    """Every dependency that a test imports, in its lowest version."""
+    wanted = {name: version for name, version in declared().items() if name not in NOT_TESTED}
+    assert wanted == {
+        name: version for name, version in pinned("constraints-lowest.txt").items() if name not in NOT_OURS
+    }
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-lowest.txt"])
+def test_torch_is_pinned(name: str) -> None:
+    """The Makefile reads its version there: without a pin pip would fetch gigabytes of another build."""
+    assert re.fullmatch(r"\d+\.\d+(\.\d+)?", pinned(name)["torch"])
