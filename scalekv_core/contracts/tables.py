@@ -36,11 +36,6 @@ class Tables:
             made = self._made[key] = make(*args, device=device)
         return made
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors that are remembered."""
-        return sum(made.nbytes for made in self._made.values())
-
     def clear(self) -> None:
         """Forgets all tensors."""
         self._made.clear()

@@ -23,7 +23,7 @@ from scalekv_core.contracts.strategies import BudgetAllocator, TokenSelector
 from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import InputError, SessionError
 from scalekv_core.plugins.registry import Registry, shared_registry
-from scalekv_core.session.session import Session, _unwrap, attached
+from scalekv_core.session.session import Session, attached, unwrapped
 from scalekv_core.shapes.geometry import CacheGeometry
 
 
@@ -147,7 +147,7 @@ def calibrate(
         raise InputError(
             f"calibration measures at least 1 query and fractions in (0, 1]; got {queries} and {fractions}"
         )
-    module, name, _ = _unwrap(model)
+    module, name, _ = unwrapped(model)
     adapter_name, adapter = (registry or shared_registry()).adapter_for(module)
     calibration = Calibration(
         name or adapter_name,

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from attrs import evolve
-from torch import Tensor, nn
+from torch import nn
 
 from scalekv_core.cache.clock import Clock
-from scalekv_core.cache.kv_cache import KVCache, Observer
+from scalekv_core.cache.kv_cache import Observer
 from scalekv_core.cache.prefetch import reads_ahead
 from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.contracts.tables import Tables
 from scalekv_core.errors import InputError, SessionError
-from scalekv_core.memory.free import check_free_memory, free_memory
-from scalekv_core.memory.meter import PeakMeter
 from scalekv_core.planning.budget import Budget
-from scalekv_core.planning.footprint import layer_bytes
 from scalekv_core.planning.planner import Planned, classify
 from scalekv_core.planning.plans import Plans
 from scalekv_core.planning.profiles import GivenProfiles, Profiles
 from scalekv_core.plugins.registry import Registry, shared_registry
 from scalekv_core.session.attributes import Attributes
+from scalekv_core.session.image_cache import ImageCache
 from scalekv_core.session.report import ImageReport, Report
-from scalekv_core.session.tracing import untraced
-from scalekv_core.shapes.geometry import CacheGeometry, format_bytes, plural
+from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
 
 _CPU = torch.device("cpu")
@@ -59,12 +57,13 @@ class Session:
         self._plans = _plans_of(policy, budget, profile, name, self.geometry)
         self.policy = self._plans.policy
         self._tables = Tables()
-        self._cache_options: dict[str, Any] = {
+        self.cache_options: dict[str, Any] = {
             "check": check, "clock": clock, "observer": observer, "tables": self._tables,
         }  # fmt: skip
-        self._measure_peak = measure_peak
+        self.measure_peak = measure_peak
         self._images: list[ImageReport] = []
-        self._open: _ImageCache | None = None
+        self.lock = threading.RLock()
+        self._open: ImageCache | None = None
         self._closed = False
         if isinstance(policy, Policy):
             self._refuse_early(schedule_varies=adapter.schedule_varies)
@@ -87,7 +86,7 @@ class Session:
         planned = self._plans.of(geometry)
         return planned.read_ahead(True) if reads_ahead(self.policy.codec, device) else planned
 
-    def new_cache(self, schedule: ScaleSchedule | Sequence[tuple[int, int, int]]) -> _ImageCache:
+    def new_cache(self, schedule: ScaleSchedule | Sequence[tuple[int, int, int]]) -> ImageCache:
         """The cache of one image (or batch); a cache that was left open by an image that failed is closed."""
         if self._closed:
             raise SessionError(
@@ -96,9 +95,10 @@ class Session:
             )
         if not isinstance(schedule, ScaleSchedule):
             schedule = ScaleSchedule(schedule)
-        self.discard()
-        self._open = _ImageCache(self, schedule)
-        return self._open
+        with self.lock:
+            self.discard()
+            self._open = ImageCache(self, schedule)
+            return self._open
 
     def report(self) -> Report:
         """What was held, image by image.
@@ -117,6 +117,12 @@ class Session:
         if self._open is not None:
             self._open.discard()
             self._open = None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuses copies: a model that is copied with its session would stay compressed for ever."""
+        raise SessionError(
+            f"a model cannot be copied or saved while policy {self.policy.name!r} is attached to it; do it outside of the block"
+        )
 
     def close(self) -> None:
         """Ends the session: the figures stay, the memory is given back."""
@@ -137,82 +143,9 @@ class Session:
                     f"policy {self.policy.name!r} should have dropped tokens under {image.planned.budget} and dropped none"
                 )
 
-    def _finish(self, image: ImageReport) -> None:
+    def finish(self, image: ImageReport) -> None:
         self._images.append(image)
         self._open = None
-
-
-class _ImageCache:
-    """The cache that a model's attention talks to; made for real when the first tensors tell rows, dtype and device."""
-
-    def __init__(self, session: Session, schedule: ScaleSchedule) -> None:
-        self._session = session
-        self._schedule = schedule
-        self._cache: KVCache | None = None
-        self._planned: Planned | None = None
-        self._peak: PeakMeter | None = None
-        self._over = False
-        self.attend = untraced(self.attend)  # type: ignore[method-assign]
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
-        if self._over:
-            raise SessionError(
-                f"this image under policy {self._session.policy.name!r} is over: it was closed, another image was begun, "
-                "or the block was left"
-            )
-        if self._cache is None:
-            self._start(k)
-        assert self._cache is not None
-        if self._peak is None:
-            return self._cache.attend(layer, q, k, v, softmax_scale=softmax_scale)
-        with self._peak:
-            return self._cache.attend(layer, q, k, v, softmax_scale=softmax_scale)
-
-    def close(self) -> None:
-        """Ends the image: the report keeps the figures, the memory is given back."""
-        if self._cache is not None and self._planned is not None and self._cache.complete:
-            self._session._finish(
-                ImageReport(
-                    planned=self._planned,
-                    resident=tuple(self._cache.resident),
-                    peak=None if self._peak is None else self._peak.peak,
-                    dropped=self._cache.dropped,
-                )
-            )
-        self.discard()
-
-    def discard(self) -> None:
-        self._over = True
-        if self._cache is not None:
-            self._cache.close()
-            self._cache = None
-
-    def _start(self, k: Tensor) -> None:
-        session = self._session
-        geometry = session.geometry
-        if k.shape[1:2] + k.shape[3:] != (geometry.heads, geometry.head_dim):
-            raise SessionError(
-                f"the adapter said {geometry.heads} heads of width {geometry.head_dim}; "
-                f"attention came with keys of (rows, heads, tokens, width) = {tuple(k.shape)}"
-            )
-        self._planned = session.planned(self._schedule, rows=k.shape[0], dtype=k.dtype, device=k.device)
-        _check_fits(self._planned, k.device)
-        self._cache = KVCache(self._planned.plan, session.policy, **session._cache_options)
-        if session._measure_peak:
-            self._peak = PeakMeter(k.device)
-
-
-def _check_fits(planned: Planned, device: torch.device) -> None:
-    """Raises InputError if the cache is larger than the free memory, before the first map is kept."""
-    resident = layer_bytes(planned.plan, planned.policy, planned.geometry, on_device=device.type != "cpu")
-    cache, scratch = int(resident.sum(axis=1).max()), planned.footprint.scratch
-    check_free_memory(
-        cache + scratch,
-        free_memory(device),
-        what=f"the cache of policy {planned.policy.name!r} at {planned.budget} on {device}",
-        parts=f"{format_bytes(cache)} and {format_bytes(scratch)} of scratch for {plural(planned.geometry.rows, 'row')}",
-        suggestion=lambda: "generate fewer images at once, or give a smaller budget (see scalekv plan)",
-    )
 
 
 def _plans_of(
@@ -268,7 +201,7 @@ def compress(
         InputError: at the first map of an image, its cache is larger than what is free.
         UnknownName, InputError, BudgetError, ProfileError: what was asked cannot be done.
     """
-    module, name, own_profile = _unwrap(model)
+    module, name, own_profile = unwrapped(model)
     registry = registry or shared_registry()
     if not isinstance(policy, Planned):
         policy = registry.policy(policy, **changes)
@@ -319,9 +252,25 @@ def attached(module: nn.Module, adapter: ModelAdapter, session: Session, owner: 
             session.close()
 
 
-def _unwrap(model: Any) -> tuple[nn.Module, str | None, AttentionProfile | None]:
-    if isinstance(model, nn.Module):
-        return model, None, None
-    if isinstance(getattr(model, "module", None), nn.Module):
-        return model.module, model.name, model.profile
-    raise SessionError(f"compress wants a torch module or an image model; got {type(model).__name__}")
+def unwrapped(model: Any) -> tuple[nn.Module, str | None, AttentionProfile | None]:
+    """(module, name, profile) of what a user gave: a torch module, or an image model, which has all three.
+
+    Raises:
+        SessionError: it is neither, or a wrapper around the module whose attention is meant.
+    """
+    module, name, profile = model, None, None
+    if not isinstance(model, nn.Module):
+        module, name, profile = (getattr(model, attribute, None) for attribute in ("module", "name", "profile"))
+    if not isinstance(module, nn.Module):
+        raise SessionError(f"compress wants a torch module or an image model; got {type(model).__name__}")
+    for wrapper, inner in _WRAPPERS.items():
+        if type(module).__name__ == wrapper and isinstance(getattr(module, inner, None), nn.Module):
+            raise SessionError(
+                f"this {wrapper} wraps a {type(getattr(module, inner)).__name__}; give compress the inner module, "
+                f"which is its attribute {inner!r}"
+            )
+    return module, name, profile
+
+
+_WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+"""{class: attribute with the inner module}; the first is what torch.compile returns."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import io
+import pickle
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -30,6 +35,7 @@ from scalekv_core import (
     plan_policy,
 )
 from scalekv_core.cache.clock import STAGES, Clock
+from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.memory.meter import StorageTracker
 from scalekv_core.testing import toy
 from scalekv_core.testing.toy import ToyImageModel, ToyModel
@@ -418,9 +424,9 @@ def test_memory_is_free_after_an_image(model: ToyImageModel, module: ToyModel) -
     with StorageTracker() as tracker:
         with compress(model, "toy-latest", registry=TOY) as session:
             draw(model, 1, 2)
-            assert session._tables.nbytes == tracker.live < 1000
+            assert tracker.live < 1000, "tables of positions are all that a session keeps between images"
             begin(module, 3)
-            assert tracker.live > session._tables.nbytes
+            assert tracker.live > 1000
         assert 0 == tracker.live
     assert session.report().images
 
@@ -435,6 +441,80 @@ def test_a_session_keeps_no_model_alive() -> None:
     gc.collect()
     assert gone() is None
     assert session.report().images
+
+
+# -- copies and threads ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps, lambda module: torch.save(module, io.BytesIO())])
+def test_a_model_that_is_attached_is_not_copied(module: ToyModel, copied: Callable[[nn.Module], object]) -> None:
+    """An adapter may let copies come out unattached; one that does nothing about it gets a refusal in one line."""
+    module.new_cache = new_concat_cache  # which can be pickled
+    with compress(module, "toy-latest", registry=TOY), torch.no_grad():
+        with pytest.raises(SessionError, match="cannot be copied or saved while policy 'toy-latest' is attached to it"):
+            copied(module)
+        module.draw(torch.tensor([1]))
+    copied(module)
+
+
+def new_concat_cache(schedule: ScaleSchedule) -> ConcatCache:
+    return ConcatCache()
+
+
+def test_a_session_that_is_over_makes_no_cache(module: ToyModel) -> None:
+    """A shallow copy that was made inside of the block cannot generate after it."""
+    with compress(module, "toy-latest", registry=TOY), torch.no_grad():
+        module.draw(torch.tensor([1]))
+        shallow = copy.copy(module)
+        shallow.draw(torch.tensor([1]))
+    with pytest.raises(
+        SessionError, match="the block in which this model had policy 'toy-latest' is over; this is a copy"
+    ):
+        shallow.draw(torch.tensor([1]))
+    module.draw(torch.tensor([1]))
+
+
+def test_images_may_be_generated_in_any_thread_one_after_the_other(model: ToyImageModel) -> None:
+    """The same image in each."""
+    with compress(model, "toy-latest", "2 tokens", registry=TOY):
+        expected = draw(model, 1)
+        for _ in range(3):
+            with ThreadPoolExecutor(1) as pool:
+                assert same(expected, pool.submit(draw, model, 1).result())
+
+
+def test_two_threads_at_once_are_one_clear_error(module: ToyModel) -> None:
+    """The image that was begun last goes on; the other one ends in one line, and no token of it reaches that cache."""
+    q = torch.randn(1, 4, 1, 8)
+    with (
+        compress(module, "toy-latest", registry=TOY),
+        torch.no_grad(),
+        ThreadPoolExecutor(1, thread_name_prefix="second") as second,
+    ):
+        mine = module.new_cache(module.schedule)
+        mine.attend(0, q, q, q, softmax_scale=1.0)
+        theirs = second.submit(module.new_cache, module.schedule).result()
+        with pytest.raises(SessionError, match=r"is over: .* another image was begun \(perhaps in another thread\)"):
+            mine.attend(1, q, q, q, softmax_scale=1.0)
+        with pytest.raises(
+            SessionError, match=r"was begun in thread 'second_0' and goes on in 'MainThread'; generate with"
+        ):
+            theirs.attend(0, q, q, q, softmax_scale=1.0)
+        second.submit(theirs.attend, 0, q, q, q, softmax_scale=1.0).result()
+        module.draw(torch.tensor([1]))
+
+
+def test_a_model_is_attached_in_one_thread(model: ToyImageModel) -> None:
+    """A second block on the same model is refused, whichever thread asks."""
+
+    def attach() -> None:
+        with compress(model, "toy-latest", registry=TOY):
+            raise AssertionError("the block was entered")
+
+    with compress(model, "toy-latest", registry=TOY), ThreadPoolExecutor(1) as pool:
+        with pytest.raises(SessionError, match="is already attached to 'toy-latest'"):
+            pool.submit(attach).result()
+        draw(model)
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------
@@ -474,6 +554,19 @@ def test_what_is_no_model_is_refused(thing: object) -> None:
         compress(thing, registry=TOY),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (partial(torch.compile, backend="eager"), "^this OptimizedModule wraps a ToyModel; give compress the inner module, .* attribute '_orig_mod'$"),
+        (nn.DataParallel, "^this DataParallel wraps a ToyModel; give compress the inner module, .* attribute 'module'$"),
+    ],
+)  # fmt: skip
+def test_a_wrapper_says_which_module_is_meant(module: ToyModel, wrap: Callable[..., nn.Module], message: str) -> None:
+    """And with that module it works."""
+    with pytest.raises(SessionError, match=message), compress(wrap(module), "toy-latest", registry=TOY):
+        raise AssertionError("the block was entered")
 
 
 def test_an_unknown_model_is_refused() -> None:
@@ -727,11 +820,11 @@ def test_a_cache_larger_than_what_is_free_is_refused_at_the_first_map(
     with compress(model, "toy-latest", registry=TOY) as session:
         weighs = session.planned(session.geometry.schedule, rows=1).footprint
         free = weighs.most_planned + weighs.scratch - short
-        monkeypatch.setattr("scalekv_core.session.session.free_memory", lambda device: free)
+        monkeypatch.setattr("scalekv_core.session.image_cache.free_memory", lambda device: free)
         if short:
             with pytest.raises(
                 InputError, match=r"'toy-latest' at 50% of history on cpu needs .* for 1 row\), and .* are free"
             ):
                 draw(model)
-        monkeypatch.setattr("scalekv_core.session.session.free_memory", lambda device: None if short else free)
+        monkeypatch.setattr("scalekv_core.session.image_cache.free_memory", lambda device: None if short else free)
         draw(model)
