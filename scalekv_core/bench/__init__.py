@@ -1,7 +1,7 @@
 """What a policy costs in time and in memory beside the unmodified cache, at the sizes of real models, without weights.
 
 Either attention alone: random queries, keys and values go through the unmodified model's way of caching and through
-``KVCache.attend``. Or a whole transformer with random weights, which draws by its own loop. All contenders take turns in one
+``KVCache.attend``. Or a whole transformer with random weights, which generates by its own loop. All contenders take turns in one
 run, several times. What is measured, and what is left out, is said beside every figure.
 """
 

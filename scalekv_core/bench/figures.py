@@ -1,4 +1,4 @@
-"""What came out of a measurement, as values; and what was hoped for."""
+"""The figures of a measurement, as values, and targets for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scalekv_core.bench.settings import BenchSettings
 SELECTION_GOAL = 0.01
 PEAK_GOAL = 1.05
 WHOLE_GOAL, CUT_GOAL, RELEASED_GOAL = 1 / 1.25, 0.02, 1 / 1.2
-"""Of a whole transformer: the time to the unmodified one's, the share of all that a cut takes, the time to the released
+"""Of a whole transformer: the time to the unmodified one's, the share of all that eviction takes, the time to the released
 code's."""
 
 
@@ -132,7 +132,7 @@ class BenchResult:
     load: tuple[float, ...] = ()
 
     def goals(self) -> list[Goal]:
-        """What was hoped for, of those contenders for which there is something to hope and something was measured."""
+        """The targets of the contenders that have one and were measured."""
         goals = [goal for figures in self.figures for goal in _goals(figures)]
         if self.settings.whole is not None:
             goals += [goal for figures in self.figures for goal in self._whole_goals(figures)]

@@ -46,7 +46,7 @@ def make_inputs(settings: BenchSettings) -> list[Map]:
 
     One random (B, n, 3, H, D) block stands for the output of the qkv projection, so that q, k and v are no contiguous
     (B, H, n, D): q and k are normalised, which leaves their tokens in the projection's order; v is a view of the block.
-    q carries the head's scale, hence the softmax scale is 1. Pass it on: whoever reads these attends with 1.
+    q carries the head's scale, hence the softmax scale is 1. Pass it on: attention over these uses 1.
     """
     generator = torch.Generator(settings.device).manual_seed(settings.seed)
     factors = _head_factors(settings)

@@ -1,8 +1,8 @@
-"""The most that is held at one moment while an image is drawn, without the tensors that are the model's own.
+"""The peak of what is held during an image, without the tensors of the model itself.
 
 Counted: everything that a cache makes while it attends and that lives at that moment: what is held, scratch, the copies
-of a cut, scores and their intermediates. Not counted: the queries, keys and values that come in, and the attention that
-goes out; what a kernel takes and gives back inside of itself.
+of eviction, scores and their intermediates. Not counted: the queries, keys and values that come in, and the attention that
+goes out; the workspace inside a kernel.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class MemoryFigures:
         scratch: of the buffers that all layers share.
         peak: the most at one moment.
         peak_scale, peak_layer: when that is.
-        process: the most memory that the whole process had on the device while the layers that were run drew, weights
-            and activations too; None where nobody can be asked.
+        process: the most memory that the whole process had on the device while these layers ran, weights and
+            activations included; None where the system does not tell.
     """
 
     planned: int | None
@@ -46,7 +46,7 @@ class MemoryFigures:
 
     @property
     def over_plan(self) -> float | None:
-        """Peak over planned and scratch; 1 would be a cut without any copy."""
+        """Peak over planned and scratch; 1 would be eviction without any copy."""
         return None if self.planned is None else self.peak / max(1, self.planned + self.scratch)
 
 
@@ -84,7 +84,7 @@ class Ledger(StorageTracker):
 
 @frozen(eq=False, kw_only=True)
 class Weighed:
-    """What was found while the layers that were run drew one image.
+    """What was measured while the layers ran for one image.
 
     Attributes:
         held: [K, P] bytes that each of them holds after each scale.

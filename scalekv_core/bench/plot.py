@@ -32,7 +32,7 @@ class Axis:
     Attributes:
         setting: in which records differ.
         label: of the axis.
-        drawn: what takes the seconds.
+        drawn: what is timed.
         of: the number in a record.
     """
 

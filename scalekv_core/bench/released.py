@@ -1,7 +1,7 @@
-"""What the cut of the released ScaleKV code costs: a stand-in, written from a description of that code.
+"""What eviction in the released ScaleKV code costs: a stand-in, written from a description of that code.
 
 github.com/StargazerX0/ScaleKV at eb0615a, for arXiv 2505.19602. Its work is repeated step by step, on the same queries,
-keys and values as everybody's; which tokens it picks plays no part, and nothing is promised about them. It projects q, k
+keys and values as the others; which tokens it picks does not matter, and is not checked. It projects q, k
 and v of every map and layer a second time for its scores (a fifth more matrix products in a block): that is repeated where
 a whole transformer is measured, and left out where attention alone is.
 """
@@ -44,7 +44,7 @@ class ReleasedCode(Contender):
 
 
 class ReleasedCache(ConcatCache):
-    """Concatenates as the unmodified model does, and then cuts; also after the last scale, where nobody reads it.
+    """Concatenates as the unmodified model does, and then evicts; also after the last scale, to which no later scale attends.
 
     Args:
         plan: how much a layer keeps after each scale (of its heads, the largest); after the last as after the one before.

@@ -58,13 +58,13 @@ class Bench:
 
     @property
     def images(self) -> int:
-        """How many images a whole run draws."""
+        """How many images a whole run generates."""
         return len(self._tallies) * (1 + self.settings.repeats + self.settings.clocked)
 
     def run(self, progress: Callable[[str], None] | None = None) -> BenchResult:
         """Measures everything: memory first, which also warms up; then time; then the shares of the stages.
 
-        In every round each contender draws one image, and the first of a round is the last of the next.
+        In every round each contender generates one image, and the first of a round is the last of the next.
 
         Args:
             progress: is told what comes next, once for every image.
@@ -136,7 +136,7 @@ def _threads(number: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_collector() -> Iterator[None]:
-    """Python's garbage collector would stop whoever is being timed; nothing here needs it."""
+    """Python's garbage collector would interrupt what is timed; nothing here needs it."""
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -37,7 +37,7 @@ class BenchSettings:
             attention.
         every_layer: run all layers, instead of one of each kind that stands for the others.
         clock: the one on the wall, or the processor's time, where others use the machine too; the latter on a CPU only.
-        whole: the batch that a whole transformer draws, where not attention alone is measured; ``head_scales`` are the
+        whole: the batch of a whole transformer; None if attention alone is measured; ``head_scales`` are the
             model's own then.
     """
 

@@ -27,13 +27,13 @@ WHOLE = -1
 
 
 class Subject(ABC):
-    """What an image is drawn with: attention alone, or a whole transformer."""
+    """What is timed: attention alone, or a whole transformer."""
 
     scales: int
 
     @abstractmethod
     def prepare(self, contender: Contender) -> None:
-        """Makes whatever the contender is going to draw with, where that is not there yet."""
+        """Makes what the contender needs, if it is not there yet."""
 
     @abstractmethod
     def draw(self, contender: Contender, cache: BenchCache, around: Around) -> None:
@@ -101,7 +101,7 @@ class Stopwatch:
         start = self._now()
         out = call()
         self._seconds[scale, place] = self._now() - start
-        return out  # whoever asked owns it: giving it back is not timed
+        return out  # the caller owns it: freeing it is not timed
 
     def seconds(self, scales: int, places: int) -> NDArray[np.float64]:
         """[K, P] of the layers."""
@@ -117,7 +117,7 @@ class Stopwatch:
 
 
 class CudaStopwatch(Stopwatch):
-    """Seconds of calls by the device's own events, so that nobody waits between calls."""
+    """Seconds of calls by the device's own events, so that the host does not wait between calls."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A whole transformer with random weights, drawing by its own loop: what the rest of the model is beside its attention."""
+"""A whole transformer with random weights, run by its own loop: what the model costs beside its attention."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WholeTransformer(Subject):
     """Models with as many layers as a contender runs, made when they are needed, all of one batch.
 
     Args:
-        batch: which model draws what.
+        batch: the model and what it generates.
         device: where.
         seed: of the random weights.
     """
@@ -105,7 +105,7 @@ def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def _projected_twice(module: nn.Module, weight: Tensor) -> Iterator[None]:
-    """Whatever the module is given is projected once more, to nobody's use."""
+    """Projects the module's input once more; the result is not used."""
 
     def project(_: nn.Module, args: tuple[Any, ...]) -> None:
         F.linear(args[0].to(weight.dtype), weight)

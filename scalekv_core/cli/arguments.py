@@ -19,7 +19,7 @@ def option(panel: str, *names: str, **how: Any) -> Any:
 
 
 def former(names: str, *, now: str) -> Any:
-    """A hidden option under a former name, for one version; whoever uses it is told the name it has now."""
+    """A hidden option under a former name, for one version; its use prints the new name."""
 
     def tell(value: Any) -> Any:
         if value is not None:

@@ -176,8 +176,8 @@ def bench(
 ) -> None:
     """Measure what policies cost beside the unmodified cache: seconds, shares and bytes.
 
-    All contenders draw in turn, in one run, with random numbers: no weights are needed. Ctrl-C shows what was measured so
-    far. With --whole the time is that of drawing, without reading the prompt and without decoding the image.
+    All contenders run in turn, in one run, with random numbers: no weights are needed. Ctrl-C shows what was measured so
+    far. With --whole the time is that of generation, without reading the prompt and without decoding the image.
     """
     import torch
 
@@ -227,7 +227,7 @@ def bench(
 
 
 def batch_of(model: str | None, dtype: Any, images: int | None, aspect: str | None, size: str | None) -> Batch | None:
-    """What the model draws at once; None if none is named.
+    """What the model generates at once; None if none is named.
 
     Raises:
         InputError: it generates no such images, or no model is named that could.

@@ -90,7 +90,7 @@ def print_scales(timed: Sequence[ContenderFigures]) -> None:
 
 def print_stages(clocked: Sequence[ContenderFigures]) -> None:
     """Share of each stage in the time of the calls."""
-    console.heading("share of the time, median: reading the history, attention, and the cut")
+    console.heading("share of the time, median: reading the history, attention, and eviction")
     made = _named_table(*STAGES, "rest")
     for one in clocked:
         shares = [one.share(stage) for stage in STAGES]
@@ -108,8 +108,8 @@ def print_memory(weighed: Sequence[ContenderFigures]) -> None:
         console.row(made, one.contender.name, *memory_cells(one.memory))
     console.show(made)
     console.say(
-        "peak: all that the cache makes and that lives at one moment, copies and scores of a cut too; not q, k and v that "
-        "come in, nor the attention that goes out. of plan: peak / (planned + scratch). process: the most that the whole "
+        "peak: maximum of what the cache holds at any moment, with the copies and scores of eviction; without its inputs q, k "
+        "and v and its output. of plan: peak / (planned + scratch). process: the most that the whole "
         "process had at one moment, weights and all."
     )
 
@@ -123,7 +123,7 @@ def memory_cells(memory: MemoryFigures) -> tuple[str, ...]:
 
 
 def print_goals(result: BenchResult) -> None:
-    """What was hoped for, and whether it was reached."""
+    """The targets, and whether they were reached."""
     goals = result.goals()
     if not goals:
         return

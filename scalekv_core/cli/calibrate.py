@@ -91,7 +91,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def measure(model: Any, job: Job, *, queries: int, batch: int) -> AttentionProfile:
-    """The profile of a model over all images of a job, drawn in batches."""
+    """The profile of a model over all images of a job, generated in batches."""
     from scalekv_core.cli.installed import the_registry
     from scalekv_core.cli.memory import explaining_out_of_memory
     from scalekv_core.session import calibration
@@ -132,7 +132,7 @@ def provenance(model: Any, job: Job) -> dict[str, str]:
 
 @contextlib.contextmanager
 def progress(images: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; what it yields is told how many images were drawn."""
+    """A bar on a terminal; what it yields is called with the number of images."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if not console.err.is_terminal:
@@ -140,7 +140,7 @@ def progress(images: int) -> Iterator[Callable[[int], None]]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console.err, transient=True) as bar:
-        task = bar.add_task("drawing and measuring", total=images)
+        task = bar.add_task("generating and measuring", total=images)
         yield lambda drawn: bar.advance(task, drawn)
 
 

@@ -1,4 +1,4 @@
-"""``scalekv check``: which checks a strategy passes, whoever wrote it and whatever it does."""
+"""``scalekv check``: which checks a strategy passes."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 2) -> None:
 
 
 def show(made: Table) -> None:
-    """Prints a table; where the terminal is narrower, each row as a block of its own, so that no cell is cut."""
+    """Prints a table; where the terminal is narrower, each row as a block of its own, so that no cell is truncated."""
     if _needed_width(made) <= out.width:
         out.print(made)
         return

@@ -68,13 +68,13 @@ class Job:
 
     @property
     def labels(self) -> list[str]:
-        """One per image: its prompt, and its seed where a prompt is drawn more than once."""
+        """One per image: its prompt, and its seed where a prompt has several images."""
         several = len(set(self.seeds)) > 1
         return [f"{p}, seed {s}" if several else p for p, s in zip(self.prompts, self.seeds, strict=True)]
 
 
 def model_for(prompts: Sequence[str] | None) -> str:
-    """The model that ships with weights and draws these prompts; without prompts the default one.
+    """The model that ships with weights and accepts these prompts; without prompts the default one.
 
     Raises:
         InputError: there is none, or not one for all of them.
@@ -86,7 +86,7 @@ def model_for(prompts: Sequence[str] | None) -> str:
     fitting = [name for name, card in shipped.items() if all(card.accepts(prompt) for prompt in prompts)]
     if not fitting:
         listed = ", ".join(f"{name} (like {card.example!r})" for name, card in shipped.items() if card.example)
-        which = "draws" if len(prompts) == 1 else "draws all of"
+        which = "accepts" if len(prompts) == 1 else "accepts all of"
         raise InputError(
             f"no model that ships with weights {which} {', '.join(map(repr, prompts))}; there is {listed}; "
             "for any other give --model"

@@ -18,7 +18,7 @@ __all__ = [
 
 
 def load_model(batch: Batch, *, weights: Path | None, device: str) -> ImageModel:
-    """The model of a batch, ready to draw images of its aspect ratio and size.
+    """The model of a batch, ready to generate images of its aspect ratio and size.
 
     Raises:
         InputError, CheckpointError: no such device; the weights cannot be used.

@@ -68,6 +68,6 @@ def _cache_of(job: Job, planned: Planned | None) -> str:
 
 
 def need_and_suggestions(job: Job, planned: Planned, device: torch.device) -> str:
-    """What the whole batch needs part by part, and what would fit; empty if nobody knows."""
+    """What the whole batch needs part by part, and what would fit; empty if that is unknown."""
     plan = plan_if_possible(job.batch, planned, memory=free.memory_for_process(device))
     return "" if plan is None else f"{need_in_words(plan)}; {Suggestions(plan, registry=the_registry()).sentence}"

@@ -45,5 +45,5 @@ def models() -> None:
 def where_from(card: ModelCard) -> str:
     """How its weights are come by, in a few words."""
     if not card.needs_weights:
-        return "ready to draw"
+        return "ready"
     return "by name from the hub (extra 'hub'), or --weights" if card.fetches else "needs --weights"

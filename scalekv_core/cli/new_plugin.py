@@ -67,7 +67,7 @@ class Words:
 def new_plugin(name: Name, into: Into = Path()) -> None:
     """Write the folder scalekv-NAME: a policy of your own with its entry point and its tests, ready to install.
 
-    It begins as a working policy that draws lots; your rule takes the place of one expression.
+    It starts as a working policy that keeps pseudo-random tokens; replace one expression by your rule.
     """
     words = words_of(name)
     folder = into / words.distribution

@@ -56,7 +56,7 @@ def print_need(plan: MemoryPlan) -> None:
 
 
 def lines(need: MemoryNeed) -> Iterator[tuple[str, int]]:
-    """(part, bytes), from what stays in memory longest to what leaves first."""
+    """(part, bytes), from what is in memory longest to what is freed first."""
     yield from need.weights.items()
     yield "text encoder" + " (dropped)" * (not need.keeps_text_encoder), need.text_encoder
     yield "cache", need.cache

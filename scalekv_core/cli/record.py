@@ -1,4 +1,4 @@
-"""``record.json``: everything that is needed to draw the same images again, and what came out."""
+"""``record.json``: everything that is needed to generate the same images again, and the results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def record(
     """The record of a run, as plain values.
 
     Args:
-        model, job, drawn: what drew what.
+        model, job, drawn: the model, its prompts and seeds, the images.
         arguments: of the command line.
         weights, device: where the model came from and ran.
         profile, profile_file: what was given in place of the model's own.

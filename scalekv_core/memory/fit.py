@@ -43,8 +43,8 @@ def check_batch_fits(
     memory: int | None,
     registry: Registry | None = None,
 ) -> None:
-    """The same for a cache that is planned already. There is no dry run where an upper bound fits, and no refusal where nobody
-    knows how much memory is free or what the model needs.
+    """The same for a cache that is planned already. There is no dry run where an upper bound fits, and no refusal if the free
+    memory or the need of the model is unknown.
 
     Raises:
         InputError: as :func:`check_fits`.
@@ -74,7 +74,7 @@ def check_baseline_fits(batch: Batch, *, memory: int | None) -> None:
 
 
 def plan_if_possible(batch: Batch, planned: Planned, *, memory: int | None) -> MemoryPlan | None:
-    """The memory of a batch whose text encoder leaves before the first scale; None if nobody knows how much memory is free, or
+    """The memory of a batch whose text encoder leaves before the first scale; None if the free memory is unknown, or
     the model or the policy does not run on tensors without values."""
     if memory is None or not batch.card.can_be_planned:
         return None

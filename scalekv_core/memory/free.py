@@ -26,7 +26,7 @@ def available_memory(device: torch.device) -> int | None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """The same with what torch's allocator has reserved there and nobody uses."""
+    """The same with what torch's allocator has reserved there and does not use."""
     available = available_memory(device)
     if available is None or device.type != "cuda":
         return available
@@ -51,7 +51,7 @@ def resident_memory() -> int:
 
 
 def check_free_memory(needed: int, free: int | None, *, what: str, parts: str, suggestion: Callable[[], str]) -> None:
-    """Refuses what needs more memory than is free; passes if nobody knows how much is free.
+    """Refuses what needs more memory than is free; passes if the free memory is unknown.
 
     Args:
         needed, free: bytes.

@@ -97,7 +97,7 @@ class ProcessPeak:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.bytes: int | None = None
-        """After the block; None where nobody can be asked."""
+        """After the block; None where the system does not tell."""
 
     def __enter__(self) -> ProcessPeak:
         if self._device.type == "cuda":

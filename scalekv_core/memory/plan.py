@@ -68,7 +68,7 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether there is enough memory; true if nobody knows how much there is."""
+        """Whether there is enough memory; true if the amount is unknown."""
         return self.memory is None or self.need.total <= self.memory
 
     def replanned(

@@ -1,4 +1,4 @@
-"""Calibration: draw a few images with the whole cache and measure where every layer and head looks."""
+"""Calibration: generate a few images with the unmodified cache and measure what every layer and head attends to."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Nobody(TokenSelector):
 
 @define(eq=False)
 class Calibration:
-    """Sums of attention, gathered while images are drawn inside of :func:`calibrate`.
+    """Sums of attention, gathered while images are generated inside :func:`calibrate`.
 
     Attributes:
         queries: how many queries of each map are measured (evenly spaced; all of a smaller map).
@@ -80,10 +80,10 @@ class Calibration:
         """The averages over all queries, rows and images so far.
 
         Raises:
-            SessionError: no image was drawn.
+            SessionError: no image was generated.
         """
         if not self.images or self._mass is None or self._share is None or self._weight is None:
-            raise SessionError("calibration has seen no image; draw one inside of the block")
+            raise SessionError("calibration has seen no image; generate one inside the block")
         weight = self._weight[:, :, None, None]
         return AttentionProfile(
             model=self.model,
@@ -130,7 +130,7 @@ def calibrate(
     provenance: Mapping[str, str] | None = None,
     registry: Registry | None = None,
 ) -> Iterator[Calibration]:
-    """A block in which images are drawn as always, and measured: ``profile()`` of what it yields is the result.
+    """A block in which images are generated as usual, and measured: ``profile()`` of what it yields is the result.
 
     Args:
         model: as for :func:`~scalekv_core.session.session.compress`.

@@ -16,10 +16,10 @@ class ImageReport:
     """The figures of one image (or batch).
 
     Attributes:
-        planned: the plan that it was drawn under.
+        planned: the plan of the image.
         resident: [K] bytes really held after each scale: every storage once, views by what they keep alive.
-        peak: most bytes at one moment, with scratch and the copies of the cut; None if it was not measured.
-        dropped: whether any token was given up.
+        peak: most bytes at one moment, with scratch and the copies of eviction; None if it was not measured.
+        dropped: whether any token was evicted.
     """
 
     planned: Planned

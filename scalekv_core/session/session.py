@@ -1,4 +1,4 @@
-"""A session: a model that draws with a compressed cache, from ``with compress(...)`` to the end of the block."""
+"""A session: a model that generates with a compressed cache, from ``with compress(...)`` to the end of the block."""
 
 from __future__ import annotations
 
@@ -107,9 +107,7 @@ class Session:
             SessionError: no image was finished.
         """
         if not self._images:
-            raise SessionError(
-                f"no image was drawn to its end under policy {self.policy.name!r}; there is nothing to report"
-            )
+            raise SessionError(f"no image was completed under policy {self.policy.name!r}; there is nothing to report")
         return Report(policy=self.policy, images=tuple(self._images))
 
     def discard(self) -> None:
@@ -134,7 +132,7 @@ class Session:
         """Raises SessionError if the policy never ran, or dropped nothing although its plan says it should."""
         if not self._images:
             raise SessionError(
-                f"policy {self.policy.name!r} was attached, but no image was drawn to its end inside the block; "
+                f"policy {self.policy.name!r} was attached, but no image was completed inside the block; "
                 "was another model instance called?"
             )
         for image in self._images:

@@ -12,7 +12,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def untraced(function: Function) -> Function:
-    """The same function, at which a graph is broken; the function itself as long as nobody compiles.
+    """The same function, at which a graph is broken; the function itself if nothing is compiled.
 
     Asking for it imports PyTorch's compiler, which takes seconds, so it is asked only where it is imported already.
     """

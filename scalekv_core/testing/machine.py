@@ -125,7 +125,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule()
     def reset(self) -> None:
-        """The image is broken off from outside, and the same cache draws the next one."""
+        """The image is interrupted, and the same cache generates the next one."""
         self.cache.close()
         self.forget()
 

@@ -83,7 +83,7 @@ def restored_settings(before: Mapping[str, Any]) -> Iterator[None]:
 def quietly(act: Callable[[], list[Tensor]]) -> list[Tensor]:
     """What the act gives; AssertionError if it prints, warns, or changes a setting.
 
-    It is done twice, since what torch imports or starts at a first call is nobody's doing.
+    It is done twice, since torch imports and starts things at a first call.
     """
     with _unheard():
         before = settings()

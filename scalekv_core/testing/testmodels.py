@@ -27,7 +27,7 @@ class TestModel:
 
     Attributes:
         load: makes a new one; the same one every time.
-        draw: (loaded, rows, seed) -> all tensors that come out of one batch.
+        draw: (loaded, rows, seed) -> all tensors that one batch gives.
         module: what the adapter attaches to; of an image model its ``module``.
     """
 

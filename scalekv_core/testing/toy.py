@@ -55,7 +55,7 @@ class ToyBlock(nn.Module):
 
 
 class ToyModel(nn.Module):
-    """A transformer that draws maps of random codes. ``new_cache`` is where a session puts its own caches."""
+    """A transformer that generates maps of random codes. ``new_cache`` is where a session puts its own caches."""
 
     def __init__(
         self, *, layers: int = 3, heads: int = 4, head_dim: int = 8, schedule: ScaleSchedule = SCHEDULE
@@ -153,7 +153,7 @@ class ToyImageModel(ImageModel):
     ) -> Generation:
         prompts, seeds = self.check_prompts(prompts), self.check_seeds(prompts, seeds)
         if not all(prompt in "0123456789" and len(prompt) == 1 for prompt in prompts):
-            raise InputError(f"model 'toy' draws the prompts 0 to 9; got {', '.join(prompts)}")
+            raise InputError(f"model 'toy' generates from the prompts 0 to 9; got {', '.join(prompts)}")
         if forced is not None and len(forced) != len(self.schedule):
             raise InputError(f"model 'toy' has {len(self.schedule)} scales; got forced tokens of {len(forced)}")
         labels = torch.tensor([int(prompt) for prompt in prompts])

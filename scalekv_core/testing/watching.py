@@ -28,7 +28,7 @@ class Stop(Exception):
 
 
 class CtrlC(KeyboardInterrupt):
-    """A person who gives up in the middle of an image."""
+    """An interruption in the middle of an image."""
 
 
 FAILURES = (Stop, CtrlC)

@@ -1,7 +1,7 @@
 """A thread in which foreign code is run, so that code that does not come back can be stopped or left behind.
 
 One thread does one thing after the other: Hypothesis sets itself up anew in every thread. Time is the thread's processor
-time, since a machine that is busy with other work accuses nobody; only code that waits (sleeps, or blocks) is judged by
+time, so that other work on the machine fails no strategy; only code that waits (sleeps, or blocks) is judged by
 the clock on the wall, and is given :data:`WAITING` times as long.
 """
 
@@ -24,7 +24,7 @@ WAITING = 6
 
 
 class Hangs(BaseException):
-    """Raised in the thread of what takes too long; no Exception, so that nobody takes it for a failing case."""
+    """Raised in the thread of what takes too long; no Exception, so that it is not taken for a failing case."""
 
 
 class Worker:
@@ -84,7 +84,7 @@ class Worker:
         self._thread.start()
 
     def _interrupt(self) -> Hangs:
-        """Stops Python code, asking again where nobody listened; what is stuck elsewhere is left behind."""
+        """Stops Python code, again and again until it ends; what is stuck elsewhere is left behind."""
         for _ in range(round(GRACE / POLL)):
             identity = ctypes.c_ulong(self._thread.ident or 0)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(Hangs))
@@ -99,12 +99,12 @@ def _work(
     acts: queue.SimpleQueue[Callable[[], None] | None], ends: queue.SimpleQueue[BaseException | None], threads: int
 ) -> None:
     torch.set_num_threads(threads)  # torch counts them per thread
-    with contextlib.suppress(Hangs):  # whenever it comes: nobody waits for this thread any more
+    with contextlib.suppress(Hangs):  # whenever it comes: this thread is no longer needed
         while (act := acts.get()) is not None:
             try:
                 act()
                 ends.put(None)
             except Hangs:
                 return
-            except BaseException as error:  # told to whoever waits
+            except BaseException as error:  # told to the waiting thread
                 ends.put(error)

@@ -79,7 +79,7 @@ def test_an_interrupt_writes_nothing_and_says_so(run, trouble) -> None:
         (["--model", "toy", "--out", "text/p"], "cannot write to the directory text: text is a file"),
         (["--model", "toy", "--prompt-file", "none"], "prompt file none cannot be read"),
         (["--model", "toy", "--prompt-file", "text"], "prompt file text holds no prompt"),
-        (["x", "--model", "toy"], "model 'toy' draws the prompts 0 to 9"),
+        (["x", "--model", "toy"], "model 'toy' generates from the prompts 0 to 9"),
         (["--model", "toy-weights"], "does not ship with weights"),
     ],
 )

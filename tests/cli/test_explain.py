@@ -105,7 +105,7 @@ class TestKeptTokens:
 
     def test_nothing_drawn_is_an_error(self) -> None:
         """There is nothing to show, and it says so."""
-        with pytest.raises(ValueError, match="nothing was drawn"):
+        with pytest.raises(ValueError, match="no image reached its last scale"):
             KeptTokens().counts(layer=0)
 
 

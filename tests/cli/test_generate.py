@@ -252,7 +252,7 @@ end = "first"
         (["--model", "toy-weights", "--weights", "none"], "checkpoint none cannot be used"),
         (["--model", "toy-weights", "--weights", "text.toml"], "checkpoint text.toml cannot be used"),
         (["--model", "toy-weights", "--weights", "half.safetensors"], "checkpoint half.safetensors cannot be used"),
-        (["12"], "model 'toy' draws the prompts 0 to 9"),
+        (["12"], "model 'toy' generates from the prompts 0 to 9"),
         (["--device", "cuda:7"], "device 'cuda:7' cannot be used"),
         (["--device", "gpu"], "device 'gpu' cannot be used"),
         (["--dtype", "float23"], "no dtype is called 'float23'; did you mean"),

@@ -277,7 +277,7 @@ class TestRestored:
         generator.close()
 
     def test_when_nothing_was_drawn(self, model: ToyImageModel) -> None:
-        with pytest.raises(SessionError, match="no image was drawn"), compress(model, "toy-latest", registry=TOY):
+        with pytest.raises(SessionError, match="no image was completed"), compress(model, "toy-latest", registry=TOY):
             pass
 
     def test_when_the_budget_is_refused(self, model: ToyImageModel) -> None:
@@ -379,7 +379,7 @@ def test_an_image_that_failed_does_not_show_in_the_next(model: ToyImageModel, mo
 def test_only_finished_images_count(model: ToyImageModel, module: ToyModel) -> None:
     """An early stop is no image: the session says that nothing was drawn to its end."""
     with (
-        pytest.raises(SessionError, match="no image was drawn to its end inside the block"),
+        pytest.raises(SessionError, match="no image was completed inside the block"),
         compress(model, "toy-latest", registry=TOY) as session,
     ):
         begin(module, 3)
@@ -583,7 +583,7 @@ def test_a_model_that_was_not_called_is_an_error(model: ToyImageModel) -> None:
     other = cast(ToyImageModel, toy.ToyCard().load())
     with (
         pytest.raises(
-            SessionError, match=r"was attached, but no image was drawn .* was another model instance called\?"
+            SessionError, match=r"was attached, but no image was completed .* was another model instance called\?"
         ),
         compress(model, "toy-latest", registry=TOY),
     ):

@@ -126,7 +126,7 @@ def check_closes_its_caches(make: Make, test_model: TestModel, case: GenerationC
 
 
 def check_closes_after_a_failure(make: Make, test_model: TestModel, case: GenerationCase) -> None:
-    """So is the cache of an image that failed or was given up by Ctrl-C, before another image is begun."""
+    """So is the cache of an image that failed or was interrupted by Ctrl-C, before another image begins."""
     adapter, loaded, module = start(make, test_model)
     for failure in FAILURES:
         watch = Watch(stop=middle(adapter, module, case), failure=failure)

@@ -137,7 +137,7 @@ def check_the_whole_budget_keeps_everything(make: Make, case: PlanCase) -> None:
 
 @only_if(lambda allocator: not allocator.only_for, "it is for the roles of one classifier")
 def check_roles_go_by_name(make: Make, case: PlanCase) -> None:
-    """Roles are what their names say: another order of the names, and one that nobody plays, change nothing."""
+    """Roles go by name: another order of the names, or a role that no layer has, changes nothing."""
     case = evolve(case, roles="drafter,refiner" if case.roles == "any" else case.roles)
     roles, last = case.layer_roles(), len(case.roles.split(",")) - 1
     expected = held(make(), case, roles=roles)
@@ -146,10 +146,10 @@ def check_roles_go_by_name(make: Make, case: PlanCase) -> None:
         f"the plan changes when the roles {', '.join(roles.names)} are listed in another order; ask roles.is_role(name)"
     )
     for more in (
-        LayerRoles((*roles.names, "nobody's"), roles.labels),
-        LayerRoles(("nobody's", *roles.names), (roles.labels + 1).astype(np.int8)),
+        LayerRoles((*roles.names, "unused"), roles.labels),
+        LayerRoles(("unused", *roles.names), (roles.labels + 1).astype(np.int8)),
     ):
-        assert all_same(expected, held(make(), case, roles=more)), "the plan changes with a role that nobody plays"
+        assert all_same(expected, held(make(), case, roles=more)), "the plan changes with a role that no layer has"
 
 
 def check_rows_do_not_matter(make: Make, case: PlanCase) -> None:

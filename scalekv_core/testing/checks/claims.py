@@ -78,7 +78,7 @@ def check_older_maps_are_ignored(make: Make, case: ViewCase) -> None:
 
 @claimed
 def check_larger_budgets_keep_more(make: Make, case: ViewCase) -> None:
-    """What stays of few tokens stays of more: the attention that is retained never falls as the budget grows."""
+    """A larger budget keeps every token that a smaller one keeps, so the retained attention never falls as the budget grows."""
     selector = make()
     view = seen_by(selector, view_of(selector, case))
     few = keep_of(selector, case, view)
@@ -93,7 +93,7 @@ def check_larger_budgets_keep_more(make: Make, case: ViewCase) -> None:
 
 
 def _held(kept: Tensor, case: ViewCase) -> Tensor:
-    """(B, H, N) whether each token stays."""
+    """(B, H, N) whether each token is kept."""
     if not isinstance(kept, Tensor) or kept.dim() != 3 or int(kept.max()) >= case.tokens:
         raise Blocked("fills_its_capacity", "its indices are of another form")
     held = torch.zeros(*kept.shape[:2], case.tokens, dtype=torch.bool, device=kept.device)

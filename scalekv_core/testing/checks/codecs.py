@@ -224,7 +224,7 @@ def check_dense_means_as_it_is(make: Make, case: CodecCase) -> None:
 
 
 def check_rows_are_apart(make: Make, case: CodecCase) -> None:
-    """A row alone decodes to what it does in company: an image does not depend on the images beside it."""
+    """Batched and unbatched rows decode to the same values: an image does not depend on the images beside it."""
     case = case.with_several(rows=2)
     codec, (x, y) = make(), case.maps()
     first = encoded(codec, case, x)

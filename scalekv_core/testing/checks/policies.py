@@ -242,7 +242,7 @@ def check_a_small_budget_drops(make: Make, case: ImageCase) -> None:
 
 
 def check_the_last_map_is_not_stored(make: Make, case: ImageCase) -> None:
-    """After the last scale nothing is held: nobody would read it."""
+    """After the last scale nothing is held: no later scale attends to it."""
     image = Image.of(make(), case)
     cache = image.cache()
     image.generate(cache)
@@ -323,7 +323,7 @@ def check_nothing_is_hoarded(make: Make, case: ImageCase) -> None:
 
 
 def check_an_interrupted_image_leaves_nothing(make: Make, case: ImageCase) -> None:
-    """A cache that is closed in the middle holds nothing, and draws the next image as a new one would."""
+    """A cache that is closed in the middle holds nothing, and generates the next image as a new one would."""
     image = Image.of(make(), case)
     cache = image.cache()
     image.generate(cache, scales=1 + case.seed % len(case.maps))

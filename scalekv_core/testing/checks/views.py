@@ -206,7 +206,7 @@ def keeps_nothing(questions: Questions, case: ViewCase) -> None:
 
 
 def _ask_once(questions: Questions, strategy: Any, case: ViewCase) -> dict[str, StorageWeakRef]:
-    """The storages of the view that was asked about, which nobody needs any more."""
+    """The storages of the view that was asked about, which are no longer needed."""
     view = questions.view(strategy, case)
     questions.answer(strategy, case, view)
     tensors = {name: getattr(view, name) for name in TENSORS} | dict(view.statistics)

@@ -64,7 +64,7 @@ def test_several_captions_at_once_in_another_shape(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ((PROMPT, "3"), "no model that ships with weights draws all of 'a red circle left of a blue square', '3'"),
+        ((PROMPT, "3"), "no model that ships with weights accepts all of 'a red circle left of a blue square', '3'"),
         (("a purple cow",), "unknown word 'purple'; the words are a, two, three, red"),
         (
             ("3", "--aspect", "3:4"),

@@ -292,7 +292,7 @@ def test_two_models_do_not_know_of_each_other(make):
 def test_another_instance_is_not_compressed(make):
     """Drawing with another instance than the attached one is no compression, and is said."""
     attached, other = make(), make()
-    message = "no image was drawn to its end inside the block; was another model"
+    message = "no image was completed inside the block; was another model"
     with pytest.raises(SessionError, match=message), compress(attached.model, "uniform", "20%"):
         other.draw()
 
