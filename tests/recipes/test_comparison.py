@@ -76,6 +76,7 @@ def test_a_row_that_is_there_is_not_drawn_again(model, tmp_path: Path, monkeypat
     assert ["rows.json"] == [file.name for file in path.parent.iterdir()]
 
 
+@pytest.mark.thorough
 def test_other_pictures_are_other_rows(model, tmp_path: Path) -> None:
     """Rows of more pictures, or drawn with other options, stand beside those that are there."""
     path, one = tmp_path / "rows.json", {"policies": ["uniform"], "budgets": ["20%"]}
@@ -133,6 +134,7 @@ def test_batches_are_alike() -> None:
         assert 1 == len({question.seed for question in part})
 
 
+@pytest.mark.thorough
 def test_digits_are_judged_by_their_prompts() -> None:
     """The judge is told what every picture should be, in the order in which they are drawn."""
     batches = digits(1, 5)

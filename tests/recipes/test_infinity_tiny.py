@@ -91,6 +91,7 @@ def test_every_weight_learns() -> None:
     assert [] == [name for name in still if not any(part in name for part in unused)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stage", ["vae", "infinity"])
 def test_training_resumes_as_if_it_had_not_stopped(stage: str, tmp_path: Path) -> None:
     """Four steps at once, and two steps, a stop and two more, give equal bits."""
@@ -128,6 +129,7 @@ def test_the_measurement_asks_the_same_every_time() -> None:
     assert all(parse(str(question.caption)) == question.caption for question in asked)
 
 
+@pytest.mark.thorough
 def test_pictures_show_their_captions(model) -> None:
     """With the full cache, of every task; 200 of 200 with 40 captions of each."""
     asked = questions(3)

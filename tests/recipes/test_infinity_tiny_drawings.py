@@ -56,6 +56,7 @@ def test_the_judge_reads_what_was_drawn(task: str, size: tuple[int, int]) -> Non
 
 
 @pytest.mark.thorough
+@pytest.mark.thorough
 def test_the_judge_is_right_on_nearly_all_drawings() -> None:
     """At least 99 % of 300 drawings, and no more than 1 % of drawings of another caption."""
     captions, images = drawings(300, (64, 64), source(2))

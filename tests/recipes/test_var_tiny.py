@@ -38,6 +38,7 @@ def small_var() -> VAR:
     return VAR(VARConfig(depth=2, width=32, heads=2, num_classes=10, **SMALL), vqvae)
 
 
+@pytest.mark.thorough
 def test_the_judge_reads_what_the_full_cache_draws() -> None:
     var = tiny.load()
     images, labels = draw_digits(var, 4, tiny.SAMPLING)
@@ -67,6 +68,7 @@ def test_a_prefix_is_learnt_as_within_the_whole(digits: Digits) -> None:
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stage", ["judge", "vqvae", "var"])
 def test_training_resumes_as_if_it_had_not_stopped(stage: str, digits: Digits, tmp_path: Path) -> None:
     make, train = {

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalekv_adapters.convnet import Decoder, Encoder
 from scalekv_adapters.decoding import decode_in_parts
 from scalekv_adapters.infinity.bits import Grid, add_bits, codes_of, grid_of, on_grid, to_tokens
-from scalekv_adapters.infinity.convnet import Decoder, Encoder
+from scalekv_adapters.infinity.convnet import parts
 from scalekv_core.errors import InputError, unknown_name
 from scalekv_core.models.weights import numbered, shape_of
 
@@ -122,7 +123,7 @@ class BSQVAE(nn.Module):
     def __init__(self, config: BSQVAEConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = (config.base_channels, config.multipliers, config.blocks, config.bits, config.fold)
+        sizes = (config.base_channels, config.multipliers, config.blocks, config.bits, parts(config.fold))
         self.encoder = Encoder(*sizes)
         self.decoder = Decoder(*sizes)
         self.quantizer = Quantizer(config.bits)
@@ -131,7 +132,7 @@ class BSQVAE(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return self.decoder.conv_in.conv.weight.dtype
+        return self.decoder.get_parameter("conv_in.conv.weight").dtype
 
     def grid(self, height: int, width: int) -> Grid:
         """The last grid of an image of these sides in pixels.
@@ -190,7 +191,9 @@ class BSQVAE(nn.Module):
 
     def empty_sum(self, batch: int, grid: Grid) -> Tensor:
         """The sum of the codes before the first scale: zeros (B, d, h, w) float32."""
-        return torch.zeros(batch, self.config.bits, *grid, device=self.decoder.conv_in.conv.weight.device)
+        return torch.zeros(
+            batch, self.config.bits, *grid, device=self.decoder.get_parameter("conv_in.conv.weight").device
+        )
 
     def sums(self, bits: Sequence[Tensor], grid: Grid) -> list[Tensor]:
         """The sum (B, d, h, w) of the codes after each of the given scales, on the last grid; the last is the latents."""

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalekv_adapters.convnet import Decoder, Encoder
 from scalekv_adapters.decoding import decode_in_parts
-from scalekv_adapters.var.convnet import Decoder, Encoder, conv3x3
+from scalekv_adapters.var.convnet import PARTS, conv
 from scalekv_core.errors import InputError
 
 SIDES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -85,7 +86,7 @@ class SharedConvs(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.qresi_ls = nn.ModuleList(conv3x3(width, width) for _ in range(SHARED_CONVS))
+        self.qresi_ls = nn.ModuleList(conv(width, width) for _ in range(SHARED_CONVS))
 
 
 class Codebook(nn.Module):
@@ -107,11 +108,11 @@ class VQVAE(nn.Module):
         super().__init__()
         self.config = config
         sizes = (config.base_channels, config.multipliers, config.blocks, config.code_width)
-        self.encoder = Encoder(*sizes)
-        self.decoder = Decoder(*sizes)
+        self.encoder = Encoder(*sizes, PARTS)
+        self.decoder = Decoder(*sizes, PARTS)
         self.quantize = Codebook(config)
-        self.quant_conv = conv3x3(config.code_width, config.code_width)
-        self.post_quant_conv = conv3x3(config.code_width, config.code_width)
+        self.quant_conv = conv(config.code_width, config.code_width)
+        self.post_quant_conv = conv(config.code_width, config.code_width)
 
     @property
     def sides(self) -> tuple[int, ...]:

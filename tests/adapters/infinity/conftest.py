@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
 import json
 from collections.abc import Callable
@@ -33,7 +35,7 @@ ASPECTS = {1.0: "1:1", 1.25: "4:5", 0.8: "5:4"}
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, Tensor]]:
     """Reads a golden file by its name without ending."""
-    return lambda name: load_file(GOLDEN / f"{name}.safetensors")
+    return functools.cache(lambda name: load_file(GOLDEN / f"{name}.safetensors"))
 
 
 @pytest.fixture(scope="session")
@@ -63,25 +65,27 @@ def infinity_config() -> Callable[[str], InfinityConfig]:
 def make_vae(golden) -> Callable[[str], BSQVAE]:
     """The VAE of one of the recorded models."""
 
-    def make(kind: str) -> BSQVAE:
+    @functools.cache
+    def loaded(kind: str) -> BSQVAE:
         state = {n.removeprefix("sd."): t for n, t in golden(f"{kind}_vae").items() if n.startswith("sd.")}
         vae = BSQVAE(BSQVAEConfig.of_state(state))
         vae.load_state_dict(state, strict=True)
         return vae.eval().requires_grad_(False)
 
-    return make
+    return lambda kind: copy.deepcopy(loaded(kind))
 
 
 @pytest.fixture(scope="session")
 def make_infinity(golden, make_vae, infinity_config) -> Callable[[str], Infinity]:
     """Builds one of the recorded models, strictly loaded, with its VAE."""
 
-    def make(kind: str) -> Infinity:
+    @functools.cache
+    def loaded(kind: str) -> Infinity:
         model = Infinity(infinity_config(kind), make_vae(kind), canvas=Canvas("1:1", "0.06M"))
         model.load_state_dict(golden(f"{kind}_weights"), strict=True)
         return model.eval().requires_grad_(False)
 
-    return make
+    return lambda kind: copy.deepcopy(loaded(kind))
 
 
 @pytest.fixture(scope="session")

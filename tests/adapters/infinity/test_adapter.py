@@ -117,6 +117,7 @@ def test_full_is_bit_identical(make, kind, guidance):
     assert [image.as_planned for image in session.report().images] == [True]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("everything", [True, False])
 def test_full_is_bit_identical_in_half_precision(ours, dtype, everything):

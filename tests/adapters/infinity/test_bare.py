@@ -85,6 +85,7 @@ def test_decoding_is_that_of_a_real_device() -> None:
     assert pytest.approx(decoding_bytes(bare(), 3), rel=0.1) == tracker.peak
 
 
+@pytest.mark.thorough
 def test_every_image_and_every_layer_takes_as_much_as_the_next() -> None:
     """So that two images and three layers tell of all."""
     one, two, five = (dry_run(bare(), images) for images in (1, 2, 5))
@@ -93,6 +94,7 @@ def test_every_image_and_every_layer_takes_as_much_as_the_next() -> None:
     assert dry_run(bare(layers=LAYERS), 1) == dry_run(bare(evolve(SMALL, depth=6)), 1)
 
 
+@pytest.mark.thorough
 def test_without_guidance_there_are_half_the_rows() -> None:
     """And half of what depends on them."""
     guided, plain = (dry_run(bare(), 1, guidance=guidance) for guidance in (True, False))
@@ -125,6 +127,7 @@ def test_the_8b_plan_of_eight_images_has_the_numbers_of_the_papers() -> None:
     assert 10_521 == full.batch.geometry.schedule.total
 
 
+@pytest.mark.thorough
 def test_other_canvases_are_planned_and_unknown_ones_refused() -> None:
     """A size that is a quarter takes a part of the tokens; the nearest aspect ratios are named."""
     small = plan_memory("infinity-2b", "uniform", size="0.25M", aspect="3:4")
@@ -148,6 +151,7 @@ def test_what_does_not_fit_is_made_to() -> None:
     assert plan.need.text_encoder == 2 * 1_223_527_424
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("aspect", "policy"), [("1:1", "uniform"), ("3:4", "scalekv"), ("1:1", "h2o"), ("1:1", "fold")]
 )

@@ -65,6 +65,7 @@ def test_an_image_does_not_depend_on_its_batch(infinity, text, guidance):
         assert_close(alone.images[0], batch.images[i], rtol=0, atol=2e-4)
 
 
+@pytest.mark.thorough
 def test_the_global_generator_plays_no_part(infinity, text):
     """Torch's own seed neither matters nor moves."""
     torch.manual_seed(0)
@@ -75,6 +76,7 @@ def test_the_global_generator_plays_no_part(infinity, text):
     assert torch.equal(first.images, infinity.generate(text, seeds=SEEDS).images)
 
 
+@pytest.mark.thorough
 def test_top_k_of_one_is_greedy(infinity, text):
     """With one value left for each bit, the seed does not matter."""
     greedy = infinity.generate(text, seeds=None)

@@ -244,6 +244,7 @@ def scalekv(monkeypatch, tmp_path, capsys):
 DRAW = ("--model", "infinity-small", "--random-weights", "--policy", "snapkv", "--budget", "30%")
 
 
+@pytest.mark.thorough
 def test_generate_draws_several_prompts_with_their_own_seeds(scalekv):
     """Side by side, under a policy, on a canvas, with what is needed to draw them again in the record."""
     code, out, _ = scalekv("generate", *PROMPTS, *DRAW, "--seed", "1", "--seed", "2", "--aspect", "3:4")
@@ -258,6 +259,7 @@ def test_generate_draws_several_prompts_with_their_own_seeds(scalekv):
     assert "--aspect 3:4" in record["command"]
 
 
+@pytest.mark.thorough
 def test_generate_pairs_prompts_with_seeds(scalekv):
     """Each prompt with its own seed, and no other."""
     code, _, _ = scalekv("generate", *PROMPTS, *DRAW, "--seed", "5", "--seed", "8", "--paired", "--no-baseline")

@@ -107,6 +107,7 @@ def test_an_empty_folder_says_what_belongs_there(tmp_path: Path) -> None:
         load_model("infinity-8b", weights=tmp_path)
 
 
+@pytest.mark.thorough
 def test_from_the_command_line(folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prompt, a policy and a budget in; pictures out. A prompt that is too long is one line."""
     monkeypatch.chdir(tmp_path)

@@ -40,6 +40,7 @@ def test_the_model_follows_from_the_prompt(run: Run, prompt: str, model: str) ->
     assert model == record()["model"]["name"]
 
 
+@pytest.mark.thorough
 def test_several_captions_at_once_in_another_shape(run: Run) -> None:
     """Each with its own seed, upright, with the profile that belongs to this shape."""
     code, _, err = run(

@@ -101,6 +101,7 @@ def test_the_mask_of_the_checkpoints_is_rebuilt():
     assert state["quantizer.lfq.mask"].tolist() == BSQVAE(BSQVAEConfig(bits=14)).quantizer.lfq.mask.tolist()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_keeps_the_signs(dtype):
     """In half precision features differ by rounding only, sums stay float32, and images come in the weights' dtype."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
 import json
 from collections.abc import Callable
@@ -30,7 +32,7 @@ def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, Tensor]]:
     """Reads a golden file by its name without ending."""
-    return lambda name: load_file(GOLDEN / f"{name}.safetensors")
+    return functools.cache(lambda name: load_file(GOLDEN / f"{name}.safetensors"))
 
 
 @pytest.fixture(scope="session")
@@ -83,12 +85,13 @@ def var_config() -> Callable[[str], VARConfig]:
 def make_var(make_vqvae, var_state, var_config) -> Callable[[str], VAR]:
     """Builds one of the four variants, strictly loaded, with its VQVAE."""
 
-    def make(variant: str) -> VAR:
+    @functools.cache
+    def loaded(variant: str) -> VAR:
         model = VAR(var_config(variant), make_vqvae())
         model.load_state_dict(var_state(variant), strict=True)
         return model.eval().requires_grad_(False)
 
-    return make
+    return lambda variant: copy.deepcopy(loaded(variant))
 
 
 @pytest.fixture(scope="session")
