@@ -135,7 +135,7 @@ def look(
     from scalekv_core.compare.explain import Explanation, KeptTokens
 
     kept = KeptTokens()
-    generation = watch(model, job, planned, profile=profile, observer=kept)
+    generation = watch(model, job, planned, observer=kept)
     image = generation.images[row % len(generation.images)]
     return Explanation(planned=planned, kept=kept, image=image, layers=layers, head=head, row=row)
 

@@ -70,10 +70,7 @@ def generate(
     writing.check_files(out, saving.names([one.policy for one in plans], baseline=baseline))
     loaded = loading.load_model(job.batch, weights=place.weights, device=place.device)
     unmodified = generating.generate_unmodified(loaded, job) if baseline else None
-    generated = [
-        generating.generate_compressed(loaded, job, one, profile=given, unmodified=unmodified, check=check)
-        for one in plans
-    ]
+    generated = [generating.generate_compressed(loaded, job, one, unmodified=unmodified, check=check) for one in plans]
     facts = record.record(
         loaded,
         job,

@@ -19,7 +19,6 @@ from scalekv_core.cli.memory import explaining_out_of_memory, need_and_suggestio
 from scalekv_core.compare import metrics as fidelity
 from scalekv_core.compare.metrics import Fidelity
 from scalekv_core.contracts.policy import Policy
-from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.models.image_model import Generation, ImageModel
 from scalekv_core.planning.planner import Planned
 from scalekv_core.session.report import ImageReport, Report
@@ -63,7 +62,6 @@ def generate_compressed(
     job: Job,
     planned: Planned,
     *,
-    profile: AttentionProfile | None = None,
     unmodified: Generation | None = None,
     check: bool = False,
 ) -> Generated:
@@ -75,11 +73,11 @@ def generate_compressed(
     """
     policy = planned.policy
     with console.busy(f"generating under {policy.name}"):
-        with _session(model, job, planned, profile, check=check, measure_peak=True) as session:
+        with _session(model, job, planned, check=check, measure_peak=True) as session:
             generation = _generate(model, job)
         if unmodified is None:
             return Generated(policy=policy, generation=generation, report=session.report(), fidelity=None)
-        with _session(model, job, planned, profile, check=check):
+        with _session(model, job, planned, check=check):
             forced = _generate(model, job, forced=unmodified.tokens, keep_logits=unmodified.logits is not None)
     return Generated(
         policy=policy,
@@ -94,13 +92,12 @@ def watch(
     job: Job,
     planned: Planned,
     *,
-    profile: AttentionProfile | None,
     observer: Observer,
 ) -> Generation:
     """What the model generates under a plan, while the observer is shown every view of the cache and what is kept."""
     with (
         console.busy(f"generating under {planned.policy.name}"),
-        _session(model, job, planned, profile, observer=observer),
+        _session(model, job, planned, observer=observer),
     ):
         return _generate(model, job)
 
@@ -112,13 +109,11 @@ def _generate(
 
 
 @contextlib.contextmanager
-def _session(
-    model: ImageModel, job: Job, planned: Planned, profile: AttentionProfile | None, **options: Any
-) -> Iterator[Session]:
+def _session(model: ImageModel, job: Job, planned: Planned, **options: Any) -> Iterator[Session]:
     suggestion = "generate fewer images at once, or give a smaller budget"
     details = partial(need_and_suggestions, job, planned, device_of(model))
     with (
-        compress(model, planned.policy, planned.budget, profile=profile, registry=the_registry(), **options) as session,
+        compress(model, planned, registry=the_registry(), **options) as session,
         explaining_out_of_memory(job, planned, suggestion=suggestion, details=details),
     ):
         yield session

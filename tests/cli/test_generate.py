@@ -29,6 +29,22 @@ def record(directory: str = "scalekv-out") -> dict:
 
 
 class TestOnePolicy:
+    @pytest.mark.parametrize("budget", ["50%", "10 KB"])
+    def test_a_policy_is_planned_once(self, run, monkeypatch, budget) -> None:
+        """One plan serves the memory check, and the session of every run."""
+        planned = []
+        allocate = toy.Even.allocate
+
+        def counting(allocator: object, geometry: object, *rest: object) -> object:
+            planned.append(geometry)
+            return allocate(allocator, geometry, *rest)
+
+        monkeypatch.setattr(toy.Even, "allocate", counting)
+        ran = run(*TOY, "--policy", "windowed", "--budget", budget)
+
+        assert 0 == ran.code, ran.err
+        assert 1 == len(planned)
+
     def test_writes_pictures_and_record(self, run, picture) -> None:
         """Full and compressed pixel by pixel, both side by side, and the record; nothing else."""
         ran = run(*TOY, "--policy", "windowed", "--out", "out")
