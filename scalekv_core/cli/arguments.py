@@ -123,6 +123,10 @@ Size = Annotated[
 Weights = Annotated[
     Path | None, option(RUN, "--weights", metavar="PATH", help="The model's weights, unless they are built in.")
 ]
+AllowNonfinite = Annotated[
+    bool,
+    option(RUN, "--allow-nonfinite", help="Accept weights and text features that hold NaN or infinity."),
+]
 RandomWeights = Annotated[
     bool,
     option(RUN, "--random-weights", help="Generate noise, to measure memory and time without weights."),
@@ -193,5 +197,6 @@ class Place:
     """Where the model comes from and runs."""
 
     weights: Weights = None
+    allow_nonfinite: AllowNonfinite = False
     device: Device = "cpu"
     dtype: Dtype = "float32"

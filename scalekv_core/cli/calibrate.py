@@ -63,7 +63,9 @@ def calibrate(
     name = model or jobs.model_for(given)
     request = jobs.Request(prompts=given, seeds=seed, images=images, shape=shape)
     job = jobs.job_of(name, request, sampling=jobs.sampling_of(name, sampling), dtype=loading.read_dtype(place.dtype))
-    loaded = loading.load_model(job.batch, weights=place.weights, device=place.device)
+    loaded = loading.load_model(
+        job.batch, weights=place.weights, device=place.device, allow_nonfinite=place.allow_nonfinite
+    )
     measured = measure(loaded, job, queries=queries, batch=batch)
     with writing.written_together(out.parent) as stage:
         measured.save(stage / out.name)

@@ -97,7 +97,9 @@ def explain(
     if generate:
         layers = list(layer or typical_layers(planned.roles))
         check_all(planned, layers=layers, head=head, row=row)
-        loaded = loading.load_model(job.batch, weights=place.weights, device=place.device)
+        loaded = loading.load_model(
+            job.batch, weights=place.weights, device=place.device, allow_nonfinite=place.allow_nonfinite
+        )
         explanation = look(loaded, job, planned, given, layers=layers, head=head, row=row)
     if text:
         explain_tables.print_plan(planned)

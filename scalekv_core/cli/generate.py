@@ -68,7 +68,9 @@ def generate(
     if baseline:
         fit.check_baseline_fits(job.batch, memory=memory)
     writing.check_files(out, saving.names([one.policy for one in plans], baseline=baseline))
-    loaded = loading.load_model(job.batch, weights=place.weights, device=place.device)
+    loaded = loading.load_model(
+        job.batch, weights=place.weights, device=place.device, allow_nonfinite=place.allow_nonfinite
+    )
     unmodified = generating.generate_unmodified(loaded, job) if baseline else None
     generated = [generating.generate_compressed(loaded, job, one, unmodified=unmodified, check=check) for one in plans]
     facts = record.record(

@@ -17,7 +17,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def load_model(batch: Batch, *, weights: Path | None, device: str) -> ImageModel:
+def load_model(batch: Batch, *, weights: Path | None, device: str, allow_nonfinite: bool = False) -> ImageModel:
     """The model of a batch, ready to generate images of its aspect ratio and size.
 
     Raises:
@@ -28,7 +28,14 @@ def load_model(batch: Batch, *, weights: Path | None, device: str) -> ImageModel
     if batch.random_weights:
         loaded = batch.card.random(device=place, dtype=dtype)
     else:
-        loaded = registries.load_model(batch.model, weights=weights, device=place, dtype=dtype, registry=the_registry())
+        loaded = registries.load_model(
+            batch.model,
+            weights=weights,
+            device=place,
+            dtype=dtype,
+            allow_nonfinite=allow_nonfinite,
+            registry=the_registry(),
+        )
     loaded.set_shape(aspect=batch.aspect, size=batch.size)
     return loaded
 

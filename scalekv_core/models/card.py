@@ -52,12 +52,22 @@ class ModelCard(FormerNames, ABC):
 
     @abstractmethod
     def load(
-        self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        *,
+        weights: Path | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        allow_nonfinite: bool = False,
     ) -> ImageModel:
         """The model, ready to generate.
 
+        Args:
+            weights: a file or folder, for models whose weights do not ship.
+            device, dtype: where and how it runs.
+            allow_nonfinite: accept weights and text features that hold NaN or infinity.
+
         Raises:
-            CheckpointError: weights are missing, truncated, or of another model.
+            CheckpointError: weights are missing, truncated, of another model, or not finite.
         """
 
     def random(self, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32) -> ImageModel:

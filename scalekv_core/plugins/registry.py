@@ -183,6 +183,7 @@ def load_model(
     weights: Path | None = None,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = torch.float32,
+    allow_nonfinite: bool = False,
     registry: Registry | None = None,
 ) -> ImageModel:
     """An image model by name, ready to generate.
@@ -191,12 +192,14 @@ def load_model(
         name: as ``scalekv models`` lists it.
         weights: file or folder, for models whose weights do not ship.
         device, dtype: where and how it runs, each also by name.
+        allow_nonfinite: accept weights and text features that hold NaN or infinity.
         registry: where the name is looked up; the installed plugins by default.
 
     Raises:
         UnknownName: no model or dtype has that name.
         InputError: there is no such device.
-        CheckpointError: its weights are missing, truncated, or of another model.
+        CheckpointError: its weights are missing, truncated, of another model, or not finite.
     """
     card: ModelCard = (registry or shared_registry()).make("model", name)
-    return card.load(weights=weights, device=str(read_device(device)), dtype=read_dtype(dtype))
+    options = {"allow_nonfinite": True} if allow_nonfinite else {}  # cards that ship their weights need not know it
+    return card.load(weights=weights, device=str(read_device(device)), dtype=read_dtype(dtype), **options)

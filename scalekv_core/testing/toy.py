@@ -204,7 +204,12 @@ class ToyCard(ModelCard):
     sampling: Sampling = SAMPLING
 
     def load(
-        self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        *,
+        weights: Path | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        allow_nonfinite: bool = False,
     ) -> ImageModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

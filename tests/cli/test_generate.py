@@ -485,3 +485,17 @@ class TestNotANumber:
 
         assert "nan" in out
         assert "nan: the model computed something that is not a number" in " ".join(out.split())
+
+
+def test_weights_that_are_not_finite_may_be_allowed(run, monkeypatch) -> None:
+    """The option reaches the model's card; without it the card is asked as ever."""
+    asked = []
+
+    def load(name: str, **options: object) -> object:
+        asked.append(options["allow_nonfinite"])
+        return toy.ToyCard().load()
+
+    monkeypatch.setattr("scalekv_core.plugins.registry.load_model", load)
+    for option in ([], ["--allow-nonfinite"]):
+        assert 0 == run(*TOY, "--policy", "windowed", "--no-baseline", *option).code
+    assert [False, True] == asked

@@ -106,7 +106,12 @@ def parts_from_hub(name: str) -> Parts:
 
 
 def load_parts(
-    name: str, parts: Parts, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    name: str,
+    parts: Parts,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    allow_nonfinite: bool = False,
 ) -> tuple[Infinity, T5Encoder]:
     """The model with its VAE, and what reads prompts for it.
 
@@ -115,17 +120,22 @@ def load_parts(
         parts: where they are.
         device: where all of it runs.
         dtype: of blocks and text projections; the rest and the VAE are in float32.
+        allow_nonfinite: accept weights and text features that hold NaN or infinity.
 
     Raises:
         CheckpointError: a part is truncated, holds code, is another model than `name`, or the parts do not fit each other.
     """
-    encoder = T5Encoder(parts.t5, device=device)
-    vae, bits = load_bsq_vae(parts.vae, device=device), InfinityConfig.published(name).bits
+    encoder = T5Encoder(parts.t5, device=device, allow_nonfinite=allow_nonfinite)
+    vae = load_bsq_vae(parts.vae, device=device, allow_nonfinite=allow_nonfinite)
+    bits = InfinityConfig.published(name).bits
     if vae.config.bits != bits:
         raise CheckpointError(
             f"model {name!r} wants a VAE of {bits} bits, as {FILES[name].vaes[0]} is; {parts.vae} has {vae.config.bits}"
         )
-    return load_infinity(parts.transformer, vae=vae, expect=name, device=device, dtype=dtype), encoder
+    infinity = load_infinity(
+        parts.transformer, vae=vae, expect=name, device=device, dtype=dtype, allow_nonfinite=allow_nonfinite
+    )
+    return infinity, encoder
 
 
 def _first(paths: list[Path]) -> Path:

@@ -231,7 +231,12 @@ class InfinityCard(ModelCard):
         return FORMATS
 
     def load(
-        self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        *,
+        weights: Path | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        allow_nonfinite: bool = False,
     ) -> InfinityImageModel:
         """The model; blocks and text projections in this dtype, the rest and the VAE in float32.
 
@@ -248,7 +253,7 @@ class InfinityCard(ModelCard):
         """
         parts = parts_of(self.name, weights)
         profiles = self.profiles(weights)
-        infinity, encoder = load_parts(self.name, parts, device=device, dtype=dtype)
+        infinity, encoder = load_parts(self.name, parts, device=device, dtype=dtype, allow_nonfinite=allow_nonfinite)
         return InfinityImageModel(self.name, infinity, encoder, sampling=self.sampling, profiles=profiles)
 
     def profiles(self, weights: Path | None = None) -> list[AttentionProfile]:

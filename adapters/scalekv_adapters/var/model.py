@@ -125,7 +125,12 @@ class VARCard(ModelCard):
         )
 
     def load(
-        self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        *,
+        weights: Path | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        allow_nonfinite: bool = False,
     ) -> ImageModel:
         """The model; the transformer in this dtype, its VQVAE in float32.
 
@@ -144,10 +149,11 @@ class VARCard(ModelCard):
         config = VARConfig.published(self.name)
         loaded = load_var(
             transformer,
-            vqvae=load_vqvae(vqvae, patch_sides=config.patch_sides, device=device),
+            vqvae=load_vqvae(vqvae, patch_sides=config.patch_sides, device=device, allow_nonfinite=allow_nonfinite),
             expect=config,
             device=device,
             dtype=dtype,
+            allow_nonfinite=allow_nonfinite,
         )
         profile = self.profile_of(config.schedule, weights=weights)
         return VARImageModel(self.name, loaded, sampling=self.sampling, profile=profile)

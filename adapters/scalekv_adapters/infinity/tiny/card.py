@@ -71,7 +71,12 @@ class TinyInfinityCard(ModelCard):
         return made
 
     def load(
-        self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        *,
+        weights: Path | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        allow_nonfinite: bool = False,
     ) -> ImageModel:
         """The model; the transformer in this dtype, its VAE and text encoder in float32.
 

@@ -31,7 +31,12 @@ class TinyVARCard(ModelCard):
     sampling: Sampling = field(default=SAMPLING)
 
     def load(
-        self, *, weights: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        *,
+        weights: Path | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        allow_nonfinite: bool = False,
     ) -> ImageModel:
         """The model; the transformer in this dtype, its VQVAE in float32.
 
