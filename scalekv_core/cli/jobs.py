@@ -13,10 +13,8 @@ from scalekv_core.cli.arguments import SamplingOptions, Shape
 from scalekv_core.cli.installed import model_card, the_registry
 from scalekv_core.errors import InputError
 from scalekv_core.memory.batch import Batch
+from scalekv_core.models.requests import check_prompts, check_seeds
 from scalekv_core.models.sampling import Sampling
-
-LARGEST = 2**63
-"""Seeds are below this."""
 
 
 @frozen(kw_only=True)
@@ -147,8 +145,8 @@ def job_of(model: str, request: Request, *, sampling: Sampling, dtype: torch.dty
     card = model_card(model)
     if not request.prompts and not card.example:
         raise InputError(f"model {model!r} has no example; name a prompt: scalekv generate PROMPT ...")
-    prompts, seeds = list(request.prompts or [card.example]), seeds_of(request.seeds, request.images)
-    check_text(prompts)
+    prompts = check_prompts(model, request.prompts or [card.example])
+    seeds = seeds_of(request.seeds, request.images)
     if request.paired and (request.images is not None or len(seeds) != len(prompts)):
         raise InputError(
             f"--paired wants one --seed for each of {len(prompts)} prompts, and no --images; got {len(seeds)} seeds"
@@ -167,15 +165,6 @@ def job_of(model: str, request: Request, *, sampling: Sampling, dtype: torch.dty
     return Job(prompts=tuple(p for p, _ in pairs), seeds=tuple(s for _, s in pairs), sampling=sampling, batch=batch)
 
 
-def check_text(prompts: Sequence[str]) -> None:
-    """Raises InputError if a prompt holds a byte that is not part of a letter."""
-    for prompt in prompts:
-        try:
-            prompt.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(f"prompt {prompt!r} is not text: byte {error.start} is not valid UTF-8") from None
-
-
 def seeds_of(seeds: Sequence[int] | None, images: int | None) -> list[int]:
     """One seed per image of a prompt.
 
@@ -183,10 +172,11 @@ def seeds_of(seeds: Sequence[int] | None, images: int | None) -> list[int]:
     ([7, 8, 9], [1, 5])
     """
     given = list(seeds or [0])
-    if wrong := [seed for seed in given if not 0 <= seed < LARGEST]:
-        raise InputError(f"a seed is from 0 to {LARGEST - 1}; got {wrong[0]}")
     if len(given) == 1:
-        return list(range(given[0], given[0] + (images or 1)))
+        given = [given[0], given[0] + (images or 1) - 1]
+        first, last = check_seeds(given, len(given), who="--seed")
+        return list(range(first, last + 1))
+    given = check_seeds(given, len(given), who="--seed")
     if images not in (None, len(given)):
         raise InputError(f"{images} images of each prompt want one seed (the first) or {images}; got {len(given)}")
     return given
