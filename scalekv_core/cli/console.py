@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
+from textwrap import wrap
 
 from rich import box
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -59,13 +59,19 @@ def row(made: Table, *cells: object) -> None:
 
 def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 2) -> None:
     """Names and texts in two columns; a long text wraps below itself."""
-    made = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
-    made.add_column(no_wrap=True)
-    made.add_column(overflow="fold")
-    for name, text in rows:
-        made.add_row(Text(name), Text(str(text)))
-    if made.row_count:
-        out.print(Padding(made, (0, 0, 0, indent)))
+    texts = [(name, str(text)) for name, text in rows]
+    left = max((cell_len(name) for name, _ in texts), default=0)
+    room = max(1, out.width - indent - left - 2)
+    lines = []
+    for name, text in texts:
+        pieces = [piece for line in text.splitlines() for piece in wrap(line, room, break_on_hyphens=False)] or [""]
+        names = [name, *[""] * (len(pieces) - 1)]
+        lines += [
+            f"{' ' * indent}{set_cell_size(one, left)}  {piece}".rstrip()
+            for one, piece in zip(names, pieces, strict=True)
+        ]
+    if lines:
+        out.print(Text("\n".join(lines)), soft_wrap=True)
 
 
 def show(made: Table) -> None:
