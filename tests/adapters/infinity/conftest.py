@@ -35,7 +35,7 @@ ASPECTS = {1.0: "1:1", 1.25: "4:5", 0.8: "5:4"}
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, Tensor]]:
     """Reads a golden file by its name without ending."""
-    return functools.cache(lambda name: load_file(GOLDEN / f"{name}.safetensors"))
+    return lambda name: load_file(GOLDEN / f"{name}.safetensors")
 
 
 @pytest.fixture(scope="session")

@@ -174,7 +174,7 @@ def test_wrong_sizes_are_refused():
         BSQVAEConfig(base_channels=48)
     with pytest.raises(InputError, match="bits must be at least 1, got 0"):
         BSQVAEConfig(bits=0)
-    with pytest.raises(CheckpointError, match=r"no complete BSQ-VAE: it lacks 'encoder\.conv_in\.conv\.weight'"):
+    with pytest.raises(CheckpointError, match=r"it lacks 'encoder\.conv_in\.conv\.weight'"):
         BSQVAEConfig.of_state({})
     with pytest.raises(InputError, match=r"tokens \(B, 4, bits\) where a token holds 2 x 2; got \(1, 3, 16\)"):
         to_bits(torch.zeros(1, 3, 16), (4, 4), 2)

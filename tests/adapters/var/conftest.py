@@ -32,7 +32,7 @@ def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, Tensor]]:
     """Reads a golden file by its name without ending."""
-    return functools.cache(lambda name: load_file(GOLDEN / f"{name}.safetensors"))
+    return lambda name: load_file(GOLDEN / f"{name}.safetensors")
 
 
 @pytest.fixture(scope="session")
