@@ -299,7 +299,7 @@ def test_another_instance_is_not_compressed(make):
 
 def test_maps_that_it_was_not_trained_with_are_refused(ours, official):
     """Other patch sides than the weights' are named in one line, when attaching and when they are changed later."""
-    message = r"draw the maps 1x1 2x2 6x6, and was trained with maps of \(1, 4, 9, 16, 25, 36\) tokens"
+    message = r"generate the maps 1x1 2x2 6x6, and was trained with maps of \(1, 4, 9, 16, 25, 36\) tokens"
     changed, theirs, mine = official(), official().model, ours().model
     theirs.patch_nums = (1, 2, 6)
     mine.config = attrs.evolve(mine.config, patch_sides=(1, 2, 6))
