@@ -30,7 +30,7 @@ def print_memory(generated: Generated) -> None:
     made = console.table("", "bytes", "of unmodified", "what it is", text=("", "what it is"))
     for name, count, meaning in (
         ("unmodified", unmodified, "all maps, at the end of the image"),
-        ("planned", figures["planned_bytes"], f"{figures['tokens_per_layer_and_head']:.1f} tokens per head on average"),
+        ("planned", figures["planned_bytes"], f"{figures['tokens_per_head']:.1f} tokens per head on average"),
         ("resident", figures["resident_bytes"], "maximum between scales"),
         ("peak", figures["peak_bytes"], "maximum at any moment, with temporary buffers"),
     ):

@@ -10,11 +10,22 @@ from torch import Tensor
 
 from scalekv_core import ops
 from scalekv_core.contracts.encoded import Encoded, Kind
+from scalekv_core.contracts.plan import CachePlan, everything
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.contracts.roles import LayerRoles
-from scalekv_core.contracts.strategies import CacheCodec, LayerClassifier, TokenMerger
+from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger
 from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.geometry import CacheGeometry
+
+
+@frozen
+class Everything(BudgetAllocator):
+    """Every layer and head holds the whole history, whatever the budget."""
+
+    spends_all: ClassVar[bool] = False
+
+    def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
+        return everything(geometry)
 
 
 @frozen

@@ -34,7 +34,7 @@ class Budget:
     Attributes:
         amount: exact number, in ``unit``; a share is a fraction of 1.
         unit: ``history`` (share of the tokens that enter the last scale, the papers' convention),
-            ``all`` (share of all tokens), ``tokens`` (per layer and head) or ``bytes`` (of the whole batch).
+            ``all`` (share of all tokens), ``tokens`` (per head, on average) or ``bytes`` (of the whole batch).
 
     Raises:
         BudgetError: another unit, or nothing at all.

@@ -21,7 +21,7 @@ def least_budget(spending: Spending, asked: Budget) -> Budget | None:
     return _bisect(spending, asked.unit, asked.amount) or _bisect(spending, "tokens", Fraction(0))
 
 
-def in_words(least: Budget, spending: Spending) -> str:
+def quoted(least: Budget, spending: Spending) -> str:
     """A budget as the message names it; tokens with their share, rounded up so that the share works too."""
     if least.unit != "tokens":
         return f"'{least}'"

@@ -12,7 +12,7 @@ from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.errors import BudgetError, ContractError
 from scalekv_core.planning.budget import Budget
 from scalekv_core.planning.footprint import Footprint, footprint, scratch_bytes
-from scalekv_core.planning.least import in_words, least_budget
+from scalekv_core.planning.least import least_budget, quoted
 from scalekv_core.planning.profiles import GivenProfiles, Profiles
 from scalekv_core.planning.spending import Spending
 from scalekv_core.shapes.geometry import CacheGeometry
@@ -90,7 +90,7 @@ def plan_policy(
             raise
         raise BudgetError(
             f"budget {wanted} is too small for policy {policy.name!r}: {error}; "
-            f"the least that works here is {in_words(least, spending)}"
+            f"the least that works here is {quoted(least, spending)}"
         ) from error
     planned = Planned(
         policy=policy,

@@ -38,7 +38,7 @@ class Profiles:
             return cls()
         if isinstance(given, Mapping):
             given = given.values()
-        elif isinstance(given, AttentionProfile) or not isinstance(given, Iterable):
+        elif isinstance(given, (AttentionProfile, str)) or not isinstance(given, Iterable):
             given = [given]
         by_schedule: dict[ScaleSchedule, AttentionProfile] = {}
         for profile in given:

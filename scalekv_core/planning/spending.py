@@ -14,7 +14,7 @@ from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.errors import BudgetError, ContractError
 from scalekv_core.planning.budget import Budget, Unit
 from scalekv_core.planning.footprint import Footprint, footprint
-from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.geometry import CacheGeometry, plural
 
 
 @frozen(eq=False)
@@ -114,6 +114,6 @@ def _refuse_too_little(policy: Policy, plan: CachePlan) -> None:
         if short.any():
             layer = int(short.any(axis=1).argmax())
             raise BudgetError(
-                f"after scale {scale} layer {layer} would hold {int(held[layer].min())} "
-                f"where selector {type(policy.selector).__name__} needs {least}, in tokens"
+                f"after scale {scale} a head of layer {layer} would hold {plural(int(held[layer].min()), 'token')}, and "
+                f"selector {type(policy.selector).__name__} needs at least {least}"
             )

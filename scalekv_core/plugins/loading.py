@@ -90,7 +90,7 @@ class Loader:
         except PluginError as error:
             fault = error.__cause__
             if isinstance(fault, pluggy.PluginValidationError):
-                raise PluginError(f"{str(fault).splitlines()[0]}; {_HINT}") from fault
+                raise PluginError(f"{str(fault).splitlines()[0].partition(' in plugin ')[0]}; {_HINT}") from fault
             raise
         for caller in self._manager.get_hookcallers(plugin) or ():
             for implementation in caller.get_hookimpls():

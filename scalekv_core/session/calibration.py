@@ -15,21 +15,15 @@ from attrs import define, field
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.contracts.plan import CachePlan, everything
+from scalekv_core.contracts.defaults import Everything
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import FRACTIONS, AttentionProfile
-from scalekv_core.contracts.roles import LayerRoles
-from scalekv_core.contracts.strategies import BudgetAllocator, TokenSelector
+from scalekv_core.contracts.strategies import TokenSelector
 from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import InputError, SessionError
 from scalekv_core.plugins.registry import Registry, shared_registry
 from scalekv_core.session.session import Session, attached, unwrapped
 from scalekv_core.shapes.geometry import CacheGeometry
-
-
-class _Everything(BudgetAllocator):
-    def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
-        return everything(geometry)
 
 
 class _Nobody(TokenSelector):
@@ -156,7 +150,7 @@ def calibrate(
         fractions=fractions,
         provenance=dict(provenance or {}),
     )
-    policy = Policy(name="calibration", allocator=_Everything(), selector=_Nobody(), budget="100%")
+    policy = Policy(name="calibration", allocator=Everything(), selector=_Nobody(), budget="100%")
     session = Session(module, adapter, policy, observer=calibration)
     with attached(module, adapter, session, "calibration"):
         yield calibration

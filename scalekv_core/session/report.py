@@ -50,7 +50,7 @@ class Report:
             "images": len(self.images),
             "rows": geometry.rows,
             "dtype": str(geometry.dtype).removeprefix("torch."),
-            "tokens_per_layer_and_head": max(image.planned.plan.slots().tolist()) / geometry.slots_per_token,
+            "tokens_per_head": max(image.planned.plan.slots().tolist()) / geometry.slots_per_token,
             "planned_bytes": footprint.most_planned,
             "resident_bytes": max(image.resident),
             "peak_bytes": image.peak,

@@ -58,7 +58,7 @@ class CacheGeometry:
 
     @property
     def slots_per_token(self) -> int:
-        """Places that one token takes in one row: one per layer and head."""
+        """Slots that one token takes in one row: one in each head of each layer."""
         return self.layers * self.heads
 
     @property

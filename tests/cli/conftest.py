@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 
 from scalekv_core import hookimpl, ops
 from scalekv_core.cli import main
-from scalekv_core.contracts import plan
+from scalekv_core.contracts.defaults import Everything
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.roles import LayerRoles
-from scalekv_core.contracts.strategies import BudgetAllocator, LayerClassifier, TokenSelector
+from scalekv_core.contracts.strategies import LayerClassifier, TokenSelector
 from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import CheckpointError
 from scalekv_core.models.image_model import Generation, ImageModel
@@ -62,16 +62,6 @@ class Drafters(LayerClassifier):
         labels = np.ones((len(geometry.schedule), geometry.layers, geometry.heads), dtype=np.int8)
         labels[:, 0] = 0
         return LayerRoles(("drafter", "refiner"), labels, scores=profile.current_mass)
-
-
-@frozen
-class Everything(BudgetAllocator):
-    """All of it."""
-
-    spends_all: ClassVar[bool] = False
-
-    def allocate(self, geometry: Any, roles: LayerRoles, slots: int) -> plan.CachePlan:
-        return plan.everything(geometry)
 
 
 class Troubled(toy.ToyImageModel):

@@ -191,7 +191,7 @@ def test_a_selector_that_needs_more_than_there_is_gets_everything() -> None:
     planned = plan_policy(policy(selector=Needs(1000)), SMALL, budget="100%")
 
     assert not planned.plan.drops
-    with pytest.raises(BudgetError, match="needs 1000, in tokens; the least that works here is '100% of history'"):
+    with pytest.raises(BudgetError, match="needs at least 1000; the least that works here is '100% of history'"):
         plan_policy(policy(selector=Needs(1000)), SMALL, budget="99%")
 
 

@@ -116,9 +116,7 @@ def test_the_report_has_three_figures_and_the_unmodified(model: ToyImageModel) -
         figures["unmodified_bytes"],
     )
     assert figures["peak_bytes"] > figures["resident_bytes"]
-    assert (4.0, 2, "float32", 1) == tuple(
-        figures[name] for name in ("tokens_per_layer_and_head", "rows", "dtype", "images")
-    )
+    assert (4.0, 2, "float32", 1) == tuple(figures[name] for name in ("tokens_per_head", "rows", "dtype", "images"))
     assert "toy-latest, 50% of history: holds 6.4 KiB (planned 6.4 KiB, peak " in str(session.report())
 
 
@@ -646,7 +644,7 @@ def test_the_least_budget_that_is_named_works(model: ToyImageModel) -> None:
         pytest.raises(
             BudgetError,
             match=r"^budget 1 token is too small for policy 'toy-latest selector=Needy': "
-            r"after scale 1 layer 0 would hold 1 where selector Needy needs 3, in tokens; the least that works here is '3 tokens' \(33\.34% of history\)$",
+            r"after scale 1 a head of layer 0 would hold 1 token, and selector Needy needs at least 3; the least that works here is '3 tokens' \(33\.34% of history\)$",
         ),
         compress(model, "toy-latest", "1 token", selector=Needy(), registry=TOY),
     ):
