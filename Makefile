@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lowest newest lint wheel example docs tables mutants bench clean
+.PHONY: help demo test test-all lowest newest gpu lint wheel example docs tables mutants bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,6 +43,24 @@ newest:  ## the tests with the newest versions of all dependencies but torch; TO
 	echo "torch==$(or $(TORCH),$(PINNED_TORCH))" > build/newest/constraints.txt
 	build/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --constraint build/newest/constraints.txt --editable $(EXTRAS)
 	build/newest/bin/pytest -n auto --maxprocesses 4 $(TESTS)
+
+DEVICE ?= cuda
+gpu:  ## on a machine with a CUDA device: the tests marked cuda, then times and bytes into docs (make gpu DEVICE=cpu tries it small)
+ifeq ($(DEVICE),cpu)
+	$(MAKE) .venv/ready
+	$(BIN)/python docs/gpu.py --device cpu
+else
+	@if nvidia-smi -L 2>/dev/null | grep -q GPU; then $(MAKE) gpu-measure; else echo "make gpu: nvidia-smi lists no GPU on this machine; nothing was measured (make gpu DEVICE=cpu tries the script)"; fi
+
+.PHONY: gpu-measure
+gpu-measure: .venv-gpu/ready
+	.venv-gpu/bin/python docs/gpu.py --device $(DEVICE)
+endif
+
+.venv-gpu/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
 
 lint: .venv/ready  ## format, lint and types
 	$(BIN)/ruff format --check
@@ -86,4 +104,4 @@ bench: .venv/ready  ## attention at Infinity-2B geometry: time, shares and bytes
 	$(BIN)/scalekv bench
 
 clean:  ## forget environments and outputs
-	rm -rf .venv build dist demo site .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-gpu build dist demo site .hypothesis .pytest_cache .mypy_cache .ruff_cache

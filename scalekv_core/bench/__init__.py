@@ -7,7 +7,7 @@ run, several times. What is measured, and what is left out, is said beside every
 
 from scalekv_core.bench.compare import Change, Comparison, compare_records, read_record
 from scalekv_core.bench.contenders import Contender, PolicyContender, RunLayer, Unmodified
-from scalekv_core.bench.figures import BenchResult, ContenderFigures, Goal, Spread
+from scalekv_core.bench.figures import BenchResult, ContenderFigures, Spread
 from scalekv_core.bench.fit import check_bench_fits, needed_bytes
 from scalekv_core.bench.inputs import AttentionAlone, make_inputs
 from scalekv_core.bench.peak import MemoryFigures, measure_memory
@@ -27,7 +27,6 @@ __all__ = [
     "Comparison",
     "Contender",
     "ContenderFigures",
-    "Goal",
     "MemoryFigures",
     "PolicyContender",
     "ReleasedCode",

@@ -1,4 +1,4 @@
-"""The figures of a measurement, as values, and targets for them."""
+"""What came out of a measurement, as values."""
 
 from __future__ import annotations
 
@@ -13,12 +13,6 @@ from numpy.typing import NDArray
 from scalekv_core.bench.contenders import Contender
 from scalekv_core.bench.peak import MemoryFigures
 from scalekv_core.bench.settings import BenchSettings
-
-SELECTION_GOAL = 0.01
-PEAK_GOAL = 1.05
-WHOLE_GOAL, CUT_GOAL, RELEASED_GOAL = 1 / 1.25, 0.02, 1 / 1.2
-"""Of a whole transformer: the time to the unmodified one's, the share of all that eviction takes, the time to the released
-code's."""
 
 
 @frozen
@@ -91,27 +85,6 @@ class ContenderFigures:
         return self.share("observe", "select")
 
 
-@frozen(kw_only=True)
-class Goal:
-    """What a contender is hoped to reach.
-
-    Attributes:
-        who: the contender.
-        what: in words, with the limit.
-        value: what it reached.
-        limit: what it may be at most.
-    """
-
-    who: str
-    what: str
-    value: float
-    limit: float
-
-    @property
-    def met(self) -> bool:
-        return self.value <= self.limit
-
-
 @frozen(eq=False, kw_only=True)
 class BenchResult:
     """A measurement, whole or as far as it came.
@@ -130,45 +103,6 @@ class BenchResult:
     notes: Mapping[str, str] = field(factory=dict)
     complete: bool = True
     load: tuple[float, ...] = ()
-
-    def goals(self) -> list[Goal]:
-        """The targets of the contenders that have one and were measured."""
-        goals = [goal for figures in self.figures for goal in _goals(figures)]
-        if self.settings.whole is not None:
-            goals += [goal for figures in self.figures for goal in self._whole_goals(figures)]
-        return goals
-
-    def _whole_goals(self, figures: ContenderFigures) -> list[Goal]:
-        """Those of a policy that drops tokens and looks at few queries, in a whole transformer."""
-        planned, name = figures.contender.planned, figures.contender.name
-        if figures.contender.planned_bytes is None or planned is None or not planned.plan.drops:
-            return []
-        if planned.policy.selector.statistics:
-            return []
-        cut = figures.share("observe", "select", "merge", "store")
-        released = [one for one in self.figures if one.contender.projects_twice]
-        pairs = zip(figures.ratios, released[0].ratios if released else (), strict=False)
-        to_released = Spread.of([mine / theirs for mine, theirs in pairs])
-        found = [
-            ("time, x unmodified", figures.ratio, WHOLE_GOAL),
-            ("selection, gather and codec", cut, CUT_GOAL),
-            ("time, x released", to_released, RELEASED_GOAL),
-        ]
-        return [Goal(who=name, what=what, value=x.median, limit=limit) for what, x, limit in found if x is not None]
-
-
-def _goals(figures: ContenderFigures) -> list[Goal]:
-    planned, memory = figures.contender.planned, figures.memory
-    if planned is None or figures.contender.planned_bytes is None:
-        return []
-    name, goals = figures.contender.name, []
-    if not planned.plan.drops and figures.ratio:
-        goals.append(Goal(who=name, what="not slower than unmodified", value=figures.ratio.median, limit=1.0))
-    if planned.plan.drops and figures.selection and not planned.policy.selector.statistics:
-        goals.append(Goal(who=name, what="selection", value=figures.selection.median, limit=SELECTION_GOAL))
-    if memory is not None and memory.over_plan is not None:
-        goals.append(Goal(who=name, what="peak / (planned + scratch)", value=memory.over_plan, limit=PEAK_GOAL))
-    return goals
 
 
 def as_record(result: BenchResult, **more: Any) -> dict[str, Any]:

@@ -26,7 +26,6 @@ def print_result(result: BenchResult) -> None:
         print_stages(clocked)
     if weighed := [one for one in result.figures if one.memory is not None]:
         print_memory(weighed)
-    print_goals(result)
 
 
 def print_settings(result: BenchResult) -> None:
@@ -120,18 +119,6 @@ def memory_cells(memory: MemoryFigures) -> tuple[str, ...]:
     maybe = ["" if figure is None else format_bytes(figure) for figure in (memory.planned, memory.process)]
     figures = (memory.resident, memory.scratch, memory.peak)
     return (maybe[0], *map(format_bytes, figures), over, maybe[1])
-
-
-def print_goals(result: BenchResult) -> None:
-    """The targets, and whether they were reached."""
-    goals = result.goals()
-    if not goals:
-        return
-    console.heading("goals")
-    made = console.table("", "who", "what", "got", "at most", text=("", "who", "what"))
-    for goal in goals:
-        console.row(made, "met" if goal.met else "MISSED", goal.who, goal.what, f"{goal.value:.4f}", f"{goal.limit:g}")
-    console.show(made)
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -85,8 +85,6 @@ def test_everything_is_measured(settings, contenders):
     unmodified, latest, _ = result.figures
     assert latest.memory.planned == latest.memory.resident
     assert unmodified.memory.resident == settings.geometry.unmodified_bytes
-    whats = {goal.what for goal in result.goals() if goal.who == "toy-latest"}
-    assert {"time, x unmodified", "selection, gather and codec", "time, x released"} < whats
     record = json.loads(json.dumps(as_record(result), allow_nan=False))
     assert record["settings"]["measured"] == "whole transformer of toy"
     assert record["settings"]["head_scales"] is None
