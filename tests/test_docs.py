@@ -94,6 +94,20 @@ def test_the_picture_shows_every_package(page: Path) -> None:
     assert sorted({*packages, "errors"}) == sorted(shown)
 
 
+def test_packages_import_those_above_them() -> None:
+    """The picture has the packages in the order of imports: each imports only itself and packages above it."""
+    picture = next(block.text for block in blocks(DOCS / "design.md") if block.text.startswith("scalekv_core/"))
+    above = [name for name in re.findall(r"^  (\w+)(?:  (ops))?", picture, re.MULTILINE) for name in name if name]
+    wrong = []
+    for path in (ROOT / "scalekv_core").rglob("*.py"):
+        own = path.relative_to(ROOT / "scalekv_core").parts[0].removesuffix(".py")
+        for name in re.findall(r"^ *(?:from|import) scalekv_core(?:\.| import )(\w+)", path.read_text(), re.MULTILINE):
+            if own in above and name in above and above.index(name) > above.index(own):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+
+    assert [] == wrong
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     """What can be imported from scalekv_core is on a page of the reference."""
     text = "".join(page.read_text() for page in DOCS.glob("reference/*.md"))
@@ -124,7 +138,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
     """A path in a sentence, from the root of the repository or from scalekv_core, leads to a file or folder."""
     named = re.findall(r"(?<!`)`((?:[\w.-]+/)+(?:[\w-]+\.(?:py|toml))?)`", page.read_text())
     places = (ROOT, ROOT / "scalekv_core", page.parent)
-    outputs = ("demo/", "site/", "infinity_8b_weights/", "flan-t5-xl/", ".../")
+    outputs = ("build/", "demo/", "site/", "infinity_8b_weights/", "flan-t5-xl/", ".../")
 
     assert [] == [
         path for path in named if not path.startswith(outputs) and not any((p / path).exists() for p in places)
