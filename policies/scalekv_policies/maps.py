@@ -60,11 +60,11 @@ def grid_places(schedule: ScaleSchedule, scale: int, margin: int, device: torch.
     _, columns = grid_shape(schedule, scale, margin)
     places, top = [], 0
     for t, h, w in schedule.maps[: scale + 1]:
-        frames, lines, across = torch.arange(t), torch.arange(h), torch.arange(w)
+        frames, lines, across = (torch.arange(size, device=device) for size in (t, h, w))
         rows = top + frames[:, None] * (h + margin) + lines
         places.append((rows[..., None] * columns + across).flatten())
         top += t * (h + margin)
-    return torch.cat(places).to(device)
+    return torch.cat(places)
 
 
 def pool_average(scores: Tensor, view: CacheView, kernel: int) -> Tensor:

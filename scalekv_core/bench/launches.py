@@ -232,8 +232,10 @@ def _image(
 def _map(geometry: CacheGeometry, scale: int, layer: int, device: str) -> Sequence[Tensor]:
     """q, k and v (B, H, n, D) as models have them: transposed views of one tensor."""
     shape = (geometry.rows, geometry.schedule.tokens[scale], 3, geometry.heads, geometry.head_dim)
-    generator = torch.Generator().manual_seed(scale * 1000 + layer)
-    return torch.randn(shape, generator=generator).to(geometry.dtype).to(device).permute(2, 0, 3, 1, 4).unbind()
+    qkv = torch.empty(shape, dtype=geometry.dtype, device=device)
+    if device != "meta":
+        qkv.normal_(generator=torch.Generator(device).manual_seed(scale * 1000 + layer))
+    return qkv.permute(2, 0, 3, 1, 4).unbind()
 
 
 def _what(contender: Contender, scale: int, layer: int) -> str:
