@@ -122,6 +122,13 @@ Seed = Annotated[int, typer.Option("--seed", help="Of the random queries, keys a
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Writes all figures.", rich_help_panel=args.RUN)
 ]
+Launches = Annotated[
+    bool,
+    typer.Option(
+        "--launches", help="Count kernels and host time of each attend instead, on tiny tensors, for every policy and codec or "
+        "for those of --policy.", rich_help_panel=SHAPE,
+    ),
+]  # fmt: skip
 Compare = Annotated[
     tuple[Path, Path] | None,
     typer.Option(
@@ -173,6 +180,7 @@ def bench(
     compare: Compare = None,
     plot: Plot = None,
     record: Records = None,
+    launches: Launches = False,
 ) -> None:
     """Measure what policies cost beside the unmodified cache: seconds, shares and bytes.
 
@@ -190,6 +198,11 @@ def bench(
         return
     if plot is not None or record:
         save_plot(plot, record or ())
+        return
+    if launches:
+        from scalekv_core.cli import bench_launches
+
+        bench_launches.run(policy or (), json)
         return
     if json is not None:
         writing.check_directory(json.parent)

@@ -6,6 +6,8 @@ Bounds hold on any machine, since kernels are counted on the meta device. No tes
 from __future__ import annotations
 
 import functools
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from scalekv_core import CacheGeometry, Policy, ScaleSchedule, plan_policy, shar
 from scalekv_core.bench import PolicyContender, Unmodified, assumed_profile
 from scalekv_core.bench.launches import TINY, KernelCounter, LaunchFigures, StageClock, measure_launches
 from scalekv_core.cache.clock import STAGES
+from scalekv_core.cli import bench_launches
 from scalekv_policies.scalekv_reference import ONLY_FOR
 
 SMALL, LONGER = (evolve(TINY, schedule=ScaleSchedule.square(*[1, 1, 1, 1, 2, 3] * times)) for times in (1, 2))
@@ -143,3 +146,17 @@ def test_a_stage_ends_where_it_began() -> None:
     with clock.stage(0, "select"):
         assert "select" == clock.current
     assert "other" == clock.current
+
+
+def test_the_command_prints_and_writes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the policies that are named under every codec, beside the unmodified cache."""
+    monkeypatch.setattr(bench_launches, "REPEATS", 1)
+    bench_launches.run(["streaming"], tmp_path / "launches.json")
+
+    written = json.loads((tmp_path / "launches.json").read_text())
+    codecs = [f"streaming codec={codec}" for codec in REGISTRY.names("codec") if codec != "dense"]
+    assert ["unmodified", "streaming", *codecs] == [one["name"] for one in written["contenders"]]
+    assert {"kept", "evicted", "last"} == {attend["what"] for attend in written["contenders"][1]["attends"]}
+    assert "streaming codec=int4" in capsys.readouterr().out
