@@ -138,12 +138,12 @@ def progress(images: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if not console.err.is_terminal:
-        yield lambda drawn: None
+        yield lambda images: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console.err, transient=True) as bar:
         task = bar.add_task("generating and measuring", total=images)
-        yield lambda drawn: bar.advance(task, drawn)
+        yield lambda images: bar.advance(task, images)
 
 
 def print_profile(profile: AttentionProfile) -> None:

@@ -25,7 +25,7 @@ def print_plan(planned: Planned) -> None:
         f"planned {format_bytes(weighs.most_planned)} and {format_bytes(weighs.scratch)} of scratch; "
         f"unmodified {format_bytes(weighs.unmodified)}"
     )
-    console.heading("tokens held after each map, mean over heads (of those seen)")
+    console.heading("tokens held after each map, mean over heads (last row: tokens seen)")
     held = planned.plan.held.mean(axis=2)
     seen = [f"{n}" for n in schedule.seen[:-1]]
     rows = [[str(layer), *(f"{value:.4g}" for value in held[:-1, layer])] for layer in range(planned.plan.layers)]
@@ -48,18 +48,21 @@ def print_roles(planned: Planned) -> None:
         print_matrix(planned, rows)
 
 
-def print_kept(shown: Explanation) -> None:
-    """Tokens of each source map that the last scale finds, by layer."""
-    if shown.kept is None:
+def print_kept(explanation: Explanation) -> None:
+    """Tokens of each source map that the last scale attends to, by layer."""
+    if explanation.kept is None:
         return
-    of = "mean over heads" if shown.head is None else f"head {shown.head}"
-    console.heading(f"tokens of each map that the last scale finds, row {shown.row}, {of}")
-    schedule = shown.planned.plan.schedule
+    of = "mean over heads" if explanation.head is None else f"head {explanation.head}"
+    console.heading(f"tokens of each map that the last scale attends to, row {explanation.row}, {of}")
+    schedule = explanation.planned.plan.schedule
     rows = [
-        [str(layer), *(f"{n:.4g}" for n in shown.kept.counts(layer=layer, head=shown.head, row=shown.row))]
-        for layer in shown.layers
+        [
+            str(layer),
+            *(f"{n:.4g}" for n in explanation.kept.counts(layer=layer, head=explanation.head, row=explanation.row)),
+        ]
+        for layer in explanation.layers
     ]
-    print_matrix(shown.planned, [*rows, ["of", *map(str, schedule.tokens[:-1])]])
+    print_matrix(explanation.planned, [*rows, ["of", *map(str, schedule.tokens[:-1])]])
 
 
 def print_matrix(planned: Planned, rows: Sequence[Sequence[str]]) -> None:

@@ -33,7 +33,7 @@ CHEAP = 256 << 20
 def record(
     model: ImageModel,
     job: Job,
-    drawn: Sequence[Generated],
+    generated: Sequence[Generated],
     *,
     arguments: Sequence[str],
     weights: Path | str | None,
@@ -44,17 +44,17 @@ def record(
     """The record of a run, as plain values.
 
     Args:
-        model, job, drawn: the model, its prompts and seeds, the images.
+        model, job, generated: the model, its prompts and seeds, the images.
         arguments: of the command line.
         weights, device: where the model came from and ran.
         profile, profile_file: what was given in place of the model's own.
     """
-    used = (profile or model.profile) if any(one.policy.needs_profile for one in drawn) else None
-    geometry = drawn[0].image.planned.geometry
+    used = (profile or model.profile) if any(one.policy.needs_profile for one in generated) else None
+    geometry = generated[0].image.planned.geometry
     return {
         "command": shlex.join(["scalekv", *arguments]) if arguments else None,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": versions(drawn),
+        "versions": versions(generated),
         "model": {
             "name": model.name,
             "weights": None if weights is None else str(weights),
@@ -70,18 +70,18 @@ def record(
         "seeds": list(job.seeds),
         "sampling": attrs.asdict(job.sampling),
         "profile": None if used is None else profile_record(used, profile_file),
-        "policies": [policy_record(one) for one in drawn],
+        "policies": [policy_record(one) for one in generated],
     }
 
 
-def policy_record(drawn: Generated) -> dict[str, Any]:
+def policy_record(generated: Generated) -> dict[str, Any]:
     """A policy with all its parts and options, its budget, and its figures."""
     return {
-        "name": drawn.policy.name,
-        "budget": str(drawn.image.planned.budget),
-        "parts": parts_record(drawn.policy),
-        "memory": {**drawn.report.as_dict(), "resident_bytes_by_scale": list(drawn.image.resident)},
-        "fidelity": None if drawn.fidelity is None else fidelity_record(drawn.fidelity),
+        "name": generated.policy.name,
+        "budget": str(generated.image.planned.budget),
+        "parts": parts_record(generated.policy),
+        "memory": {**generated.report.as_dict(), "resident_bytes_by_scale": list(generated.image.resident)},
+        "fidelity": None if generated.fidelity is None else fidelity_record(generated.fidelity),
     }
 
 
@@ -116,11 +116,11 @@ def profile_record(profile: AttentionProfile, file: Path | None) -> dict[str, An
     }
 
 
-def versions(drawn: Sequence[Generated] = ()) -> dict[str, str]:
+def versions(generated: Sequence[Generated] = ()) -> dict[str, str]:
     """{name: version} of what the images depend on, the policies' plugins too."""
     registry = the_registry()
     plugins = {}
-    for one in drawn:
+    for one in generated:
         offered = registry.offers.get(("policy", one.policy.name.split(" ")[0]))
         if offered is not None and offered.owner.version:
             plugins[offered.owner.distribution] = offered.owner.version

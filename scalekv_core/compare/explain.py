@@ -79,7 +79,7 @@ class KeptTokens:
     kept: dict[tuple[int, int], NDArray[np.bool_]] = field(factory=dict)
 
     def __call__(self, view: CacheView, kept: Tensor | None) -> None:
-        """Notes what the last scale finds in the cache."""
+        """Notes which tokens the last scale attends to."""
         schedule = view.schedule
         if view.scale != len(schedule) - 1:
             return
