@@ -121,7 +121,7 @@ class Swallows(Wrapping):
                 return torch.zeros_like(q)
 
 
-@fails("draws_on_after_an_exception")
+@fails("goes_on_after_an_exception")
 class OneCacheForAll(ToyAdapter):
     """Makes a new cache only after the last one was closed, and does not close that of an image that fails."""
 

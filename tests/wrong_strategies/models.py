@@ -66,7 +66,7 @@ class OtherSampling(Card):
     sampling: Sampling = field(factory=lambda: Sampling(guidance=3.0))
 
 
-@fails("draws_pictures")
+@fails("generates_images")
 @frozen(kw_only=True)
 class BelowZero(Card):
     """Draws pixels from -1 to 1."""
@@ -100,7 +100,7 @@ class DrawsTheBatch(Card):
             return evolve(drawn, tokens=tuple((x + len(x)) % toy.CODES for x in drawn.tokens))
 
 
-@fails("forced_tokens_are_drawn")
+@fails("forced_tokens_are_taken")
 @frozen(kw_only=True)
 class DrawsItsOwn(Card):
     """Does not listen to forced tokens."""
@@ -120,7 +120,7 @@ class Grainy(Card):
             return evolve(drawn, images=(drawn.images + torch.rand_like(drawn.images) / 100).clamp(0, 1))
 
 
-@fails("refuses_what_it_cannot_draw")
+@fails("refuses_what_it_cannot_generate")
 @frozen(kw_only=True)
 class TakesAnySeeds(Card):
     """Leaves out the seeds that are too many."""

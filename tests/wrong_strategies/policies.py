@@ -86,9 +86,9 @@ def first_row_decides():
 
 
 @fails("leaves_its_input_alone")
-def rounds_in_place():
-    """Its codec rounds the model's keys where they are."""
-    return policy(codec=storage.RoundsTheModelsKeys())
+def halves_queries():
+    """Its selector halves the model's queries where they are."""
+    return policy(selector=selectors.HalvesQueries())
 
 
 @fails("rows_are_apart")

@@ -356,6 +356,16 @@ class SeedsTheWorld(ByPlace):
 
 @fails("leaves_its_input_alone")
 @frozen
+class HalvesQueries(ByValue):
+    """Halves the queries where they are."""
+
+    def score(self, view, keep):
+        view.q.mul_(0.5)
+        return super().score(view, keep)
+
+
+@fails("leaves_its_input_alone")
+@frozen
 class NormalisesInPlace(ByValue):
     """Normalises the keys where they are."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from _pytest.mark import ParameterSet
 
-from scalekv_core.testing.kinds import check_named
+from scalekv_core.testing.kinds import check_named, kind_of
 from scalekv_core.testing.running import try_check
 from scalekv_core.testing.worker import Worker
 from tests.wrong_strategies.table import WRONG, Wrong, subject_of
@@ -20,13 +21,28 @@ def worker() -> Iterator[Worker]:
     made.close()
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.name)
+EXAMPLES = {"adapter": 10, "model": 10}
+"""How many cases are tried of each kind; 20 of all others."""
+SLOW = ("is_quick", "another_process_agrees")
+"""Checks that take seconds, or a process, each time: of selectors here, of the other kinds in the thorough suite."""
+
+
+def params() -> list[ParameterSet]:
+    """Every wrong strategy."""
+    slow = [wrong for wrong in WRONG if wrong.check in SLOW and kind_of(wrong.make()) != "selector"]
+    return [
+        pytest.param(wrong, id=wrong.name, marks=[pytest.mark.thorough] if wrong in slow else []) for wrong in WRONG
+    ]
+
+
+@pytest.mark.parametrize("wrong", params())
 def test_a_wrong_strategy_fails_its_check(wrong: Wrong, worker: Worker) -> None:
     """Within the few examples of the quick profile, with a reason and a case to replay."""
     subject = subject_of(wrong)
     outcome = try_check(
         check_named(subject.kind, wrong.check),
         subject,
+        examples=EXAMPLES.get(subject.kind, 20),
         timeout=1.0 if wrong.name == "Endless" else 60.0,
         worker=worker,
     )

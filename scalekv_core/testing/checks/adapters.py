@@ -15,7 +15,7 @@ from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.session.session import Session, attached
 from scalekv_core.testing.cases import GenerationCase
-from scalekv_core.testing.common import NotApplicable, all_same, check_randomness, made_on_few, same_bits
+from scalekv_core.testing.common import NeverApplies, NotApplicable, all_same, check_randomness, made_on_few, same_bits
 from scalekv_core.testing.manners import quietly
 from scalekv_core.testing.state import Contents
 from scalekv_core.testing.testmodels import TestModel, differences, inside, shared
@@ -126,14 +126,22 @@ def check_closes_its_caches(make: Make, test_model: TestModel, case: GenerationC
 
 
 def check_closes_after_a_failure(make: Make, test_model: TestModel, case: GenerationCase) -> None:
-    """So is the cache of an image that failed or was interrupted by Ctrl-C, before another image begins."""
+    """So is the cache of an image that failed or was interrupted by Ctrl-C: by the next image, or by detaching, at the latest."""
     adapter, loaded, module = start(make, test_model)
     for failure in FAILURES:
-        watch = Watch(stop=middle(adapter, module, case), failure=failure)
-        with watched(adapter, module, watch):
-            generate_until_it_stops(test_model, loaded, case)
-            assert all(watch.closed), f"after {_in_words(failure)} the cache of the image is not closed"
-            assert not watch.alive, f"after {_in_words(failure)} something still holds the cache of the image"
+        for then in ("the next image", "detaching"):
+            watch = Watch(stop=middle(adapter, module, case), failure=failure)
+            with watched(adapter, module, watch):
+                generate_until_it_stops(test_model, loaded, case)
+                if then == "the next image":
+                    test_model.generated(loaded, case.rows, case.seed)
+                    _assert_closed(watch, f"after {_in_words(failure)} and {then}")
+            _assert_closed(watch, f"after {_in_words(failure)} and {then}")
+
+
+def _assert_closed(watch: Watch, when: str) -> None:
+    assert all(watch.closed), f"{when} the cache of the image that failed is not closed"
+    assert not watch.alive, f"{when} something still holds the cache of an image"
 
 
 def check_the_whole_cache_is_lossless(make: Make, test_model: TestModel, case: GenerationCase) -> None:
@@ -170,7 +178,7 @@ def check_works_in_other_dtypes(make: Make, test_model: TestModel, case: Generat
         said = adapter.geometry(module).dtype
         assert came == {said}, f"the geometry of a model in {dtype} says {said}; keys came in {came.pop()}"
     if not tried:
-        raise NotApplicable("the model works in one dtype only")
+        raise NeverApplies("the model works in one dtype only")
 
 
 def _agree(ones: list[Tensor], others: list[Tensor]) -> bool:
@@ -269,18 +277,17 @@ def check_fails_cleanly_anywhere(make: Make, test_model: TestModel, case: Genera
     expected, before = test_model.generated(loaded, case.rows, case.seed), Inside.of(test_model, loaded, module, case)
     with watched(adapter, module, Watch()), Steps() as steps:
         test_model.generated(loaded, case.rows, case.seed)
-    stops = {steps.taken - 1, case.stop * steps.taken // 1000, (case.stop * 7919 % 1000) * steps.taken // 1000}
+    stops = {steps.taken - 1, *((case.stop + 1000 * part // 5) % 1000 * steps.taken // 1000 for part in range(5))}
     for i, stop in enumerate(sorted(stops)):
         failure, watch = FAILURES[(i + case.seed) % 2], Watch()
         how = f"after {_in_words(failure)} at step {stop} of {steps.taken} of an image"
         with watched(adapter, module, watch):
             with Steps(stop, failure):
                 generate_until_it_stops(test_model, loaded, case)
-            assert all(watch.closed), f"{how} its cache is not closed"
-            assert not watch.alive, f"{how} something still holds its cache"
             assert all_same(expected, test_model.generated(loaded, case.rows, case.seed)), (
                 f"{how} the next is another one"
             )
+        _assert_closed(watch, how)
         changed = before.changes(module)
         assert not changed, f"{how} and detaching {changed[0]} ({len(changed)} differences)"
 

@@ -300,12 +300,6 @@ def check_images_do_not_mix(make: Make, case: ImageCase) -> None:
     whole.images_do_not_mix(lambda: whole.policy_around(make()), case)
 
 
-@made_on_few(10, real_sizes=0)
-def check_nothing_is_hoarded(make: Make, case: ImageCase) -> None:
-    """While an image is generated, no key or value of an earlier scale stays in memory beside the cache."""
-    whole.nothing_is_hoarded(lambda: whole.policy_around(make()), case)
-
-
 def check_ignores_global_randomness(make: Make, case: CodecCase) -> None:
     """Global generators are neither read nor moved: seeds belong to the user's sampling."""
     check_randomness(lambda: answer(make(), case))

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import attrs
 
-from scalekv_core.errors import ScaleKVError
+from scalekv_core.errors import BudgetError, InputError, ProfileError
 from scalekv_core.testing.common import NeverApplies, NotApplicable
 
 
@@ -23,7 +23,7 @@ def each_option(make: Callable[[], Any], check: Callable[[Callable[[], Any]], No
     for name, other in others:
         try:
             check(lambda other=other: other)  # type: ignore[misc]
-        except (NotApplicable, ScaleKVError):  # refused, as it may be
+        except (NotApplicable, InputError, BudgetError, ProfileError):  # refused, as it may be
             continue
         except AssertionError as error:
             raise AssertionError(f"with {name}={getattr(other, name)} {error}") from error

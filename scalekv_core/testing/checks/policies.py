@@ -45,11 +45,6 @@ ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 4e-3}
 """How far attention in this dtype may be from attention in float64, as a share of the largest value."""
 
 
-def only_for(policy: Policy) -> bool:
-    """Whether it is for some models only."""
-    return bool(policy.allocator.only_for or policy.classifier.only_for)
-
-
 def check_is_a_value(make: Make) -> None:
     """A frozen value of frozen parts: one policy can serve many models at once."""
     check_value(make)
@@ -69,7 +64,7 @@ def check_plans_within_its_budget(make: Make, case: ImageCase) -> None:
         assert most <= budget.amount, f"budget {budget} and {most} bytes planned"
 
 
-@only_if(lambda policy: not only_for(policy), "it is for other models")
+@only_if(lambda policy: not whole.is_for_some(policy), "it is for other models")
 def check_usual_budgets_are_accepted(make: Make) -> None:
     """For the published models its own default budget and 10 % can be planned: what users get who say nothing."""
     for case in real_sizes.plans():
@@ -103,7 +98,7 @@ def _noting(roles: LayerRoles, asked: set[str]) -> LayerRoles:
     return noting
 
 
-@only_if(lambda policy: not only_for(policy), "it is for other models")
+@only_if(lambda policy: not whole.is_for_some(policy), "it is for other models")
 def check_roles_are_read(make: Make) -> None:
     """The allocator asks for roles that the classifier gives: a name that is spelt otherwise belongs to no layer."""
     for case in real_sizes.plans()[:2]:
@@ -218,7 +213,7 @@ def check_attention_is_over_what_is_held(make: Make, case: ImageCase) -> None:
         assert worst <= ROUNDING[out.dtype], f"layer {view.layer}, scale {view.scale}: attention is off by {worst:.2g}"
 
 
-@only_if(lambda policy: not only_for(policy), "it is for other budgets")
+@only_if(lambda policy: not whole.is_for_some(policy), "it is for other budgets")
 def check_the_whole_budget_is_lossless(make: Make, case: ImageCase) -> None:
     """With a budget of 100 % the outputs are those of the unmodified model, bit by bit."""
     image = Image.of(make(), evolve(case, budget="100%"))
@@ -284,7 +279,7 @@ def check_remembers_nothing(make: Make, case: ImageCase) -> None:
 def _others(policy: Policy, case: ImageCase) -> Iterator[Image]:
     """Images of the same shape, and of others where the policy is for all models."""
     yield Image.of(policy, evolve(case, seed=case.seed + 1))
-    if not only_for(policy):
+    if not whole.is_for_some(policy):
         other = evolve(case, maps=read_maps("1x1,2x1,1x3"), rows=case.rows + 1, layers=case.layers + 2, budget="100%")
         yield Image.of(policy, other)
 
@@ -293,6 +288,7 @@ def _others(policy: Policy, case: ImageCase) -> Iterator[Image]:
 def check_keeps_nothing(make: Make, case: ImageCase) -> None:
     """Nothing of an image stays in the policy, its parts, their classes or modules; only what its shape decides may."""
     policy = make()
+    case = case if whole.is_for_some(policy) else whole.busy(case)
     untouched = Contents.of(policy)
 
     def generate(seed: int) -> None:
@@ -394,6 +390,7 @@ def check_outputs_are_numbers(make: Make, case: ImageCase) -> None:
 @made_on_few(10)
 def check_is_quiet(make: Make, case: ImageCase) -> None:
     """It prints nothing, warns of nothing, and leaves the settings of torch and of the process alone."""
+    case = case if whole.is_for_some(make()) else whole.busy(case)
     quietly(lambda: outputs(make(), case))
 
 
@@ -406,7 +403,7 @@ def outputs(policy: Policy, case: ImageCase) -> list[Tensor]:
 def check_another_process_agrees(make: Make) -> None:
     """The same seed gives the same image tomorrow: hashes of texts, ids and the clock are others in every process."""
     cases = [ImageCase.parse("maps=1x1,2x3,4x4,5x5 layers=3 heads=2 width=4 budget=50% seed=3")]
-    if only_for(make()):
+    if whole.is_for_some(make()):
         raise NeverApplies("it is for other models")
     assert digests(outputs, make, cases) == elsewhere(outputs, make, cases), (
         "another process gives another image: it depends on the hash of a text, on an id or on the clock"

@@ -271,10 +271,11 @@ def _generators_on_meta() -> Iterator[None]:
     """A block in which a strategy may use a generator of its own on whatever device its view is."""
     own = torch.Generator
 
-    def generator(device: Any = "cpu") -> torch.Generator:
-        return own("cpu" if torch.device(device).type == "meta" else device)
+    class OnCpu(own):  # type: ignore[misc,valid-type]  # a class, since whatever is imported meanwhile may want one
+        def __new__(cls, device: Any = "cpu") -> Any:
+            return own.__new__(own, "cpu" if torch.device(device).type == "meta" else device)  # type: ignore[call-arg]
 
-    torch.Generator = generator  # type: ignore[assignment,misc]
+    torch.Generator = OnCpu  # type: ignore[misc]
     try:
         with torch.random.fork_rng(devices=[]), _WithoutGenerators():
             yield

@@ -6,17 +6,24 @@ import gc
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from attrs import evolve
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import CacheCodec, TokenMerger, TokenSelector
+from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import ImageCase
 from scalekv_core.testing.common import all_same
 from scalekv_core.testing.images import Image
 from scalekv_core.testing.state import Contents
 from scalekv_core.testing.toy import Even, Latest
+
+
+def is_for_some(policy: Policy) -> bool:
+    """Whether it is for some models only."""
+    return bool(policy.allocator.only_for or policy.classifier.only_for)
 
 
 def policy_around(part: Any) -> Policy:
@@ -28,9 +35,18 @@ def policy_around(part: Any) -> Policy:
     return Policy(name=f"the kit's, around {type(part).__name__}", budget="50%", **parts)
 
 
+def busy(case: ImageCase) -> ImageCase:
+    """The case with several layers, enough tokens, and half of the history as budget, so that every part is asked."""
+    maps = case.maps
+    if len(maps) < 3 or maps.last_history < 12:
+        maps = ScaleSchedule([(1, 1, 2), (1, 2, 3), (1, 3, 3), *maps.maps])
+    return evolve(case.with_several(layers=3), maps=maps, budget="50%")
+
+
 def images_do_not_mix(make: Callable[[], Policy], case: ImageCase) -> None:
     """Two images of one policy value, scale by scale in turns, are what they are one after the other."""
     policy = make()
+    case = case if is_for_some(policy) else busy(case)
     untouched = Contents.of(policy)
     try:
         other = evolve(case, seed=case.seed + 1, rows=case.rows + 1)
@@ -51,6 +67,7 @@ def images_do_not_mix(make: Callable[[], Policy], case: ImageCase) -> None:
 def nothing_is_hoarded(make: Callable[[], Policy], case: ImageCase) -> None:
     """After each scale no storage of an earlier map's keys and values is alive: the cache keeps copies."""
     policy = make()
+    case = case if is_for_some(policy) else busy(case)
     untouched = Contents.of(policy)
     try:
         image = Image.of(policy, case)
@@ -70,3 +87,17 @@ def nothing_is_hoarded(make: Callable[[], Policy], case: ImageCase) -> None:
         )
     finally:
         untouched.restore()
+
+
+def _bytes_after(image: Image) -> int:
+    """Bytes of all tensors that Python holds after another such image."""
+    cache = image.cache()
+    image.generate(cache)
+    cache.close()
+    del cache
+    gc.collect()
+    storages = {}
+    for held in gc.get_objects():
+        if type(held) is Tensor and held.layout is torch.strided and held.device.type != "meta":
+            storages[held.untyped_storage().data_ptr()] = held.untyped_storage().nbytes()
+    return sum(storages.values())
