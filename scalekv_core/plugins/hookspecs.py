@@ -14,6 +14,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from scalekv_core.contracts.adapter import ModelAdapter
+    from scalekv_core.contracts.metric import Metric
     from scalekv_core.contracts.policy import Policy
     from scalekv_core.contracts.strategies import (
         BudgetAllocator,
@@ -74,4 +75,10 @@ def scalekv_model_adapters() -> Mapping[str, Callable[[], ModelAdapter]]:
 @hookspec
 def scalekv_image_models() -> Mapping[str, Callable[[], ModelCard]]:
     """Image models that the command line can load by name."""
+    raise NotImplementedError
+
+
+@hookspec
+def scalekv_metrics() -> Mapping[str, Callable[[], Metric]]:
+    """Metrics: how far compressed images are from the unmodified model's, or how good they are."""
     raise NotImplementedError

@@ -1,0 +1,62 @@
+"""What a study's figures depend on beside its question: versions, devices, weights. Recorded, and compared before resuming."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+from scalekv_core.compare.question import Setting
+from scalekv_core.models.image_model import ImageModel
+from scalekv_core.plugins.registry import Registry
+
+MOST_FINGERPRINTED = 256 << 20
+"""Bytes of weights up to which a fingerprint is taken."""
+
+
+def environment(
+    models: Sequence[ImageModel], settings: Sequence[Setting], device: str, registry: Registry
+) -> dict[str, Any]:
+    """The record, as plain values."""
+    return {
+        "versions": {"scalekv": version("scalekv"), "torch": torch.__version__, **plugins(settings, registry)},
+        "python": platform.python_version(),
+        "device": device_name(device),
+        "weights": {model.name: fingerprint(model.module) for model in models},
+        "profiles": {model.name: _profile(model) for model in models},
+    }
+
+
+def device_name(device: str) -> str:
+    """The device as a person knows it."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{device} ({platform.machine()})"
+
+
+def plugins(settings: Sequence[Setting], registry: Registry) -> dict[str, str]:
+    """{distribution: version} of the plugins that the policies of these settings come from."""
+    names = {setting.policy.split()[0] for setting in settings}
+    owners = [registry.offers[key].owner for name in names if (key := ("policy", name)) in registry.offers]
+    return {owner.distribution: owner.version for owner in owners if owner.version}
+
+
+def fingerprint(module: nn.Module) -> str | None:
+    """SHA-256 over names and bytes of all tensors of a model, whatever file they came from; None where that takes long."""
+    state = module.state_dict()
+    if sum(tensor.nbytes for tensor in state.values()) > MOST_FINGERPRINTED:
+        return None
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _profile(model: ImageModel) -> str | None:
+    if model.profile is None:
+        return None
+    return f"sha256:{hashlib.sha256(model.profile.mass.tobytes()).hexdigest()}"

@@ -1,0 +1,247 @@
+"""What a study has found so far, read from its store: arrays by setting and image, and the summary of each setting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import field, frozen
+
+from scalekv_core.compare.ranking import Floats, Interval, Pool, Ranked, Resamples, interval, mean, ranking
+from scalekv_core.compare.store import UNMODIFIED, WHOLE, Store
+from scalekv_core.contracts.metric import Metric, PairMetric
+from scalekv_core.errors import InputError, UnknownName
+from scalekv_core.plugins.registry import Registry
+
+
+@frozen(eq=False, kw_only=True)
+class Row:
+    """One setting and all that is known of it.
+
+    Attributes:
+        id: of the setting in the store.
+        label: without the model.
+        policy, budget, codec, options: as they were asked for.
+        planned_bytes, unmodified_bytes: of a batch.
+        resident_bytes, peak_bytes: the most over all batches; None if nothing was finished.
+        refused: why it was not measured; None if it was.
+        failed: {reason: images}.
+        figures: {metric: (images,) array, nan where there is none}, in the order of :attr:`Results.images`.
+        sets: {metric: figure of all images}.
+        seconds, unmodified_seconds, selection: (images,) arrays.
+        files: (images,) names of pictures, or None.
+    """
+
+    id: int
+    label: str
+    policy: str
+    budget: str
+    codec: str
+    options: Mapping[str, str]
+    planned_bytes: int | None
+    unmodified_bytes: int | None
+    resident_bytes: int | None = None
+    peak_bytes: int | None = None
+    refused: str | None = None
+    failed: Mapping[str, int] = field(factory=dict)
+    figures: Mapping[str, Floats] = field(factory=dict)
+    sets: Mapping[str, float] = field(factory=dict)
+    seconds: Floats
+    unmodified_seconds: Floats
+    selection: Floats
+    files: Sequence[str | None]
+
+    @property
+    def done(self) -> int:
+        """Images that are finished, failed ones too."""
+        return int((~np.isnan(self.seconds)).sum()) + sum(self.failed.values())
+
+    @property
+    def times_faster(self) -> Floats:
+        """(images,) seconds unmodified by seconds."""
+        return self.unmodified_seconds / self.seconds
+
+
+@frozen(eq=False, kw_only=True)
+class Results:
+    """The results of one model.
+
+    Attributes:
+        model: its name.
+        images: (prompt, seed) of every image, in the order of all arrays.
+        rows: the settings, in the order in which they were asked for.
+        baseline: files of the unmodified images.
+        metrics: {name: metric}; None where its plugin is not installed here.
+    """
+
+    model: str
+    images: Sequence[tuple[str, int]]
+    rows: Sequence[Row]
+    baseline: Sequence[str | None]
+    metrics: Mapping[str, Metric | None]
+
+    @property
+    def resamples(self) -> Resamples:
+        """The same for every figure of these images."""
+        return Resamples.of(max(1, len(self.images)))
+
+    def pool(self, metric: str) -> Pool:
+        """How the figures of a metric are put together."""
+        known = self.metrics[metric]
+        return known.pool if isinstance(known, PairMetric) else mean
+
+    def higher_is_better(self, metric: str) -> bool:
+        known = self.metrics[metric]
+        return True if known is None else known.higher_is_better
+
+    def summary(self, row: Row, metric: str) -> Interval:
+        """A figure of a setting over all images."""
+        return interval(row.figures[metric], self.resamples, pool=self.pool(metric))
+
+    def ranked(self, metric: str) -> list[Ranked[int]]:
+        """Settings by id, from best to worst."""
+        values = {row.id: row.figures[metric] for row in self.rows if metric in row.figures}
+        return ranking(
+            values, higher_is_better=self.higher_is_better(metric), pool=self.pool(metric), resamples=self.resamples
+        )
+
+    def row(self, setting: int) -> Row:
+        return next(row for row in self.rows if row.id == setting)
+
+
+def results_of(store: Store, registry: Registry) -> list[Results]:
+    """The results of every model of a study, in the order of the question."""
+    metrics = {name: _metric(name, registry) for name in store.question["metrics"]}
+    return [_of_model(store, model, metrics) for model in store.question["models"]]
+
+
+def _metric(name: str, registry: Registry) -> Metric | None:
+    try:
+        made: Metric = registry.make("metric", name)
+    except UnknownName:  # the study was made with a plugin that is not here; its figures are read all the same
+        return None
+    return made
+
+
+def _of_model(store: Store, model: str, metrics: Mapping[str, Metric | None]) -> Results:
+    images = [(prompt, seed) for seed in store.question["seeds"] for prompt in store.question["prompts"][model]]
+    place = {image: i for i, image in enumerate(images)}
+    baseline: list[str | None] = [None] * len(images)
+    for image, file in store.pictures(UNMODIFIED, model).items():
+        if image in place:
+            baseline[place[image]] = file
+    columns = "id, label, policy, budget, codec, options, planned_bytes, unmodified_bytes, refused"
+    settings = store.db.execute(f"SELECT {columns} FROM setting WHERE model = ? ORDER BY id", (model,)).fetchall()
+    rows = [_row(store, setting, place) for setting in settings]
+    return Results(model=model, images=images, rows=rows, baseline=baseline, metrics=metrics)
+
+
+def _row(store: Store, setting: Sequence[Any], place: Mapping[tuple[str, int], int]) -> Row:
+    key, label, policy, budget, codec, options, planned, unmodified, refused = setting
+    arrays = {name: np.full(len(place), np.nan) for name in ("seconds", "unmodified", "selection")}
+    files: list[str | None] = [None] * len(place)
+    failed: dict[str, int] = {}
+    resident, peak = [], []
+    cells = store.db.execute(
+        "SELECT i.prompt, i.seed, c.seconds, c.unmodified_seconds, c.selection_share, c.resident_bytes, c.peak_bytes, c.file,"
+        " c.failed FROM cell c JOIN image i ON i.id = c.image WHERE c.setting = ?",
+        (key,),
+    )
+    for prompt, seed, seconds, before, share, held, most, file, reason in cells:
+        i = place[prompt, seed]
+        if reason is not None:
+            failed[reason] = failed.get(reason, 0) + 1
+            continue
+        files[i] = file
+        for name, value in (("seconds", seconds), ("unmodified", before), ("selection", share)):
+            arrays[name][i] = np.nan if value is None else value
+        resident.append(held)
+        peak.append(most)
+    return Row(
+        id=key,
+        label=label,
+        policy=policy,
+        budget=budget,
+        codec=codec,
+        options=json.loads(options),
+        planned_bytes=planned,
+        unmodified_bytes=unmodified,
+        resident_bytes=max((x for x in resident if x is not None), default=None),
+        peak_bytes=max((x for x in peak if x is not None), default=None),
+        refused=refused,
+        failed=failed,
+        figures=_figures(store, key, place),
+        sets=dict(store.db.execute("SELECT metric, value FROM set_figure WHERE setting = ?", (key,))),
+        seconds=arrays["seconds"],
+        unmodified_seconds=arrays["unmodified"],
+        selection=arrays["selection"],
+        files=files,
+    )
+
+
+def _figures(store: Store, setting: int, place: Mapping[tuple[str, int], int]) -> dict[str, Floats]:
+    found: dict[str, Floats] = {}
+    rows = store.db.execute(
+        "SELECT f.metric, i.prompt, i.seed, f.value FROM figure f JOIN cell c ON c.id = f.cell JOIN image i ON i.id = c.image"
+        " WHERE c.setting = ? AND f.scale = ?",
+        (setting, WHOLE),
+    )
+    for metric, prompt, seed, value in rows:
+        array = found.setdefault(metric, np.full(len(place), np.nan))
+        array[place[prompt, seed]] = np.nan if value is None else value
+    return found
+
+
+def by_scale(store: Store, setting: int, metric: str) -> list[float]:
+    """The mean figure of each scale over all images of which it is a number."""
+    rows = store.db.execute(
+        "SELECT f.scale, AVG(f.value) FROM figure f JOIN cell c ON c.id = f.cell WHERE c.setting = ? AND f.metric = ?"
+        " AND f.scale >= 0 GROUP BY f.scale ORDER BY f.scale",
+        (setting, metric),
+    )
+    return [float("nan") if value is None else float(value) for _, value in rows]
+
+
+@frozen(kw_only=True)
+class Recommendation:
+    """A setting that fits, with the price of half the memory.
+
+    Attributes:
+        best, second: by fidelity, of those that fit; ``second`` None if only one does.
+        half: the best that fits into half the memory; None if none does.
+    """
+
+    best: Row
+    second: Row | None
+    half: Row | None
+
+
+def recommend(results: Results, memory: int, metric: str) -> Recommendation:
+    """The setting with the best figure whose cache (the measured peak, or what it holds) fits.
+
+    Args:
+        results: of one model.
+        memory: bytes for the cache of a batch.
+        metric: what is called best.
+
+    Raises:
+        InputError: nothing was measured, or nothing fits; the least is named.
+    """
+    order = [results.row(one.key) for one in results.ranked(metric) if not np.isnan(one.figure.value)]
+    if not order:
+        raise InputError(f"the study has no figure of {metric!r} for model {results.model!r}")
+    fitting = [row for row in order if needed(row) <= memory]
+    if not fitting:
+        least = min(order, key=needed)
+        raise InputError(
+            f"no setting of this study fits into {memory:,} bytes; the smallest is {least.label!r} with {needed(least):,}"
+        )
+    half = next((row for row in order if needed(row) <= memory // 2), None)
+    return Recommendation(best=fitting[0], second=fitting[1] if len(fitting) > 1 else None, half=half)
+
+
+def needed(row: Row) -> int:
+    """Bytes that the cache of a setting takes at one moment."""
+    return row.peak_bytes or row.resident_bytes or row.planned_bytes or 0

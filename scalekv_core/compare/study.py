@@ -1,0 +1,232 @@
+"""A study from its question to its last cell: plan it, run what is missing, and say what is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import evolve, field, frozen
+from PIL import Image
+
+from scalekv_core.compare.engines import Engine, Finished, InProcess, Loading
+from scalekv_core.compare.environment import environment
+from scalekv_core.compare.question import Question, Setting
+from scalekv_core.compare.runner import Task, pair_metrics, tasks_of
+from scalekv_core.compare.store import IMAGES, UNMODIFIED, Store
+from scalekv_core.contracts.metric import SetMetric
+from scalekv_core.errors import InputError, ScaleKVError
+from scalekv_core.models.card import ModelCard
+from scalekv_core.models.image_model import ImageModel
+from scalekv_core.planning.footprint import Footprint
+from scalekv_core.planning.planner import plan_policy
+from scalekv_core.plugins.registry import Registry
+
+
+@frozen(eq=False, kw_only=True)
+class PlannedSetting:
+    """A setting with its bytes, or why it cannot be measured.
+
+    Attributes:
+        setting: which.
+        footprint: of a batch's cache; None if it was refused.
+        refused: one line; None if it can be measured.
+    """
+
+    setting: Setting
+    footprint: Footprint | None
+    refused: str | None = None
+
+
+@frozen(eq=False, kw_only=True)
+class StudyPlan:
+    """What a study will do, known before anything is generated.
+
+    Attributes:
+        question: what is asked.
+        settings: all, those that cannot be measured too.
+    """
+
+    question: Question
+    settings: Sequence[PlannedSetting]
+
+    @property
+    def measured(self) -> list[Setting]:
+        """The settings that can be measured."""
+        return [one.setting for one in self.settings if one.refused is None]
+
+    @property
+    def refused(self) -> list[PlannedSetting]:
+        """The settings that cannot, with the reason."""
+        return [one for one in self.settings if one.refused is not None]
+
+    @property
+    def cells(self) -> int:
+        """Settings x images."""
+        return sum(len(self.question.images(setting.model)) for setting in self.measured)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """In the order in which they run."""
+        return tasks_of(self.question, self.measured)
+
+
+def plan_study(question: Question, models: Mapping[str, ImageModel], registry: Registry) -> StudyPlan:
+    """The plan of a study.
+
+    Args:
+        question: what is asked.
+        models: {name: model}, loaded: their shapes and profiles decide what a budget buys.
+        registry: where names are looked up.
+
+    Raises:
+        UnknownName, InputError, MissingExtra: a name, an option or a metric that is not there; a prompt that a model
+            does not accept; no setting can be measured.
+    """
+    pair_metrics(question, registry)
+    for name in question.models:
+        _check_prompts(name, question, registry)
+    planned = [_planned(setting, question, models[setting.model], registry) for setting in question.settings(registry)]
+    if all(one.refused for one in planned):
+        raise InputError(
+            f"no setting of this study can be measured: {planned[0].setting.label!r}: {planned[0].refused}"
+        )
+    return StudyPlan(question=question, settings=planned)
+
+
+def _planned(setting: Setting, question: Question, model: ImageModel, registry: Registry) -> PlannedSetting:
+    policy = setting.made(registry)
+    _, adapter = registry.adapter_for(model.module)
+    card: ModelCard = registry.make("model", setting.model)
+    rows = question.batch * card.rows_of(question.sampling_of(model.sampling))
+    geometry = evolve(adapter.geometry(model.module), schedule=model.schedule, rows=rows)
+    try:
+        made = plan_policy(policy, geometry, budget=setting.budget or None, profile=model.profile, model=setting.model)
+    except ScaleKVError as error:
+        return PlannedSetting(setting=setting, footprint=None, refused=str(error).splitlines()[0])
+    return PlannedSetting(setting=setting, footprint=made.footprint)
+
+
+def _check_prompts(name: str, question: Question, registry: Registry) -> None:
+    card: ModelCard = registry.make("model", name)
+    if card.needs_weights:
+        return  # only the loaded model knows its language
+    wrong = next((prompt for prompt in question.prompts[name] if not card.accepts(prompt)), None)
+    if wrong is not None:
+        raise InputError(f"model {name!r} does not accept the prompt {wrong!r}; it takes prompts like {card.example!r}")
+
+
+@frozen(eq=False, kw_only=True)
+class Progress:
+    """How far a study is: cells done, cells in all, and of the last task which setting."""
+
+    done: int
+    total: int
+    setting: Setting
+
+
+@frozen(eq=False, kw_only=True)
+class Study:
+    """A planned study with its store.
+
+    Attributes:
+        plan: what is to be done.
+        store: where cells go.
+        registry: where names are looked up.
+        loading: how a worker gets its model.
+    """
+
+    plan: StudyPlan
+    store: Store
+    registry: Registry
+    loading: Loading
+    engine: Engine = field(factory=InProcess)
+
+    @classmethod
+    def begin(
+        cls,
+        plan: StudyPlan,
+        folder: Path,
+        models: Mapping[str, ImageModel],
+        *,
+        loading: Loading,
+        registry: Registry,
+        engine: Engine | None = None,
+        command: str = "",
+    ) -> Study:
+        """The study in a folder: a new one, or the rest of the one that is there.
+
+        Raises:
+            InputError: the folder holds a study of another question, of other versions or weights.
+        """
+        known = environment(list(models.values()), plan.measured, loading.device, registry)
+        store = Store.create(folder, plan.question, known, command=command)
+        for one in plan.settings:
+            footprint = one.footprint
+            store.add_setting(
+                one.setting,
+                planned=None if footprint is None else footprint.most_planned,
+                unmodified=None if footprint is None else footprint.unmodified,
+                refused=one.refused,
+            )
+        return cls(plan=plan, store=store, registry=registry, loading=loading, engine=engine or InProcess(registry))
+
+    def missing(self) -> list[Task]:
+        """The tasks that are not finished."""
+        return [task for task in self.plan.tasks if not self._finished(task)]
+
+    def run(self) -> Iterator[Progress]:
+        """Runs what is missing; yields after every task. Can be left at any time and begun again."""
+        tasks = self.missing()
+        done = self.plan.cells - sum(len(task.images) for task in tasks)
+        for task, cells, baseline in self.engine.run(tasks, self.loading, self._wanted):
+            self._keep((task, cells, baseline))
+            done += len(task.images)
+            yield Progress(done=done, total=self.plan.cells, setting=task.setting)
+
+    def finish(self) -> None:
+        """Computes the metrics of whole sets from the pictures in the store."""
+        for name in self.plan.question.metrics:
+            metric = self.registry.make("metric", name)
+            if isinstance(metric, SetMetric):
+                for setting in self.plan.measured:
+                    self._measure_set(name, metric, setting)
+
+    def _measure_set(self, name: str, metric: SetMetric, setting: Setting) -> None:
+        if metric.models and setting.model not in metric.models:
+            return
+        mine, theirs = self.store.pictures(setting.key, setting.model), self.store.pictures(UNMODIFIED, setting.model)
+        both = sorted(set(mine) & set(theirs))
+        if both:
+            value = metric.measure((self._tensor(mine[i]) for i in both), (self._tensor(theirs[i]) for i in both))
+            self.store.set_figure(setting.key, name, value, len(both))
+
+    def _tensor(self, file: str) -> Any:
+        import torch
+
+        pixels = np.asarray(Image.open(self.store.folder / IMAGES / file).convert("RGB"))
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+
+    def _wanted(self, task: Task) -> bool:
+        return not self._finished(task) and self.store.claim(task.setting.key, task.batch)
+
+    def _finished(self, task: Task) -> bool:
+        return self.store.finished(task.setting.key, task.images, task.setting.model)
+
+    def _keep(self, finished: Finished) -> None:
+        task, cells, baseline = finished
+        self.store.finish(task.setting.key, task.setting.model, task.batch, cells)
+        if baseline is not None:
+            self.store.finish(UNMODIFIED, task.setting.model, task.batch, baseline)
+
+
+def failures(store: Store) -> list[tuple[str, str, int]]:
+    """(setting, reason, how many images) of all cells that failed, the most frequent first."""
+    return [
+        (str(label), str(reason), int(number))
+        for label, reason, number in store.db.execute(
+            "SELECT s.label, c.failed, COUNT(*) FROM cell c JOIN setting s ON s.id = c.setting WHERE c.failed IS NOT NULL"
+            " GROUP BY s.label, c.failed ORDER BY COUNT(*) DESC, s.label"
+        )
+    ]
