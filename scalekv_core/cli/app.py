@@ -14,6 +14,9 @@ from scalekv_core.cli.groups import with_groups
 
 COMMANDS = (
     "generate",
+    "compare",
+    "report",
+    "recommend",
     "calibrate",
     "explain",
     "plan",

@@ -73,3 +73,29 @@ def _json_prompt(path: Path, number: int, line: str) -> str:
 
 
 _READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {".txt": _lines, ".csv": _csv, ".jsonl": _jsonl}
+
+
+SETS = Path(__file__).parent / "prompt_sets"
+
+
+def named_sets() -> list[str]:
+    """The names of the sets that come with scalekv, sorted."""
+    return sorted(file.stem for file in SETS.glob("*.txt"))
+
+
+def prompts_named(text: str) -> tuple[str, ...]:
+    """The prompts of a set by its name, or those in a file.
+
+    Raises:
+        InputError: it is neither, or the file cannot be used.
+
+    >>> prompts_named("digits")[:3]
+    ('0', '1', '2')
+    """
+    if text in named_sets():
+        return read_prompts(SETS / f"{text}.txt")
+    if Path(text).suffix.lower() in _READERS:
+        return read_prompts(Path(text))
+    raise InputError(
+        f"prompts {text!r} are neither a set ({', '.join(named_sets())}) nor a file ending in {', '.join(_READERS)}"
+    )
