@@ -104,7 +104,9 @@ def _prompts_of(model: str, given: Sequence[str], told: Mapping[str, str]) -> tu
         prompts = prompts_named(name)
         if all(card.accepts(prompt) for prompt in prompts):
             return prompts
-    return prompts_named("written")
+    if card.needs_weights:
+        return prompts_named("written")
+    raise InputError(f"no set of prompts is in the language of model {model!r}; give --prompts FILE")
 
 
 def run(

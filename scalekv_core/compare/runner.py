@@ -20,6 +20,8 @@ from scalekv_core.plugins.registry import Registry
 from scalekv_core.session.session import compress
 
 T = TypeVar("T")
+FAILURES = (ScaleKVError, RuntimeError, ArithmeticError, ValueError)
+"""What ends one task and not the study: a budget, a contract that is broken, memory that runs out."""
 
 
 @frozen(kw_only=True)
@@ -76,20 +78,20 @@ class Runner:
 
     def warm_up(self, task: Task) -> None:
         """Generates once outside of all clocks, unmodified and compressed: the first time pays for what is loaded lazily."""
-        self._generate(task)
         try:
+            self._generate(task)
             with compress(
                 self._model, task.setting.made(self._registry), task.setting.budget or None, registry=self._registry
             ):
                 self._generate(task)
-        except ScaleKVError:
+        except FAILURES:
             pass  # the task itself says so
 
     def run(self, task: Task) -> list[Cell]:
         """The cells of a task; whatever fails is a cell that says why, and the study goes on."""
         try:
             return self._run(task)
-        except (ScaleKVError, RuntimeError, ArithmeticError, ValueError) as error:
+        except FAILURES as error:
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
             return [Cell(prompt=prompt, seed=seed, failed=reason) for prompt, seed in task.images]
 

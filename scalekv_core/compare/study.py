@@ -110,7 +110,7 @@ def _planned(setting: Setting, question: Question, model: ImageModel, registry: 
 
 def _check_prompts(name: str, question: Question, registry: Registry) -> None:
     card: ModelCard = registry.make("model", name)
-    if card.needs_weights:
+    if card.needs_weights or type(card).accepts is ModelCard.accepts:
         return  # only the loaded model knows its language
     wrong = next((prompt for prompt in question.prompts[name] if not card.accepts(prompt)), None)
     if wrong is not None:

@@ -1,0 +1,286 @@
+"""A study runs every cell once, whatever interrupts it, and says of each why it has no figure."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scalekv_core.compare.engines import InProcess
+from scalekv_core.compare.results import by_scale, needed, recommend, results_of
+from scalekv_core.compare.runner import tasks_of
+from scalekv_core.compare.store import FILE, IMAGES, UNMODIFIED, Store
+from scalekv_core.compare.study import failures
+from scalekv_core.errors import InputError, UnknownName
+from scalekv_core.plugins.registry import Registry
+from scalekv_core.testing import toy
+from tests.compare.conftest import StudyIn, asked
+
+ROOT = Path(__file__).parents[2]
+
+
+def cells(folder: Path) -> int:
+    with sqlite3.connect(folder / FILE) as db:
+        return int(
+            db.execute(
+                "SELECT COUNT(*) FROM cell c JOIN setting s ON s.id = c.setting WHERE s.key != ?", (UNMODIFIED,)
+            ).fetchone()[0]
+        )
+
+
+def test_every_cell_is_measured_once(study_in: StudyIn, tmp_path: Path, registry: Registry) -> None:
+    """Settings x images, beside one unmodified image per prompt and seed; ``full`` is identical."""
+    study = study_in(tmp_path)
+    progress = list(study.run())
+    (results,) = results_of(study.store, registry)
+
+    assert (6, 6, 6) == (study.plan.cells, cells(tmp_path), progress[-1].done)
+    assert [] == study.missing()
+    assert all(results.baseline)
+    full = results.rows[0]
+    assert [math.inf, math.inf] == full.figures["psnr"].tolist()
+    assert [0.0, 0.0] == full.figures["forced-kl"].tolist()
+
+
+def test_what_is_held_is_what_was_planned(study_in: StudyIn, tmp_path: Path, registry: Registry) -> None:
+    """The bytes of a setting are measured, and equal those that were planned before."""
+    study = study_in(tmp_path)
+    list(study.run())
+
+    for row in results_of(study.store, registry)[0].rows:
+        assert row.planned_bytes == row.resident_bytes
+        assert row.peak_bytes is not None
+        assert row.peak_bytes >= row.resident_bytes  # type: ignore[operator]
+
+
+def test_a_study_that_was_left_goes_on(study_in: StudyIn, tmp_path: Path) -> None:
+    """After one task the rest is missing; a second run does the rest and nothing twice."""
+    next(study_in(tmp_path).run())
+    again = study_in(tmp_path)
+    missing = len(again.missing())
+    done = list(again.run())
+
+    assert len(done) == missing == len(again.plan.tasks) - 1
+    assert 6 == cells(tmp_path)
+
+
+def test_two_processes_do_not_double_a_cell(study_in: StudyIn, tmp_path: Path) -> None:
+    """Both finish, one is not told of the other's cells, and each is there once."""
+    one, other = study_in(tmp_path), study_in(tmp_path)
+    list(one.run())
+    for task in other.plan.tasks:  # as if it had begun before the first wrote
+        worker = next(InProcess(other.registry).run([task], other.loading, lambda _: True))
+        other._keep(worker)
+
+    assert 6 == cells(tmp_path)
+
+
+def test_a_task_of_a_living_process_is_left_to_it(study_in: StudyIn, tmp_path: Path) -> None:
+    """A claim of another process that lives holds; one of a process that is gone does not."""
+    study = study_in(tmp_path)
+    task = study.plan.tasks[0]
+    setting = study.store._id("setting", "key", task.setting.key)
+    host = os.uname().nodename
+    for pid, free in ((os.getppid(), False), (2**22 - 1, True)):
+        study.store.db.execute("REPLACE INTO claim VALUES (?, ?, ?, ?, ?)", (setting, task.batch, host, pid, 0.0))
+        assert free is study.store.claim(task.setting.key, task.batch)
+
+
+def test_another_question_in_the_same_folder_is_refused(study_in: StudyIn, tmp_path: Path) -> None:
+    """The message names what differs."""
+    study_in(tmp_path)
+
+    with pytest.raises(InputError, match=r"holds another study.*seeds: \[7\] here, \[0\] there"):
+        study_in(tmp_path, asked(seeds=(7,)))
+
+
+def test_other_weights_are_refused(study_in: StudyIn, tmp_path: Path) -> None:
+    """What a study depends on beside its question is compared, too."""
+    study = study_in(tmp_path)
+    known = study.store.environment | {"weights": {"toy": "sha256:other"}}
+    study.store.db.execute("UPDATE study SET environment = ?", (json.dumps(known),))
+
+    with pytest.raises(InputError, match="weights: "):
+        study_in(tmp_path)
+
+
+def test_a_setting_that_cannot_be_planned_is_named_and_the_rest_runs(
+    study_in: StudyIn, tmp_path: Path, registry: Registry
+) -> None:
+    """A budget below what a policy needs costs that setting only."""
+    study = study_in(tmp_path, asked(budgets=("50%", "900%")))
+    (refused,) = study.plan.refused
+    list(study.run())
+
+    assert "uniform 900%" == refused.setting.label
+    assert "more than the whole history" in (refused.refused or "")
+    assert [None, None, refused.refused] == [row.refused for row in results_of(study.store, registry)[0].rows]
+
+
+def test_what_is_not_a_number_is_marked(study_in: StudyIn, tmp_path: Path, registry: Registry) -> None:
+    """A metric that has no number for one image has one of the other, and is in no mean as 0."""
+    study = study_in(
+        tmp_path,
+        asked(policies=("uniform",), budgets=("50%",), seeds=(0, 1), prompts={"toy": ("1",)}, metrics=("brightness",)),
+    )
+    list(study.run())
+    (results,) = results_of(study.store, registry)
+    summary = results.summary(results.rows[0], "brightness")
+
+    assert (1, 1) == (summary.images, summary.missing)
+    assert ("not a number",) == study.store.db.execute("SELECT note FROM figure WHERE value IS NULL").fetchone()
+
+
+def test_an_image_that_fails_is_a_cell_with_a_reason(
+    study_in: StudyIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study goes on, and says at the end what is missing."""
+    study = study_in(tmp_path, asked(policies=("uniform",), budgets=("50%", "20%")))
+    from scalekv_core.compare import runner
+
+    compress = runner.compress
+
+    def failing(model: object, policy: object, budget: str, **how: object) -> object:
+        if budget == "20%":
+            raise RuntimeError("the device is on fire\nand more")
+        return compress(model, policy, budget, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runner, "compress", failing)
+    list(study.run())
+
+    assert [("uniform 20%", "RuntimeError: the device is on fire", 2)] == failures(study.store)
+    assert 4 == cells(tmp_path)
+
+
+def test_a_metric_that_is_not_there_is_refused_first(study_in: StudyIn, tmp_path: Path) -> None:
+    """Before a folder is made."""
+    with pytest.raises(UnknownName, match="no metric is called 'beauty'"):
+        study_in(tmp_path / "study", asked(metrics=("beauty",)))
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_prompt_that_a_model_does_not_take_is_refused_first(
+    study_in: StudyIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one that it takes; where the card does not know its model's language, the cells say what the model says."""
+    monkeypatch.setattr(toy.ToyCard, "accepts", lambda self, prompt: prompt.isdigit())
+    with pytest.raises(InputError, match="model 'toy' does not accept the prompt 'a cat'; it takes prompts like '3'"):
+        study_in(tmp_path, asked(prompts={"toy": ("a cat",)}))
+
+
+def test_settings_take_turns(registry: Registry) -> None:
+    """Every batch runs every setting, in another order, so that a slow hour slows all alike; the order is fixed."""
+    question = asked(prompts={"toy": tuple(map(str, range(8)))}, budgets=("50%", "40%", "30%", "20%"))
+    tasks = tasks_of(question, question.settings(registry))
+    orders = [tuple(t.setting.label for t in tasks if t.batch == batch) for batch in range(8)]
+
+    assert 1 == len({frozenset(order) for order in orders})
+    assert 1 < len(set(orders))
+    assert tasks == tasks_of(question, question.settings(registry))
+
+
+def test_figures_by_scale_are_kept(study_in: StudyIn, tmp_path: Path) -> None:
+    """One for each scale; the first scale has no history that could be compressed."""
+    study = study_in(tmp_path, asked(policies=("uniform",), budgets=("20%",)))
+    list(study.run())
+    scales = by_scale(study.store, 2, "forced-kl")
+
+    assert 0.0 == scales[0]
+    assert len(scales) == study.store.db.execute("SELECT MAX(scale) + 1 FROM figure").fetchone()[0]
+
+
+def test_a_recommendation_fits(study_in: StudyIn, tmp_path: Path, registry: Registry) -> None:
+    """The best that fits; where nothing does the smallest is named."""
+    study = study_in(tmp_path)
+    list(study.run())
+    (results,) = results_of(study.store, registry)
+    most, least = (pick(results.rows, key=needed) for pick in (max, min))
+
+    assert "full" == recommend(results, needed(most), "forced-kl").best.label
+    assert least.label == recommend(results, needed(least), "forced-kl").best.label
+    with pytest.raises(InputError, match=f"the smallest is '{least.label}'"):
+        recommend(results, needed(least) - 1, "forced-kl")
+
+
+def test_pictures_are_kept_once_by_content(study_in: StudyIn, tmp_path: Path) -> None:
+    """``full`` generates the unmodified image, which is one file."""
+    study = study_in(tmp_path, asked(policies=("full",)))
+    list(study.run())
+
+    assert 2 == len(list((tmp_path / IMAGES).iterdir()))
+
+
+# -- files that are not what they should be -----------------------------------------------------------------------------
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    """Nothing, text, another database: one line each."""
+    with pytest.raises(InputError, match="there is no study in"):
+        Store.open(tmp_path)
+    (tmp_path / FILE).write_text("no database, but long enough to be looked at as one " * 50)
+    with pytest.raises(Exception, match=r"cannot be used .file is not a database."):
+        Store.open(tmp_path)
+    (tmp_path / FILE).unlink()
+    sqlite3.connect(tmp_path / FILE).execute("CREATE TABLE other (x)").connection.close()
+    with pytest.raises(InputError, match="is not a study of scalekv"):
+        Store.open(tmp_path)
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(
+    study_in: StudyIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says what is kept; the same study goes on when there is space."""
+    study = study_in(tmp_path)
+    running = study.run()
+    next(running)
+    before = cells(tmp_path)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        for file in (tmp_path / IMAGES).iterdir():
+            file.unlink()
+        with pytest.raises(Exception, match="No space left on device; what was finished before is in"):
+            list(running)
+    assert before == cells(tmp_path)
+    list(study_in(tmp_path).run())
+    assert 6 == cells(tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+import tests.compare.conftest as c
+from types import SimpleNamespace
+from scalekv_core.compare.study import Study, plan_study
+from scalekv_core.compare.engines import Loading
+from scalekv_core.plugins.registry import Registry
+registry = Registry.of(c.toy, c.scalekv_policies, c.pair_metrics)
+question = c.asked()
+loading = Loading(question=question, weights={{}})
+models = {{"toy": loading.model("toy", registry)}}
+study = Study.begin(plan_study(question, models, registry), Path({folder!r}), models, loading=loading, registry=registry)
+for number, _ in enumerate(study.run()):
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_kill_minus_nine_loses_nothing_that_was_finished(study_in: StudyIn, tmp_path: Path) -> None:
+    """A process that is killed after three tasks has left three; another does the rest."""
+    script = KILLED.format(path=[str(ROOT), *sys.path], folder=str(tmp_path))
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+
+    assert -9 == ended.returncode, ended.stderr
+    assert 3 == cells(tmp_path)
+    list(study_in(tmp_path).run())
+    assert 6 == cells(tmp_path)
