@@ -5,165 +5,125 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from attrs import frozen
 
 from scalekv_core.cli import arguments as args
 
-ASK, MEASURE, STORE = "What to compare", "What to measure", "Where it runs and goes"
+ASK, STORE = "What to compare", "Where it runs and goes"
 
-Models = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model", "-m", metavar="NAME", help="Name of an image model; repeat it for several.", rich_help_panel=ASK
-    ),
-]
-Policies = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--policy", "-p", metavar="NAME", rich_help_panel=ASK,
-        help="Name of a policy, or a name with parts: 'scalekv selector=h2o'; repeat it. [dim]default: all[/dim]",
-    ),
-]  # fmt: skip
-Budgets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--budget", "-b", metavar="SIZE", help="A budget; repeat it. [dim]default: 10%[/dim]", rich_help_panel=ASK
-    ),
-]
-Codecs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--codec", metavar="NAME", help="A codec; repeat it. [dim]default: the policy's own[/dim]", rich_help_panel=ASK
-    ),
-]
-Vary = Annotated[
-    list[str] | None,
-    typer.Option("--vary", metavar="OPTION=A,B,...", help="Values of an option: window=4,16,64.", rich_help_panel=ASK),
-]
-PromptsFrom = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--prompts", metavar="[MODEL=]SET", rich_help_panel=ASK,
-        help="Prompts: a set (digits, captions, written) or a .txt, .csv or .jsonl file; MODEL=SET for one model alone. "
-        "[dim]default: the set that the model accepts[/dim]",
-    ),
-]  # fmt: skip
-Seeds = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--seed", metavar="N", help="A seed; every prompt runs with each. [dim]default: 0[/dim]", rich_help_panel=ASK
-    ),
-]
-Metrics = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--metric",
-        metavar="NAME",
-        help="A metric; repeat it. [dim]default: psnr, ssim, agreement, forced-kl[/dim]",
-        rich_help_panel=MEASURE,
-    ),
-]
-Batch = Annotated[
-    int, typer.Option("--batch", min=1, metavar="N", help="Images generated at once.", rich_help_panel=MEASURE)
-]
-File = Annotated[
-    Path | None,
-    typer.Option(
-        "--study",
-        metavar="FILE.toml",
-        help="Read all of this from a file; options here replace what it says.",
-        rich_help_panel=ASK,
-    ),
-]
-Out = Annotated[
-    Path,
-    typer.Option(
-        "--out", metavar="DIR", help="Folder of the study; resumes the one that is there.", rich_help_panel=STORE
-    ),
-]
-EngineName = Annotated[
-    str | None,
-    typer.Option(
-        "--engine", metavar="NAME", help="in-process or ray. [dim]default: in-process[/dim]", rich_help_panel=STORE
-    ),
-]
-Address = Annotated[
-    str,
-    typer.Option("--address", metavar="ADDRESS", help="Ray cluster: local, auto or HOST:PORT.", rich_help_panel=STORE),
-]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, metavar="N", help="Workers; needs Ray.", rich_help_panel=STORE)
-]
-WeightsOf = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--weights",
-        metavar="[MODEL=]PATH",
-        help="Weights of a model that does not ship with them.",
-        rich_help_panel=STORE,
-    ),
-]
-PlanOnly = Annotated[bool, typer.Option("--plan", help="Show what would run, and stop.", rich_help_panel=STORE)]
+
+@frozen(kw_only=True)
+class Asked:
+    """What a study compares; what is not given is taken from the study file, or from the defaults."""
+
+    models: Annotated[
+        list[str] | None, args.option(ASK, "--model", "-m", metavar="NAME", help="An image model (repeat it).")
+    ] = None
+    policies: Annotated[
+        list[str] | None,
+        args.option(
+            ASK, "--policy", "-p", metavar="NAME",
+            help="A policy, or a policy with parts: 'scalekv selector=h2o' (repeat it). [dim]default: all[/dim]",
+        ),
+    ] = None  # fmt: skip
+    budgets: Annotated[
+        list[str] | None,
+        args.option(ASK, "--budget", "-b", metavar="SIZE", help="A budget (repeat it). [dim]default: 10%[/dim]"),
+    ] = None
+    codecs: Annotated[
+        list[str] | None,
+        args.option(ASK, "--codec", metavar="NAME", help="A codec (repeat it). [dim]default: the policy's own[/dim]"),
+    ] = None
+    vary: Annotated[
+        list[str] | None,
+        args.option(ASK, "--vary", metavar="OPTION=A,B", help="Values of an option: window=4,16,64 (repeat it)."),
+    ] = None
+    prompts: Annotated[
+        list[str] | None,
+        args.option(
+            ASK, "--prompts", metavar="[MODEL=]SET",
+            help="A set of prompts (digits, captions, written) or a .txt, .csv or .jsonl file. "
+            "[dim]default: the set that the model accepts[/dim]",
+        ),
+    ] = None  # fmt: skip
+    seeds: Annotated[
+        list[int] | None,
+        args.option(ASK, "--seed", metavar="N", help="Every prompt runs with every seed. [dim]default: 0[/dim]"),
+    ] = None
+    metrics: Annotated[
+        list[str] | None,
+        args.option(
+            ASK, "--metric", metavar="NAME",
+            help="A metric; the last one ranks (repeat it). [dim]default: psnr, ssim, agreement, forced-kl[/dim]",
+        ),
+    ] = None  # fmt: skip
+    batch: Annotated[
+        int | None,
+        args.option(ASK, "--batch", min=1, metavar="N", help="Images generated at once. [dim]default: 1[/dim]"),
+    ] = None
+    file: Annotated[
+        Path | None,
+        args.option(ASK, "--study", metavar="FILE.toml", help="Reads all of this from a file; options win over it."),
+    ] = None
+
+
+@frozen(kw_only=True)
+class Run:
+    """Where a study runs."""
+
+    out: Annotated[
+        Path, args.option(STORE, "--out", metavar="DIR", help="Folder of the study; one that is there is resumed.")
+    ] = Path("scalekv-study")
+    weights: Annotated[
+        list[str] | None,
+        args.option(
+            STORE, "--weights", metavar="[MODEL=]PATH", help="Weights of a model without built-in ones (repeat it)."
+        ),
+    ] = None
+    device: Annotated[str, args.option(STORE, "--device", metavar="NAME", help="cpu, cuda, cuda:1, ...")] = "cpu"
+    dtype: Annotated[
+        str | None,
+        args.option(STORE, "--dtype", metavar="NAME", help="float32, bfloat16 or float16. [dim]default: float32[/dim]"),
+    ] = None
+    engine: Annotated[
+        str | None,
+        args.option(STORE, "--engine", metavar="NAME", help="in-process or ray. [dim]default: in-process[/dim]"),
+    ] = None
+    address: Annotated[
+        str, args.option(STORE, "--address", metavar="ADDRESS", help="Ray cluster: local, auto or HOST:PORT.")
+    ] = "local"
+    workers: Annotated[
+        int | None, args.option(STORE, "--workers", min=1, metavar="N", help="Number of workers; needs Ray.")
+    ] = None
+
+
+PlanOnly = Annotated[bool, args.option(STORE, "--plan", help="Shows what would run, and stops.")]
 Export = Annotated[
     Path | None,
-    typer.Option(
-        "--export",
-        metavar="FILE",
-        help="Write the study in --out to a .csv, .jsonl or .parquet file, and stop.",
-        rich_help_panel=STORE,
+    args.option(
+        STORE, "--export", metavar="FILE", help="Writes the study in --out as .csv, .jsonl or .parquet, and stops."
     ),
 ]
 
 
 def compare(
-    model: Models = None,
-    policy: Policies = None,
-    budget: Budgets = None,
-    codec: Codecs = None,
-    vary: Vary = None,
-    prompts: PromptsFrom = None,
-    seed: Seeds = None,
-    study: File = None,
-    metric: Metrics = None,
-    batch: Batch = 1,
-    guidance: args.Guidance = None,
-    top_k: args.TopK = None,
-    top_p: args.TopP = None,
-    temperature: args.Temperature = None,
-    greedy: args.Greedy = False,
-    aspect: args.Aspect = None,
-    size: args.Size = None,
-    weights: WeightsOf = None,
-    device: args.Device = "cpu",
-    dtype: args.Dtype = "float32",
-    out: Out = Path("scalekv-study"),
-    engine: EngineName = None,
-    address: Address = "local",
-    workers: Workers = None,
+    *,
+    asked: Asked,
+    shape: args.Shape,
+    sampling: args.SamplingOptions,
+    run: Run,
     plan: PlanOnly = False,
     export: Export = None,
 ) -> None:
     """Compare policies, budgets and codecs on the same images, and rank them.
 
-    Every setting generates the same prompts with the same seeds as the unmodified model. Results go into DIR/study.sqlite as
-    they come; the same command resumes a study that was interrupted.
+    Every setting generates the same prompts with the same seeds as the unmodified model.
+
+    Results go to DIR/study.sqlite as they come. The same command resumes a study that was interrupted.
     """
     from scalekv_core.cli import studies
 
     if export is not None:
-        studies.export(out, export)
-        return
-    sampling = {
-        "guidance": guidance,
-        "top_k": top_k,
-        "top_p": top_p,
-        "temperature": temperature,
-        "greedy": greedy or None,
-    }
-    asked = studies.ask(
-        file=study, models=model, policies=policy, budgets=budget, codecs=codec, vary=vary, prompts=prompts, seeds=seed,
-        metrics=metric, batch=batch, sampling=sampling, aspect=aspect, size=size, dtype=dtype,
-    )  # fmt: skip
-    studies.run(
-        asked, out, weights=weights, device=device, engine=engine, address=address, workers=workers, plan_only=plan
-    )
+        studies.export(run.out, export)
+    else:
+        studies.run(studies.ask(asked, shape, sampling, dtype=run.dtype), run, plan_only=plan)

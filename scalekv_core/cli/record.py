@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import math
 import platform
@@ -15,19 +14,16 @@ from typing import Any
 
 import attrs
 import torch
-from torch import nn
 
 from scalekv_core.cli.generating import Generated
 from scalekv_core.cli.installed import registered_name, the_registry
 from scalekv_core.cli.jobs import Job
+from scalekv_core.compare.environment import fingerprint
 from scalekv_core.compare.metrics import Fidelity
 from scalekv_core.contracts.options import options_of
 from scalekv_core.contracts.policy import PARTS, Policy
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.models.image_model import ImageModel
-
-CHEAP = 256 << 20
-"""Bytes of weights up to which a fingerprint is taken."""
 
 
 def record(
@@ -130,18 +126,6 @@ def versions(generated: Sequence[Generated] = ()) -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-
-
-def fingerprint(module: nn.Module) -> str | None:
-    """SHA-256 over names and bytes of all tensors of a model, whatever file they came from; None if that is not cheap."""
-    state = module.state_dict()
-    if sum(tensor.nbytes for tensor in state.values()) > CHEAP:
-        return None
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return f"sha256:{digest.hexdigest()}"
 
 
 def as_json(value: Any) -> str:

@@ -22,7 +22,7 @@ def report(
     The page needs no network and can be read while the study still runs.
     """
     from scalekv_core.cli import console
-    from scalekv_core.cli.loading import the_registry
+    from scalekv_core.cli.installed import the_registry
     from scalekv_core.compare.page.write import write_page
     from scalekv_core.compare.store import Store
 

@@ -11,10 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 
 from scalekv_core.cli import console, defaults
-from scalekv_core.cli.loading import read_device, read_dtype, read_strengths, the_registry
+from scalekv_core.cli.arguments import SamplingOptions, Shape
+from scalekv_core.cli.compare import Asked, Run
+from scalekv_core.cli.figures import number, percent
+from scalekv_core.cli.installed import the_registry
+from scalekv_core.cli.jobs import read_places, read_strengths
+from scalekv_core.cli.loading import read_device, read_dtype
 from scalekv_core.compare.engines import Engine, Loading, RayEngine
 from scalekv_core.compare.prompts import named_sets, prompts_named
 from scalekv_core.compare.question import Question
@@ -32,50 +38,40 @@ METRICS = ("psnr", "ssim", "agreement", "forced-kl")
 ENGINES = ("in-process", "ray")
 
 
-def ask(
-    *,
-    file: Path | None,
-    models: Sequence[str] | None,
-    policies: Sequence[str] | None,
-    budgets: Sequence[str] | None,
-    codecs: Sequence[str] | None,
-    vary: Sequence[str] | None,
-    prompts: Sequence[str] | None,
-    seeds: Sequence[int] | None,
-    metrics: Sequence[str] | None,
-    batch: int | None,
-    sampling: Mapping[str, Any],
-    aspect: str | None,
-    size: str | None,
-    dtype: str,
-) -> Question:
+def ask(asked: Asked, shape: Shape, options: SamplingOptions, *, dtype: str | None) -> Question:
     """The question of the command line and a file together; the command line wins.
 
     Raises:
         InputError, UnknownName: something is not there, or of another form.
     """
-    told = QuestionFile() if file is None else QuestionFile.load(file)
-    chosen = tuple(models or told.models or (defaults.MODEL,))
-    varied = dict(told.vary) | dict(_read_vary(text) for text in vary or ())
-    given = {name: value for name, value in sampling.items() if value is not None}
-    if "guidance" in given:
-        given["guidance"] = read_strengths(given["guidance"])
-    read_dtype(dtype)
+    told = QuestionFile() if asked.file is None else QuestionFile.load(asked.file)
+    chosen = tuple(asked.models or told.models or (defaults.MODEL,))
+    read_dtype(dtype or told.dtype or "float32")
     return Question(
         models=chosen,
-        policies=tuple(policies or told.policies or every_policy()),
-        budgets=tuple(budgets or told.budgets or ("10%",)),
-        codecs=tuple(codecs or told.codecs),
-        vary=varied,
-        prompts={name: _prompts_of(name, prompts or (), told.prompts) for name in chosen},
-        seeds=tuple(seeds or told.seeds or (0,)),
-        sampling={**told.sampling, **given},
-        aspect=aspect or told.aspect,
-        size=size or told.size,
-        dtype=dtype if told.dtype is None or dtype != "float32" else told.dtype,
-        metrics=tuple(metrics or told.metrics or METRICS),
-        batch=batch or told.batch or 1,
+        policies=tuple(asked.policies or told.policies or every_policy()),
+        budgets=tuple(asked.budgets or told.budgets or ("10%",)),
+        codecs=tuple(asked.codecs or told.codecs),
+        vary=dict(told.vary) | dict(_read_vary(text) for text in asked.vary or ()),
+        prompts={name: _prompts_of(name, asked.prompts or (), told.prompts) for name in chosen},
+        seeds=tuple(asked.seeds or told.seeds or (0,)),
+        sampling={**told.sampling, **_changes(options)},
+        aspect=shape.aspect or told.aspect,
+        size=shape.size or told.size,
+        dtype=dtype or told.dtype,
+        metrics=tuple(asked.metrics or told.metrics or METRICS),
+        batch=asked.batch or told.batch or 1,
     )
+
+
+def _changes(options: SamplingOptions) -> dict[str, Any]:
+    """{field: value} of a sampling that were given."""
+    changes = {name: value for name, value in attrs.asdict(options).items() if value not in (None, False)}
+    if options.guidance is not None:
+        changes["guidance"] = read_strengths(options.guidance)
+    if options.guidance_at is not None:
+        changes["guidance_at"] = read_places(options.guidance_at)
+    return changes
 
 
 def every_policy() -> tuple[str, ...]:
@@ -109,21 +105,11 @@ def _prompts_of(model: str, given: Sequence[str], told: Mapping[str, str]) -> tu
     raise InputError(f"no set of prompts is in the language of model {model!r}; give --prompts FILE")
 
 
-def run(
-    question: Question,
-    folder: Path,
-    *,
-    weights: Sequence[str] | None,
-    device: str,
-    engine: str | None,
-    address: str,
-    workers: int | None,
-    plan_only: bool,
-) -> None:
+def run(question: Question, how: Run, *, plan_only: bool) -> None:
     """Plans, runs what is missing, and prints the ranking."""
-    chosen = make_engine(engine, address, workers)
-    read_device(device)
-    loading = Loading(question=question, weights=_weights(weights, question.models), device=device)
+    engine = make_engine(how.engine, how.address, how.workers)
+    read_device(how.device)
+    loading = Loading(question=question, weights=_weights(how.weights, question.models), device=how.device)
     registry = the_registry()
     with console.busy("loading the models"):
         models = {name: loading.model(name, registry) for name in question.models}
@@ -131,19 +117,12 @@ def run(
     tell_plan(plan)
     if plan_only:
         return
-    study = Study.begin(
-        plan,
-        folder,
-        models,
-        loading=loading,
-        registry=registry,
-        engine=chosen,
-        command=shlex.join(["scalekv", *sys.argv[1:]]),
-    )
+    command = shlex.join(["scalekv", *sys.argv[1:]])
+    study = Study.begin(plan, how.out, models, loading=loading, registry=registry, engine=engine, command=command)
     models.clear()  # a worker loads its own
     follow(study)
     study.finish()
-    tell_results(study.store, folder)
+    tell_results(study.store, how.out)
 
 
 def make_engine(name: str | None, address: str, workers: int | None) -> Engine | None:
@@ -196,7 +175,7 @@ def tell_plan(plan: StudyPlan) -> None:
         if one.footprint is not None:
             share = one.footprint.most_planned / one.footprint.unmodified
             console.row(
-                table, one.setting.model, one.setting.label, format_bytes(one.footprint.most_planned), f"{share:.1%}"
+                table, one.setting.model, one.setting.label, format_bytes(one.footprint.most_planned), percent(share)
             )
     console.out.print(table)
     for one in plan.refused:
@@ -234,37 +213,26 @@ def show(figure: Interval) -> str:
     >>> show(Interval(value=1.0, low=0.5, high=1.5, images=4)), show(Interval(value=math.inf, low=1, high=math.inf, images=1))
     ('1.000 ± 0.500', 'identical')
     """
-    if not math.isfinite(figure.value):
-        return brief(figure.value)
     spread = (figure.high - figure.low) / 2
     missing = f" ({figure.missing} missing)" if figure.missing else ""
-    return (
-        f"{number(figure.value)} ± {number(spread)}{missing}"
-        if math.isfinite(spread)
-        else f"{number(figure.value)}{missing}"
-    )
+    if not math.isfinite(figure.value) or not math.isfinite(spread):
+        return brief(figure.value) + missing
+    return f"{number(figure.value)} ± {number(spread)}{missing}"
 
 
 def brief(value: float) -> str:
-    """A figure alone; infinity and not-a-number by their names."""
-    return "no number" if math.isnan(value) else "identical" if math.isinf(value) else number(value)
+    """A figure alone.
 
-
-def number(value: float) -> str:
-    """Four figures, and never 0 for what is not 0.
-
-    >>> number(0.0), number(0.000031), number(25.8312)
-    ('0', '3.1e-05', '25.83')
+    >>> brief(math.nan), brief(math.inf), brief(21.3456)
+    ('no number', 'identical', '21.346')
     """
-    if value == 0:
-        return "0"
-    return f"{value:.2g}" if abs(value) < 0.001 else f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+    return "no number" if math.isnan(value) else "identical" if math.isinf(value) else number(value)
 
 
 def show_ratio(row: Row) -> str:
     """Seconds by those of the unmodified model in the same batch: the median."""
     ratios = row.seconds / row.unmodified_seconds
-    return "" if np.isnan(ratios).all() else f"{np.nanmedian(ratios):.2f}"
+    return "" if np.isnan(ratios).all() else number(float(np.nanmedian(ratios)), 2)
 
 
 def tell_recommendation(folder: Path, memory: str, metric: str | None) -> None:
