@@ -119,7 +119,7 @@ def provenance(model: Any, job: Job) -> dict[str, str]:
 
     import attrs
 
-    from scalekv_core.cli.record import fingerprint
+    from scalekv_core.compare.environment import fingerprint
 
     print_of_weights = fingerprint(model.module)
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalekv_core.compare import metrics
-from scalekv_core.contracts.metric import Metric, Pair, PairMetric
+from scalekv_core.contracts.metric import Pair, PairMetric
 from scalekv_core.errors import InputError
-from scalekv_core.plugins.hookspecs import hookimpl
 
 
 @frozen
@@ -87,9 +86,3 @@ def _over_scales(figures: Tensor, tokens: Sequence[Tensor]) -> Tensor:
     """(B,) the mean of (B, K) figures over all tokens."""
     weights = torch.tensor([t[0].numel() for t in tokens], dtype=torch.float64)
     return (figures * weights).sum(dim=1) / weights.sum()
-
-
-@hookimpl
-def scalekv_metrics() -> Mapping[str, Callable[[], Metric]]:
-    """The metrics that need nothing but the two generations."""
-    return {"psnr": PSNR, "ssim": SSIM, "agreement": Agreement, "forced-kl": ForcedKL}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import scalekv_policies
 from scalekv_core import hookimpl
-from scalekv_core.compare import pair_metrics
+from scalekv_core.compare import plugin
 from scalekv_core.compare.engines import Loading
 from scalekv_core.compare.question import Question
 from scalekv_core.compare.study import Study, plan_study
@@ -42,7 +42,7 @@ def scalekv_metrics() -> Mapping[str, Callable[[], Metric]]:
 def registry() -> Registry:
     """The toy, every policy that ships, the metrics that ship and one of a third party."""
     mine = SimpleNamespace(__name__="third-party", scalekv_metrics=scalekv_metrics)
-    return Registry.of(toy, scalekv_policies, pair_metrics, mine)
+    return Registry.of(toy, scalekv_policies, plugin, mine)
 
 
 def asked(**changes: object) -> Question:

@@ -264,7 +264,7 @@ from types import SimpleNamespace
 from scalekv_core.compare.study import Study, plan_study
 from scalekv_core.compare.engines import Loading
 from scalekv_core.plugins.registry import Registry
-registry = Registry.of(c.toy, c.scalekv_policies, c.pair_metrics)
+registry = Registry.of(c.toy, c.scalekv_policies, c.plugin)
 question = c.asked()
 loading = Loading(question=question, weights={{}})
 models = {{"toy": loading.model("toy", registry)}}

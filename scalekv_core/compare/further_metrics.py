@@ -1,0 +1,169 @@
+"""Metrics of other packages: perceptual ones, and those that need the weights of another network.
+
+Nothing is downloaded. A metric whose package or weights are missing says in one line how to get them, before anything is
+generated. Images go to these packages as they are stored, in [0, 1].
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from attrs.validators import ge, instance_of
+from torch import Tensor
+
+from scalekv_core.contracts.metric import Pair, PairMetric, SetMetric
+from scalekv_core.errors import InputError, missing_extra
+
+EXTRA = "metrics"
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+AT_ONCE = 16
+"""Images that a network looks at together."""
+
+
+def _package(name: str, purpose: str, *, provider: str | None = None) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise missing_extra(provider or name.partition(".")[0], EXTRA, purpose) from error
+
+
+@frozen
+class MultiScaleSSIM(PairMetric):
+    """Structural similarity over five resolutions (Wang et al. 2003); 1 for identical images."""
+
+    def check_available(self) -> None:
+        _package("torchmetrics.functional.image", "metric 'ms-ssim'")
+
+    def measure(self, pair: Pair) -> Tensor:
+        image = _package("torchmetrics.functional.image", "metric 'ms-ssim'")
+        least = 11 * 2**4 - 15  # five resolutions of an 11-pixel window
+        if min(pair.compressed.images.shape[2:]) < least:
+            raise InputError(f"metric 'ms-ssim' needs images of at least {least} pixels a side")
+        measure = image.multiscale_structural_similarity_index_measure
+        both = pair.compressed.images.float(), pair.unmodified.images.float()
+        return torch.as_tensor(measure(*both, data_range=1.0, reduction="none")).double().reshape(-1)
+
+
+@frozen
+class FLIP(PairMetric):
+    """Difference that a person sees when images alternate (Andersson et al. 2020), mean over pixels; 0 if identical."""
+
+    higher_is_better: ClassVar[bool] = False
+
+    def check_available(self) -> None:
+        _package("flip_evaluator", "metric 'flip'", provider="flip-evaluator")
+
+    def measure(self, pair: Pair) -> Tensor:
+        flip = _package("flip_evaluator", "metric 'flip'", provider="flip-evaluator")
+        both = zip(_pixels(pair.unmodified.images), _pixels(pair.compressed.images), strict=True)
+        figures = [flip.evaluate(before, after, "LDR", applyMagma=False)[1] for before, after in both]
+        return torch.tensor(figures, dtype=torch.float64)
+
+
+def _pixels(images: Tensor) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
+    for image in images.detach().float().cpu().clamp(0, 1):
+        yield np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+@frozen
+class LPIPS(PairMetric):
+    """Distance of deep features (Zhang et al. 2018)."""
+
+    higher_is_better: ClassVar[bool] = False
+    network: str = field(default="alex")
+
+    def check_available(self) -> None:
+        _package("torchvision", "metric 'lpips'")
+        _package("torchmetrics.functional.image.lpips", "metric 'lpips'")
+        _weights_at_hand(
+            "lpips", _hub() / {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}[self.network]
+        )
+
+    def measure(self, pair: Pair) -> Tensor:
+        lpips = _package("torchmetrics.functional.image.lpips", "metric 'lpips'")
+        measure = lpips.learned_perceptual_image_patch_similarity
+        both = zip(pair.compressed.images.float(), pair.unmodified.images.float(), strict=True)
+        figures = [measure(a[None], b[None], net_type=self.network, normalize=True) for a, b in both]
+        return torch.stack([torch.as_tensor(figure) for figure in figures]).double().reshape(-1)
+
+
+@frozen
+class CLIPScore(PairMetric):
+    """How well an image fits its prompt (Hessel et al. 2021): that of the compressed image."""
+
+    checkpoint: str = "openai/clip-vit-large-patch14"
+
+    def check_available(self) -> None:
+        _package("transformers", "metric 'clip-score'")
+        hub = _package("huggingface_hub", "metric 'clip-score'")
+        if not isinstance(hub.try_to_load_from_cache(self.checkpoint, "config.json"), str):
+            raise InputError(
+                f"metric 'clip-score' needs {self.checkpoint}, which is not in the Hugging Face cache; "
+                f"run: hf download {self.checkpoint}"
+            )
+
+    def measure(self, pair: Pair) -> Tensor:
+        multimodal = _package("torchmetrics.functional.multimodal", "metric 'clip-score'")
+        images = (pair.compressed.images * 255).round().byte()
+        both = zip(images, pair.prompts, strict=True)
+        figures = [multimodal.clip_score(image, prompt, model_name_or_path=self.checkpoint) for image, prompt in both]
+        return torch.stack([torch.as_tensor(figure) for figure in figures]).double()
+
+
+@frozen
+class FID(SetMetric):
+    """Fréchet distance between Inception features of both sets (Heusel et al. 2017)."""
+
+    higher_is_better: ClassVar[bool] = False
+
+    def check_available(self) -> None:
+        _inception("fid")
+
+    def measure(self, compressed: Iterable[Tensor], unmodified: Iterable[Tensor]) -> float:
+        fid = _package("torchmetrics.image.fid", "metric 'fid'")
+        return _of_sets(fid.FrechetInceptionDistance(normalize=True), compressed, unmodified)
+
+
+@frozen
+class KID(SetMetric):
+    """Kernel distance between Inception features of both sets (Bińkowski et al. 2018), mean over subsets."""
+
+    higher_is_better: ClassVar[bool] = False
+    subset: int = field(default=50, validator=[instance_of(int), ge(2)])
+
+    def check_available(self) -> None:
+        _inception("kid")
+
+    def measure(self, compressed: Iterable[Tensor], unmodified: Iterable[Tensor]) -> float:
+        kid = _package("torchmetrics.image.kid", "metric 'kid'")
+        return _of_sets(kid.KernelInceptionDistance(subset_size=self.subset, normalize=True), compressed, unmodified)
+
+
+def _inception(metric: str) -> None:
+    _package("torch_fidelity", f"metric {metric!r}", provider="torch-fidelity")
+    _weights_at_hand(metric, _hub() / INCEPTION)
+
+
+def _hub() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _weights_at_hand(metric: str, file: Path) -> None:
+    if not file.is_file():
+        raise InputError(f"metric {metric!r} needs weights that are not here; put {file.name} into {file.parent}")
+
+
+def _of_sets(distance: Any, compressed: Iterable[Tensor], unmodified: Iterable[Tensor]) -> float:
+    """The distance of two sets, a few images at a time."""
+    for images, real in ((iter(compressed), False), (iter(unmodified), True)):
+        while some := list(islice(images, AT_ONCE)):
+            distance.update(torch.stack(some), real=real)
+    computed = distance.compute()
+    return float(computed[0] if isinstance(computed, tuple) else computed)
