@@ -1,4 +1,4 @@
-"""``scalekv report``: a study as one page, to be read offline."""
+"""``scalekv report``: a study as one page to be read offline, or several studies of one protocol as a leaderboard."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ import typer
 
 
 def report(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of a study, as scalekv compare writes it.")],
+    studies: Annotated[
+        list[Path], typer.Argument(metavar="STUDY...", help="Folders of studies, as scalekv compare writes them.")
+    ],
+    *,
+    leaderboard: Annotated[
+        bool, typer.Option("--leaderboard", help="Ranks several studies of one protocol together.")
+    ] = False,
+    protocol: Annotated[
+        Path | None,
+        typer.Option("--protocol", metavar="FILE.toml", help="Study file that says what must be equal."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE.html", help="Where it goes. [dim]default: report.html in the study's folder[/dim]"
+            "--out",
+            metavar="FILE.html",
+            help="Where it goes. [dim]default: report.html in the first study's folder[/dim]",
         ),
     ] = None,
 ) -> None:
@@ -23,10 +35,19 @@ def report(
     """
     from scalekv_core.cli import console
     from scalekv_core.cli.installed import the_registry
+    from scalekv_core.compare.leaderboard import check_protocol, submissions
+    from scalekv_core.compare.page.contents import leaderboard_page, page_of
     from scalekv_core.compare.page.write import write_page
-    from scalekv_core.compare.store import Store
+    from scalekv_core.errors import InputError
 
-    store = Store.open(study)
-    file = out or store.folder / "report.html"
-    write_page(store, file, the_registry())
+    found = submissions(studies)
+    if not leaderboard and (len(found) > 1 or protocol is not None):
+        raise InputError("several studies, or a protocol, make a leaderboard; say --leaderboard")
+    if leaderboard:
+        check_protocol(found, protocol)
+        page = leaderboard_page(found, the_registry(), protocol="" if protocol is None else protocol.name)
+    else:
+        page = page_of(found[0].store, the_registry())
+    file = out or found[0].store.folder / ("leaderboard.html" if leaderboard else "report.html")
+    write_page(page, file)
     console.say(f"report: {file}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from attrs import field, frozen
 
 from scalekv_core.compare.ranking import Floats, Interval, Pool, Ranked, Resamples, interval, mean, ranking
-from scalekv_core.compare.store import UNMODIFIED, WHOLE, Store
+from scalekv_core.compare.store import IMAGES, UNMODIFIED, WHOLE, Store
 from scalekv_core.contracts.metric import Metric, PairMetric
 from scalekv_core.errors import InputError, UnknownName
 from scalekv_core.plugins.registry import Registry
@@ -31,7 +32,9 @@ class Row:
         figures: {metric: (images,) array, nan where there is none}, in the order of :attr:`Results.images`.
         sets: {metric: figure of all images}.
         seconds, unmodified_seconds, selection: (images,) arrays.
-        files: (images,) names of pictures, or None.
+        files: (images,) pictures, or None.
+        scales: {metric: mean of each scale over the images of which it is a number}.
+        study: where it was measured, if several studies are shown together.
     """
 
     id: int
@@ -51,7 +54,9 @@ class Row:
     seconds: Floats
     unmodified_seconds: Floats
     selection: Floats
-    files: Sequence[str | None]
+    files: Sequence[Path | None]
+    scales: Mapping[str, Sequence[float]] = field(factory=dict)
+    study: str = ""
 
     @property
     def done(self) -> int:
@@ -72,14 +77,14 @@ class Results:
         model: its name.
         images: (prompt, seed) of every image, in the order of all arrays.
         rows: the settings, in the order in which they were asked for.
-        baseline: files of the unmodified images.
+        baseline: pictures of the unmodified images.
         metrics: {name: metric}; None where its plugin is not installed here.
     """
 
     model: str
     images: Sequence[tuple[str, int]]
     rows: Sequence[Row]
-    baseline: Sequence[str | None]
+    baseline: Sequence[Path | None]
     metrics: Mapping[str, Metric | None]
 
     @property
@@ -128,10 +133,9 @@ def _metric(name: str, registry: Registry) -> Metric | None:
 def _of_model(store: Store, model: str, metrics: Mapping[str, Metric | None]) -> Results:
     images = [(prompt, seed) for seed in store.question["seeds"] for prompt in store.question["prompts"][model]]
     place = {image: i for i, image in enumerate(images)}
-    baseline: list[str | None] = [None] * len(images)
+    baseline: list[Path | None] = [None] * len(images)
     for image, file in store.pictures(UNMODIFIED, model).items():
-        if image in place:
-            baseline[place[image]] = file
+        baseline[place[image]] = store.folder / IMAGES / file
     columns = "id, label, policy, budget, codec, options, planned_bytes, unmodified_bytes, refused"
     settings = store.db.execute(f"SELECT {columns} FROM setting WHERE model = ? ORDER BY id", (model,)).fetchall()
     rows = [_row(store, setting, place) for setting in settings]
@@ -141,7 +145,7 @@ def _of_model(store: Store, model: str, metrics: Mapping[str, Metric | None]) ->
 def _row(store: Store, setting: Sequence[Any], place: Mapping[tuple[str, int], int]) -> Row:
     key, label, policy, budget, codec, options, planned, unmodified, refused = setting
     arrays = {name: np.full(len(place), np.nan) for name in ("seconds", "unmodified", "selection")}
-    files: list[str | None] = [None] * len(place)
+    files: list[Path | None] = [None] * len(place)
     failed: dict[str, int] = {}
     resident, peak = [], []
     cells = store.db.execute(
@@ -154,7 +158,7 @@ def _row(store: Store, setting: Sequence[Any], place: Mapping[tuple[str, int], i
         if reason is not None:
             failed[reason] = failed.get(reason, 0) + 1
             continue
-        files[i] = file
+        files[i] = None if file is None else store.folder / IMAGES / file
         for name, value in (("seconds", seconds), ("unmodified", before), ("selection", share)):
             arrays[name][i] = np.nan if value is None else value
         resident.append(held)
@@ -178,6 +182,7 @@ def _row(store: Store, setting: Sequence[Any], place: Mapping[tuple[str, int], i
         unmodified_seconds=arrays["unmodified"],
         selection=arrays["selection"],
         files=files,
+        scales=_scales(store, key),
     )
 
 
@@ -194,14 +199,16 @@ def _figures(store: Store, setting: int, place: Mapping[tuple[str, int], int]) -
     return found
 
 
-def by_scale(store: Store, setting: int, metric: str) -> list[float]:
-    """The mean figure of each scale over all images of which it is a number."""
+def _scales(store: Store, setting: int) -> dict[str, list[float]]:
     rows = store.db.execute(
-        "SELECT f.scale, AVG(f.value) FROM figure f JOIN cell c ON c.id = f.cell WHERE c.setting = ? AND f.metric = ?"
-        " AND f.scale >= 0 GROUP BY f.scale ORDER BY f.scale",
-        (setting, metric),
+        "SELECT f.metric, AVG(f.value) FROM figure f JOIN cell c ON c.id = f.cell WHERE c.setting = ? AND f.scale >= 0"
+        " GROUP BY f.metric, f.scale ORDER BY f.metric, f.scale",
+        (setting,),
     )
-    return [float("nan") if value is None else float(value) for _, value in rows]
+    found: dict[str, list[float]] = {}
+    for metric, value in rows:
+        found.setdefault(metric, []).append(float("nan") if value is None else float(value))
+    return found
 
 
 @frozen(kw_only=True)

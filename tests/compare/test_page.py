@@ -34,7 +34,7 @@ def page(study_in: StudyIn, tmp_path: Path, registry: Registry) -> str:
     )
     study = study_in(tmp_path, question, command="scalekv compare --model '<toy>'")
     list(study.run())
-    write_page(study.store, tmp_path / "report.html", registry)
+    write_page(page_of(study.store, registry), tmp_path / "report.html")
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -79,7 +79,7 @@ def test_a_study_can_be_read_before_it_ends(study_in: StudyIn, tmp_path: Path, r
     study = study_in(tmp_path)
     assert [] == page_of(study.store, registry).models[0]["rows"]
     next(study.run())
-    write_page(study.store, tmp_path / "report.html", registry)
+    write_page(page_of(study.store, registry), tmp_path / "report.html")
     assert 1 == len(page_of(study.store, registry).models[0]["rows"])
 
 
@@ -101,7 +101,7 @@ def test_a_place_that_cannot_be_written_is_one_line(study_in: StudyIn, tmp_path:
     study = study_in(tmp_path)
 
     with pytest.raises(InputError, match=r"report.html cannot be written: .*; the study itself is unharmed"):
-        write_page(study.store, tmp_path / "none" / "report.html", registry)
+        write_page(page_of(study.store, registry), tmp_path / "none" / "report.html")
 
 
 @pytest.mark.thorough

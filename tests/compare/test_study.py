@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from scalekv_core.compare.engines import InProcess
-from scalekv_core.compare.results import by_scale, needed, recommend, results_of
+from scalekv_core.compare.results import needed, recommend, results_of
 from scalekv_core.compare.runner import tasks_of
 from scalekv_core.compare.store import FILE, IMAGES, UNMODIFIED, Store
 from scalekv_core.compare.study import failures
@@ -185,11 +185,11 @@ def test_settings_take_turns(registry: Registry) -> None:
     assert tasks == tasks_of(question, question.settings(registry))
 
 
-def test_figures_by_scale_are_kept(study_in: StudyIn, tmp_path: Path) -> None:
+def test_figures_by_scale_are_kept(study_in: StudyIn, tmp_path: Path, registry: Registry) -> None:
     """One for each scale; the first scale has no history that could be compressed."""
     study = study_in(tmp_path, asked(policies=("uniform",), budgets=("20%",)))
     list(study.run())
-    scales = by_scale(study.store, 2, "forced-kl")
+    scales = results_of(study.store, registry)[0].rows[0].scales["forced-kl"]
 
     assert 0.0 == scales[0]
     assert len(scales) == study.store.db.execute("SELECT MAX(scale) + 1 FROM figure").fetchone()[0]

@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from attrs import frozen
 from numpy.typing import NDArray
 from PIL import Image
 
+from scalekv_core.compare.leaderboard import Submission, merged
 from scalekv_core.compare.ranking import Interval, frontier
-from scalekv_core.compare.results import Results, Row, by_scale, results_of
-from scalekv_core.compare.store import IMAGES, Store
+from scalekv_core.compare.results import Results, Row, results_of
+from scalekv_core.compare.store import Store
 from scalekv_core.plugins.registry import Registry
 from scalekv_core.shapes.geometry import format_bytes
 
@@ -52,7 +54,7 @@ def page_of(store: Store, registry: Registry) -> Page:
     """The page of a study as far as it is."""
     found = results_of(store, registry)
     metric = store.question["metrics"][-1]
-    parts = [_part(store, results, metric) for results in found]
+    parts = [part_of(results, metric) for results in found]
     return Page(
         title=f"scalekv study: {', '.join(store.question['models'])}",
         command=store.command,
@@ -62,6 +64,26 @@ def page_of(store: Store, registry: Registry) -> Page:
         data={
             "models": [part["data"] for part in parts],
             "metrics": [_metric(found[0], n) for n in store.question["metrics"]],
+        },
+    )
+
+
+def leaderboard_page(found: Sequence[Submission], registry: Registry, *, protocol: str = "") -> Page:
+    """The page of several studies of one protocol, ranked together."""
+    question = found[0].store.question
+    together = merged(found, registry)
+    parts = [part_of(results, question["metrics"][-1]) for results in together]
+    hidden = {"policies", "budgets", "codecs", "vary"}
+    asked = _asked({name: ([] if name in hidden else value) for name, value in question.items()} | {"vary": {}})
+    return Page(
+        title=f"scalekv leaderboard: {', '.join(question['models'])}",
+        command="",
+        asked=[row for row in asked if row[1]] + ([("protocol", protocol)] if protocol else []),
+        environment=[(f"{one.name}: {what}", text) for one in found for what, text in one.provenance if text],
+        models=parts,
+        data={
+            "models": [part["data"] for part in parts],
+            "metrics": [_metric(together[0], n) for n in question["metrics"]],
         },
     )
 
@@ -89,7 +111,8 @@ def _metric(results: Results, name: str) -> dict[str, Any]:
     return {"name": name, "unit": known.unit if known else "", "higher": results.higher_is_better(name)}
 
 
-def _part(store: Store, results: Results, metric: str) -> dict[str, Any]:
+def part_of(results: Results, metric: str) -> dict[str, Any]:
+    """The part of one model: table, plots, images, and what is missing."""
     measured = [row for row in results.rows if row.done > sum(row.failed.values())]
     ranks = {one.key: one for one in results.ranked(metric)} if measured else {}
     metrics = [name for name in results.metrics if any(name in row.figures for row in measured)]
@@ -114,8 +137,8 @@ def _part(store: Store, results: Results, metric: str) -> dict[str, Any]:
         "rows": rows,
         "refused": [(row.label, row.refused) for row in results.rows if row.refused],
         "failed": [(row.label, reason, n) for row in results.rows for reason, n in row.failed.items()],
-        "sheet": _sheet(store, results, measured, best, metric),
-        "data": {"model": results.model, "settings": [_plot_data(store, row, summaries[row.id]) for row in measured]},
+        "sheet": _sheet(results, measured, best, metric),
+        "data": {"model": results.model, "settings": [_plot_data(row, summaries[row.id]) for row in measured]},
     }
 
 
@@ -123,6 +146,7 @@ def _table_row(row: Row, summary: Mapping[str, Interval], rank: Any, on_frontier
     ratio = _median(row.seconds / row.unmodified_seconds)
     return {
         "label": row.label,
+        "study": row.study,
         "policy": row.policy,
         "rank": None if rank is None else rank.rank,
         "frontier": on_frontier,
@@ -141,7 +165,7 @@ def _table_row(row: Row, summary: Mapping[str, Interval], rank: Any, on_frontier
     }
 
 
-def _plot_data(store: Store, row: Row, summary: Mapping[str, Interval]) -> dict[str, Any]:
+def _plot_data(row: Row, summary: Mapping[str, Interval]) -> dict[str, Any]:
     return {
         "label": row.label,
         "policy": row.policy,
@@ -151,7 +175,7 @@ def _plot_data(store: Store, row: Row, summary: Mapping[str, Interval]) -> dict[
         "bytes": row.resident_bytes,
         "ratio": _median(row.seconds / row.unmodified_seconds),
         "figures": {name: [plain(f.value), plain(f.low), plain(f.high)] for name, f in summary.items()},
-        "scales": {name: [plain(value) for value in by_scale(store, row.id, name)] for name in summary},
+        "scales": {name: [plain(value) for value in row.scales.get(name, ())] for name in summary},
     }
 
 
@@ -185,9 +209,7 @@ def _median(values: NDArray[np.float64]) -> float | None:
     return None if np.isnan(values).all() else float(np.nanmedian(values))
 
 
-def _sheet(
-    store: Store, results: Results, measured: Sequence[Row], best: Sequence[bool], metric: str
-) -> dict[str, Any]:
+def _sheet(results: Results, measured: Sequence[Row], best: Sequence[bool], metric: str) -> dict[str, Any]:
     """Thumbnails of the images on which the settings shown are worst, beside the unmodified ones, with difference maps."""
     shown = [row for row, on in zip(measured, best, strict=True) if on and metric in row.figures]
     shown = sorted(shown, key=lambda row: -(row.resident_bytes or 0))[:SHOWN]
@@ -201,16 +223,16 @@ def _sheet(
     images = [i for i in worst.tolist() if results.baseline[i]][:WORST]
     return {
         "settings": [row.label for row in shown],
-        "images": [_sheet_row(store, results, shown, i, metric) for i in images],
+        "images": [_sheet_row(results, shown, i, metric) for i in images],
     }
 
 
-def _sheet_row(store: Store, results: Results, shown: Sequence[Row], i: int, metric: str) -> dict[str, Any]:
+def _sheet_row(results: Results, shown: Sequence[Row], i: int, metric: str) -> dict[str, Any]:
     prompt, seed = results.images[i]
-    original = _open(store, results.baseline[i])
+    original = _open(results.baseline[i])
     cells = []
     for row in shown:
-        picture = _open(store, row.files[i])
+        picture = _open(row.files[i])
         figure = float(row.figures[metric][i])
         cells.append(
             {
@@ -222,10 +244,8 @@ def _sheet_row(store: Store, results: Results, shown: Sequence[Row], i: int, met
     return {"prompt": prompt, "seed": seed, "unmodified": data_uri(original), "cells": cells}
 
 
-def _open(store: Store, file: str | None) -> Image.Image | None:
-    if file is None or not (store.folder / IMAGES / file).is_file():
-        return None
-    return Image.open(store.folder / IMAGES / file).convert("RGB")
+def _open(file: Path | None) -> Image.Image | None:
+    return None if file is None or not file.is_file() else Image.open(file).convert("RGB")
 
 
 def _difference(picture: Image.Image, original: Image.Image) -> Image.Image:

@@ -6,29 +6,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scalekv_core.compare.page.contents import AMPLIFY, page_of
-from scalekv_core.compare.store import Store
+from scalekv_core.compare.page.contents import AMPLIFY, Page
 from scalekv_core.errors import InputError, missing_extra
-from scalekv_core.plugins.registry import Registry
 
 HERE = Path(__file__).parent
 
 
-def write_page(store: Store, file: Path, registry: Registry) -> None:
+def write_page(page: Page, file: Path) -> None:
     """One self-contained HTML file.
 
     Raises:
         MissingExtra: jinja2 or plotly is not installed.
         InputError: the file cannot be written.
     """
-    template, plots = _template(), _plots()
-    page = page_of(store, registry)
-    text = template.render(
+    text = _template().render(
         page=page,
         data=json.dumps(page.data, allow_nan=False).replace("</", "<\\/"),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         script=(HERE / "page.js").read_text(encoding="utf-8"),
-        plotly=plots,
+        plotly=_plots(),
         amplify=AMPLIFY,
     )
     aside = file.with_suffix(f"{file.suffix}.part")
