@@ -12,6 +12,7 @@ from typing import Any
 from attrs import frozen
 
 from scalekv_core.contracts.adapter import ModelAdapter
+from scalekv_core.contracts.metric import Metric
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.errors import InputError, unknown_name
@@ -29,6 +30,7 @@ KINDS: dict[str, tuple[type, tuple[types.ModuleType, ...]]] = {
     "codec": (CacheCodec, (checks.codecs,)),
     "adapter": (ModelAdapter, (checks.adapters,)),
     "model": (ModelCard, (checks.models,)),
+    "metric": (Metric, (checks.metrics,)),
 }
 """{kind: (its class, the modules with its checks)}."""
 
