@@ -11,7 +11,7 @@ from scalekv_core import Registry
 from scalekv_core.testing import machine_for, parametrize_with_checks, toy
 from tests.conformance.small_models import SMALL_MODELS
 
-REGISTRY = Registry.installed(["scalekv-policies", "scalekv-adapters"])
+REGISTRY = Registry.installed(["scalekv-policies", "scalekv-adapters", "scalekv-metrics"])
 NAMES = sorted({name for _, name in REGISTRY.offers})
 TOY = Registry.of(toy, scalekv_policies)
 
