@@ -10,6 +10,7 @@ from typing import Any
 from attrs import frozen
 
 from scalekv_core.contracts.adapter import ModelAdapter
+from scalekv_core.contracts.metric import Metric
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.errors import PluginError, ScaleKVError
@@ -24,6 +25,7 @@ HOOKS = {
     "codec": "scalekv_cache_codecs",
     "adapter": "scalekv_model_adapters",
     "model": "scalekv_image_models",
+    "metric": "scalekv_metrics",
 }
 """{kind: hook that offers it}."""
 
@@ -36,6 +38,7 @@ TYPES: dict[str, type] = {
     "codec": CacheCodec,
     "adapter": ModelAdapter,
     "model": ModelCard,
+    "metric": Metric,
 }
 
 
