@@ -53,7 +53,7 @@ CREATE TABLE claim (setting INTEGER NOT NULL, batch INTEGER NOT NULL, host TEXT 
     PRIMARY KEY (setting, batch)) WITHOUT ROWID;
 CREATE VIEW result AS SELECT s.model, s.policy, s.budget, s.codec, s.options, i.prompt, i.seed, f.metric, f.value, f.note,
     c.seconds, c.resident_bytes, c.failed FROM cell c JOIN setting s ON s.id = c.setting JOIN image i ON i.id = c.image
-    LEFT JOIN figure f ON f.cell = c.id AND f.scale = -1;
+    LEFT JOIN figure f ON f.cell = c.id AND f.scale = -1 WHERE s.key != 'unmodified';
 """
 WHOLE = -1
 """The scale of a figure of the whole image."""

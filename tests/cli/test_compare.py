@@ -1,0 +1,143 @@
+"""``scalekv compare``, ``report`` and ``recommend`` from the outside, on the toy model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from scalekv_core.compare import plugin
+from scalekv_core.plugins import registry as registries
+from scalekv_core.plugins.registry import Registry
+from scalekv_core.testing import toy
+from tests.cli.conftest import Plugin
+
+ASKED = ("compare", "--model", "toy", "-p", "windowed", "-p", "everything", "-b", "50%", "-b", "30%", "--prompts", "digits",
+         "--batch", "5", "--metric", "agreement", "--metric", "forced-kl", "--out", "study")  # fmt: skip
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """With the metrics that ship."""
+    made = Registry.of(toy, Plugin(), plugin)
+    monkeypatch.setattr(registries, "shared_registry", lambda: made)
+    return made
+
+
+def test_a_study_is_planned_run_and_ranked(run) -> None:
+    """On eighty columns, without a word on stderr; the lossless policy comes first."""
+    ran = run(*ASKED)
+    lines = ran.out.splitlines()
+
+    assert (0, "") == (ran.code, ran.err)
+    assert "3 settings x 10 images = 30 cells" in ran.out
+    assert 80 >= max(map(len, lines))
+    ranked = [line.split() for line in lines if line.strip()[:1].isdigit() and "settings" not in line]
+    assert ["everything", "windowed", "windowed"] == [words[1] for words in ranked]
+    assert Path("study/study.sqlite").is_file()
+
+
+def test_the_same_command_runs_nothing_twice(run) -> None:
+    """It shows the same ranking; another question is refused with what differs."""
+    first, again = run(*ASKED), run(*ASKED)
+    other = run(*ASKED, "--seed", "4")
+
+    assert first.out == again.out
+    assert 2 == other.code
+    assert "study holds another study" in other.complaint
+    assert "seeds: [4] here, [0] there" in other.complaint
+
+
+def test_a_plan_alone_makes_nothing(run) -> None:
+    """What cannot be measured is named with its reason, and the rest goes on."""
+    ran = run(*ASKED, "--plan", "-b", "900%")
+
+    assert 0 == ran.code
+    assert "'windowed 900%' is not measured: budget 900% of history is more than the whole history" in ran.complaint
+    assert not Path("study").exists()
+
+
+def test_a_file_asks_and_options_win(run, tmp_path: Path) -> None:
+    """Whatever the command line does not say is the file's."""
+    (tmp_path / "study.toml").write_text(
+        'models = ["toy"]\npolicies = ["windowed"]\nbudgets = ["50%", "40%", "30%"]\nprompts = {toy = "digits"}\n'
+    )
+    ran = run("compare", "--study", "study.toml", "-b", "25%", "--plan")
+
+    assert 0 == ran.code
+    assert "1 setting x 10 images = 10 cells" in ran.out
+
+
+def test_a_study_is_exported(run) -> None:
+    """A line for every image and metric."""
+    run(*ASKED)
+    assert 0 == run("compare", "--out", "study", "--export", "all.csv").code
+    assert 0 == run("compare", "--out", "study", "--export", "all.jsonl").code
+    with Path("all.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    lines = [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()]
+
+    assert 60 == len(rows) == len(lines)
+    assert {"agreement", "forced-kl"} == {row["metric"] for row in rows}
+
+
+def test_a_recommendation_names_what_fits(run) -> None:
+    """With the runner-up; what fits nowhere is one line."""
+    run(*ASKED)
+    ran = run("recommend", "study", "--memory", "1GiB")
+
+    assert 0 == ran.code
+    assert "best" in ran.out
+    assert "everything" in ran.out
+    assert "no setting of this study fits into 1 bytes" in run("recommend", "study", "--memory", "1B").complaint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("--metric", "beauty"), "no metric is called 'beauty'"),
+        (("-p", "windwed"), "no policy is called 'windwed'; did you mean 'windowed'?"),
+        (("--vary", "window"), "--vary takes an option and its values"),
+        (("--vary", "size=1,2"), "no policy of this study has an option 'size'"),
+        (("--prompts", "none.txt"), "prompt file none.txt cannot be read: No such file or directory"),
+        (("--engine", "warp"), "no engine is called 'warp'"),
+        (("--weights", "vat=x"), "--weights 'vat=x' names model 'vat', which the study does not have"),
+        (("--study", "none.toml"), "study file none.toml cannot be read: No such file or directory"),
+    ],
+)
+def test_what_is_not_understood_is_one_line(run, changes: tuple[str, str], message: str) -> None:
+    """Before anything is generated, with exit code 2."""
+    ran = run(*ASKED, *changes)
+
+    assert 2 == ran.code
+    assert message in ran.complaint
+    assert not Path("study").exists()
+
+
+def test_a_folder_without_a_study_is_one_line(run) -> None:
+    """For each command that reads one."""
+    for command in (
+        ("report", "."),
+        ("recommend", ".", "--memory", "1GiB"),
+        ("compare", "--out", ".", "--export", "x.csv"),
+    ):
+        ran = run(*command)
+        assert (2, True) == (ran.code, "there is no study in" in ran.complaint)
+
+
+def test_a_page_is_written(run) -> None:
+    """Into the study's folder, or where it is wanted; several studies need --leaderboard."""
+    pytest.importorskip("plotly", reason="extra 'report'")
+    pytest.importorskip("jinja2", reason="extra 'report'")
+    run(*ASKED)
+    assert 0 == run("report", "study").code
+    assert 0 == run("report", "study", "--out", "page.html").code
+    assert Path("study/report.html").is_file()
+    assert Path("page.html").is_file()
+    Path("other").mkdir()
+    run(*ASKED[:-1], "other", "-b", "20%")
+    assert "several studies, or a protocol, make a leaderboard" in run("report", "study", "other").complaint
+    assert 0 == run("report", "--leaderboard", "study", "other", "--out", "board.html").code
+    assert "other" in Path("board.html").read_text(encoding="utf-8")[-200_000:]
