@@ -14,28 +14,13 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-<<<<<<< HEAD
 NOT_OURS = {"click", "pyparsing"}
 """Pinned for `make lowest` only: dependencies of dependencies."""
-NOT_TESTED = {"mkdocs", "mkdocs-material", "mkdocstrings", "mlxtend", "mypy", "ruff"}
-"""For the documentation, the recipes, formats and types; no test imports them."""
-=======
-NOT_OURS = {"click"}
-"""Pinned for `make lowest` only: a dependency of a dependency."""
 NOT_TESTED = {
-    "flip-evaluator",
-    "mkdocs",
-    "mkdocs-material",
-    "mkdocstrings",
-    "mlxtend",
-    "mypy",
-    "pyarrow",
-    "ray",
-    "ruff",
-    "torch-fidelity",
+    *("mkdocs", "mkdocs-material", "mkdocstrings", "mlxtend", "mypy", "ruff"),
+    *("flip-evaluator", "pyarrow", "ray", "torch-fidelity"),
 }
-"""For the documentation, the recipes, formats, types and large extras; no test needs them."""
->>>>>>> 1146541 (Extras of studies in the lowest versions)
+"""For the documentation, the recipes, formats, types, and large extras: no test needs them."""
 
 
 def declared() -> dict[str, str]:
