@@ -151,7 +151,7 @@ def test_a_whole_transformer_is_measured(bench, tmp_path):
         (("--size", "1M"), "name it with --model"),
         ((*WHOLE, "--size", "1M"), "there is one size only"),
         ((*WHOLE, "--batch", "1000000"), "activations"),
-        (("--rows", "100000"), "queries, keys and values"),
+        (("-p", "full", "--rows", "100000"), "queries, keys and values"),
         (("--record", "a.json"), "give both"),
         (("--plot", "a.png", "--record", "no.json"), "no.json cannot be read"),
     ],

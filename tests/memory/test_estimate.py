@@ -212,7 +212,7 @@ def test_three_layers_stand_for_all() -> None:
 def test_weights_are_those_of_the_published_model(model: str) -> None:
     """Every parameter and buffer of the manifest; the image decoder with its encoder, which is loaded too."""
     manifest, vqvae = (json.loads((MANIFESTS / f"{name}.json").read_text()) for name in (PUBLISHED[model], "var_vqvae"))
-    weights = plan_memory(model, "full").need.weights
+    weights = Batch(model=model, card=shipped().make("model", model)).weights
 
     assert 4 * manifest["n_params"] < weights["transformer"] < 4 * manifest["n_params"] + 24 * 2**20
     assert 4 * vqvae["n_params"] <= weights["image decoder"] < 4 * vqvae["n_params"] + 2**20
