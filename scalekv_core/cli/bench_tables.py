@@ -8,7 +8,7 @@ from rich.table import Table
 
 from scalekv_core.bench import BenchResult, Comparison, ContenderFigures, MemoryFigures, Spread
 from scalekv_core.cache.clock import STAGES
-from scalekv_core.cli import console
+from scalekv_core.cli import console, figures
 from scalekv_core.shapes.geometry import format_bytes
 
 COLUMNS = 7
@@ -47,9 +47,9 @@ def print_settings(result: BenchResult) -> None:
     console.pairs((one.contender.name, layers_of(one)) for one in result.figures)
 
 
-def layers_of(figures: ContenderFigures) -> str:
+def layers_of(one: ContenderFigures) -> str:
     """Which layers were run, in words."""
-    runs = figures.contender.layers
+    runs = one.contender.layers
     if all(run.weight == 1 for run in runs):
         return "all" if len(runs) > 1 else f"layer {runs[0].layer}, the only one"
     return ", ".join(f"layer {run.layer} for {run.weight}" for run in runs)
@@ -69,7 +69,7 @@ def print_time(timed: Sequence[ContenderFigures]) -> None:
 def time_cells(one: ContenderFigures) -> list[str]:
     """As they stand in the table."""
     times = [duration(x) for x in three(one.seconds)]
-    ratios = [f"{x:.3f}" for x in three(one.ratio)]
+    ratios = [figures.number(x) for x in three(one.ratio)]
     selection = "" if one.selection is None else percent(one.selection.median)
     return [*times, *(ratios or [""] * 3), selection]
 
@@ -115,10 +115,10 @@ def print_memory(weighed: Sequence[ContenderFigures]) -> None:
 
 def memory_cells(memory: MemoryFigures) -> tuple[str, ...]:
     """As they stand in the table."""
-    over = "" if memory.over_plan is None else f"{memory.over_plan:.3f}"
+    over = figures.number(memory.over_plan)
     maybe = ["" if figure is None else format_bytes(figure) for figure in (memory.planned, memory.process)]
-    figures = (memory.resident, memory.scratch, memory.peak)
-    return (maybe[0], *map(format_bytes, figures), over, maybe[1])
+    counts = (memory.resident, memory.scratch, memory.peak)
+    return (maybe[0], *map(format_bytes, counts), over, maybe[1])
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -126,7 +126,7 @@ def print_comparison(comparison: Comparison) -> None:
     console.heading("before and after: time of an image, median")
     made = _named_table("x unmod.", "after", "change", "time", "after ")
     for one in comparison.changes:
-        ratios = (f"{one.ratio[0]:.3f}", f"{one.ratio[1]:.3f}", f"{one.ratio[1] / one.ratio[0] - 1:+.1%}")
+        ratios = (figures.number(one.ratio[0]), figures.number(one.ratio[1]), f"{one.ratio[1] / one.ratio[0] - 1:+.1%}")
         console.row(made, one.name, *ratios, *map(duration, one.seconds))
     console.show(made)
     console.heading("before and after: share of choosing, and bytes at the peak")
@@ -156,8 +156,8 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Two digits, so that one in a hundred can be told."""
-    return f"{share:.2%}"
+    """A share with two digits, since one in a hundred matters here."""
+    return figures.percent(share, 2)
 
 
 def three(spread: Spread | None) -> tuple[float, ...]:

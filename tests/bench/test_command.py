@@ -200,3 +200,13 @@ def test_growth_is_in_order_of_tokens(bench, tmp_path):
     assert set(lines) == {"unmodified", "uniform"}
     assert [tokens for tokens, _, _ in lines["uniform"]] == [14, 57]
     assert all(ratio["median"] == 1 for _, _, ratio in lines["unmodified"])
+
+
+def test_a_narrow_terminal_cuts_no_name_and_no_figure(bench, monkeypatch):
+    """Where a table does not fit, each contender is a block of its own."""
+    monkeypatch.setattr("scalekv_core.cli.console.out.width", 60)
+    code, out, err = bench(*TINY, *ONCE)
+    assert (0, "") == (code, err)
+    assert "unmodified" in out
+    assert "\u2026" not in out
+    assert max(map(len, out.splitlines())) <= 60
