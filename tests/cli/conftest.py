@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,6 +18,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+import scalekv_core
 from scalekv_core import hookimpl, ops
 from scalekv_core.cli import main
 from scalekv_core.contracts.defaults import Everything
@@ -30,6 +33,11 @@ from scalekv_core.plugins import registry as registries
 from scalekv_core.plugins.offers import Owner, Problem
 from scalekv_core.plugins.registry import Registry
 from scalekv_core.testing import toy
+
+# A module that is first imported while a test replaces the registry would keep the replacement.
+for _module in pkgutil.walk_packages(scalekv_core.__path__, "scalekv_core."):
+    if not _module.name.endswith("__main__"):
+        importlib.import_module(_module.name)
 
 happening: list[Callable[[], None]] = []
 """What is to happen in every second attention of the model 'toy-trouble'."""
