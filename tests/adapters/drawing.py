@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
 import torch
+
+from scalekv_core import shared_registry
+
+POLICIES = [name for name in shared_registry().names("policy") if name != "scalekv-reference"]
+"""All but the one that has tables for two published sizes only."""
+OF_EACH_KIND = {("full", "20%"), ("uniform", "50%"), ("h2o", "20%"), ("scalekv", "20%"), ("fold", "20%")}
+"""Lossless, by position, by what was observed, by profile, with a merger; the others run in thorough tests."""
+
+every_policy = pytest.mark.parametrize(
+    ("name", "budget"),
+    [
+        pytest.param(*both, marks=[] if both in OF_EACH_KIND else [pytest.mark.thorough])
+        for both in itertools.product(POLICIES, ("50%", "20%"))
+    ],
+)
+
+
+def policy_and_budget(name, budget):
+    """An installed policy, with a budget if it spends one."""
+    policy = shared_registry().policy(name)
+    return policy, budget if policy.allocator.spends_all else None
 
 
 def same(first, second):

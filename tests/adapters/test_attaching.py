@@ -112,7 +112,7 @@ def test_a_copy_generates_as_the_unmodified_model() -> None:
 def test_a_wrapper_is_refused_and_the_inner_module_named(model: nn.Module, wrap) -> None:
     """Attaching to what a wrapper lets through would compress something else than what is called."""
     wrapper, before, kind = wrap(model), everything_in(model), type(model).__name__
-    message = f"wraps a {kind}; pass the {kind} itself, which is its attribute '(module|_orig_mod)'"
+    message = f"wraps a {kind}; give compress the inner module, which is its attribute '(module|_orig_mod)'"
     with pytest.raises(SessionError, match=message), compress(wrapper, "full"):
         raise AssertionError("never entered")
     assert before == everything_in(model)

@@ -1,4 +1,5 @@
-"""The tiny Infinity models whose every number was recorded from the official code (see tests/data/golden)."""
+"""Two tiny Infinity models whose every number was recorded from the official code (see tests/data/golden), and two smaller
+ones with random weights, for what holds of any weights."""
 
 from __future__ import annotations
 
@@ -27,9 +28,21 @@ KINDS = ("like2b", "like8b")
 SIZES = {
     "like2b": {"depth": 4, "width": 128, "heads": 2, "bits": 16, "block_chunks": 2},
     "like8b": {"depth": 4, "width": 64, "heads": 4, "bits": 14, "block_chunks": 4, "patch": 2},
+    "small": {"depth": 4, "width": 32, "heads": 2, "bits": 6, "block_chunks": 2, "mlp_ratio": 8.0},
+    "small patched": {"depth": 4, "width": 16, "heads": 2, "bits": 4, "block_chunks": 4, "patch": 2, "mlp_ratio": 16.0},
 }
+SMALL = ("small", "small patched")
 ASPECTS = {1.0: "1:1", 1.25: "4:5", 0.8: "5:4"}
 """{height / width, as the recordings have it: the aspect ratio}."""
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """The module with random weights that are the same every time, none of them zero."""
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in module.named_parameters():
+        if not name.endswith("scale_mul_1H11"):
+            weight.data.normal_(std=weight[0].numel() ** -0.5 if weight.dim() > 1 else 0.1, generator=generator)
+    return module
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +80,9 @@ def make_vae(golden) -> Callable[[str], BSQVAE]:
 
     @functools.cache
     def loaded(kind: str) -> BSQVAE:
+        if kind in SMALL:
+            config = BSQVAEConfig(bits=SIZES[kind]["bits"], base_channels=32, multipliers=(1,), blocks=1)
+            return randomised(BSQVAE(config)).eval().requires_grad_(False)
         state = {n.removeprefix("sd."): t for n, t in golden(f"{kind}_vae").items() if n.startswith("sd.")}
         vae = BSQVAE(BSQVAEConfig.of_state(state))
         vae.load_state_dict(state, strict=True)
@@ -82,6 +98,8 @@ def make_infinity(golden, make_vae, infinity_config) -> Callable[[str], Infinity
     @functools.cache
     def loaded(kind: str) -> Infinity:
         model = Infinity(infinity_config(kind), make_vae(kind), canvas=Canvas("1:1", "0.06M"))
+        if kind in SMALL:
+            return randomised(model).eval().requires_grad_(False)
         model.load_state_dict(golden(f"{kind}_weights"), strict=True)
         return model.eval().requires_grad_(False)
 
@@ -124,10 +142,22 @@ def kind(request) -> str:
     return request.param
 
 
+@pytest.fixture(params=[*SMALL, *(pytest.param(kind, marks=pytest.mark.thorough) for kind in KINDS)])
+def size(request) -> str:
+    """A small model of each kind, and in thorough runs each of the recorded models."""
+    return request.param
+
+
 @pytest.fixture
 def infinity(make_infinity, kind) -> Infinity:
     """One of the recorded models."""
     return make_infinity(kind)
+
+
+@pytest.fixture
+def any_infinity(make_infinity, size) -> Infinity:
+    """A model for what holds of any weights."""
+    return make_infinity(size)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ taken over, weights and all, from an Infinity of ours, so the two can be compare
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -29,6 +30,7 @@ def key_of(canvas: Canvas) -> str:
     return str(tuple((1, h, w) for h, w in canvas.maps))
 
 
+@functools.cache
 def rotation_grids(head_dim: int) -> dict[str, Tensor]:
     """{schedule: (2, 1, 1, 1, L, D/2)} cosines and sines of the whole list of every aspect ratio, padded with zeros."""
     grids = {}

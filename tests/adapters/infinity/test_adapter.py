@@ -13,7 +13,7 @@ from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_core import SessionError, calibrate, compress, shared_registry
 from scalekv_core.cache.concat_cache import ConcatCache
-from tests.adapters.drawing import draw_until_block, everything_in, same
+from tests.adapters.drawing import draw_until_block, every_policy, everything_in, policy_and_budget, same
 
 LENS = (5, 9)
 SCALES = 7
@@ -55,17 +55,17 @@ class Official:
 
 @pytest.fixture
 def ours(make_infinity, plain_text):
-    return lambda kind="like2b": Ours(make_infinity(kind), plain_text(*LENS))
+    return lambda kind="small": Ours(make_infinity(kind), plain_text(*LENS))
 
 
 @pytest.fixture
 def official(make_official, plain_text):
-    return lambda kind="like2b": Official(make_official(kind), plain_text(*LENS))
+    return lambda kind="small": Official(make_official(kind), plain_text(*LENS))
 
 
 @pytest.fixture
 def official_flash(make_official, plain_text):
-    return lambda kind="like2b": Official(make_official(kind, flash=True), plain_text(*LENS))
+    return lambda kind="small": Official(make_official(kind, flash=True), plain_text(*LENS))
 
 
 @pytest.fixture(params=["ours", "official", "official_flash"])
@@ -87,16 +87,16 @@ def draw_until(drawer, error):
 
 @pytest.fixture(scope="module")
 def profile(make_infinity, plain_text):
-    """What calibration measures on one of the recorded models."""
-    drawer = Ours(make_infinity("like2b"), plain_text(*LENS))
+    """What calibration measures on the small model."""
+    drawer = Ours(make_infinity("small"), plain_text(*LENS))
     with calibrate(drawer.model) as calibration:
         drawer.draw()
     return calibration.profile()
 
 
-def test_the_stand_in_is_ours(ours, official, kind):
+def test_the_stand_in_is_ours(ours, official, size):
     """The stand-in draws what our Infinity draws, so whatever the adapters promise of one can be checked on the other."""
-    mine, theirs = ours(kind).draw(), official(kind).draw()
+    mine, theirs = ours(size).draw(), official(size).draw()
     assert torch.equal(bits_of(mine), bits_of(theirs))
     for a, b in zip(mine[1 + SCALES :], theirs[1 + SCALES :], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-4)
@@ -106,9 +106,9 @@ def test_the_stand_in_is_ours(ours, official, kind):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_full_is_bit_identical(make, kind, guidance):
+def test_full_is_bit_identical(make, size, guidance):
     """Policy `full` changes no bit of images, tokens or logits, with and without guidance."""
-    drawer = make(kind)
+    drawer = make(size)
     before = drawer.draw(guidance)
     with compress(drawer.model, "full", check=True) as session:
         during = drawer.draw(guidance)
@@ -130,9 +130,9 @@ def test_full_is_bit_identical_in_half_precision(ours, dtype, everything):
     assert str(dtype).removeprefix("torch.") == session.report().as_dict()["dtype"]
 
 
-def test_full_is_bit_identical_under_autocast(make, kind):
+def test_full_is_bit_identical_under_autocast(make, size):
     """So it is under autocast, as the official demonstration draws; the cache holds what attention reads."""
-    drawer = make(kind)
+    drawer = make(size)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         before = drawer.draw()
         with compress(drawer.model, "full") as session:
@@ -153,21 +153,10 @@ def test_full_is_bit_identical_on_other_canvases(make, aspect):
 # Something is dropped
 
 
-@pytest.fixture(params=["50%", "20%"])
-def budget(request):
-    return request.param
-
-
-@pytest.fixture(params=[name for name in shared_registry().names("policy") if name != "scalekv-reference"])
-def policy_and_budget(request, budget):
-    """Each installed policy, with a budget if it spends one; scalekv-reference has tables for two published sizes only."""
-    policy = shared_registry().policy(request.param)
-    return policy, budget if policy.allocator.spends_all else None
-
-
-def test_every_policy_draws_the_same_with_both(ours, official, profile, policy_and_budget):
+@every_policy
+def test_every_policy_draws_the_same_with_both(ours, official, profile, name, budget):
     """Each holds what was planned, drops what it must, and draws the same bits with either structure."""
-    policy, budget = policy_and_budget
+    policy, budget = policy_and_budget(name, budget)
     drawn = []
     for drawer in (ours(), official()):
         with compress(drawer.model, policy, budget, check=True, profile=profile) as session:
@@ -214,9 +203,9 @@ def test_an_image_drawn_again_is_the_same(make, policy):
         assert same(first, drawer.draw())
 
 
-def test_sampling_is_deterministic_under_a_session(make_infinity, plain_text, kind):
+def test_sampling_is_deterministic_under_a_session(make_infinity, plain_text, size):
     """Prompt and seed determine an image, whatever is beside it."""
-    model, text = make_infinity(kind), plain_text(4, 7)
+    model, text = make_infinity(size), plain_text(4, 7)
     with compress(model, "uniform", "20%"):
         batch = model.generate(text, seeds=[1, 2], top_p=0.97)
         again = model.generate(text, seeds=[1, 2], top_p=0.97)
@@ -227,24 +216,25 @@ def test_sampling_is_deterministic_under_a_session(make_infinity, plain_text, ki
         assert torch.equal(both[:1], one)
 
 
-def test_teacher_forcing_is_left_alone(make_infinity, make_official, golden, golden_text):
-    """The masked pass over all scales at once knows nothing of caches: within a session, and with an image left half."""
-    want, text = golden("like2b_io"), golden_text("like2b", "text2")
-    x, schedule = want["tf_sq.x"], [(1, h, w) for h, w in Canvas("1:1", "0.06M").maps]
-    ours, theirs = make_infinity("like2b"), make_official("like2b")
-    calls = (
-        (Ours(ours, text), lambda: ours(text, x)),
-        (Official(theirs, text), lambda: theirs(text, x, schedule)),
-    )
-    for drawer, forced in calls:
-        before = forced()
-        with compress(drawer.model, "uniform", "20%"):
-            drawer.draw()
-            assert torch.equal(before, forced())
-            with pytest.raises(RuntimeError):
-                draw_until(drawer, RuntimeError)
-            assert torch.equal(before, forced())
-        torch.testing.assert_close(before, want["tf_sq.logits"], rtol=0, atol=1e-4)
+def test_teacher_forcing_is_left_alone(make):
+    """The masked pass over all scales at once uses no cache: inside a session, and after an image that was interrupted."""
+    drawer, schedule = make(), Canvas("1:1", "0.06M").maps
+    x = torch.randn(2, 520, 6, generator=torch.Generator().manual_seed(0))
+    more = () if isinstance(drawer, Ours) else ([(1, h, w) for h, w in schedule],)
+    before = drawer.model(drawer.text, x, *more)
+    with compress(drawer.model, "uniform", "20%"):
+        drawer.draw()
+        assert torch.equal(before, drawer.model(drawer.text, x, *more))
+        with pytest.raises(RuntimeError):
+            draw_until(drawer, RuntimeError)
+        assert torch.equal(before, drawer.model(drawer.text, x, *more))
+
+
+def test_the_stand_in_teacher_forces_as_recorded(make_official, golden, golden_text):
+    """Its logits are those of the official code."""
+    want, schedule = golden("like2b_io"), [(1, h, w) for h, w in Canvas("1:1", "0.06M").maps]
+    got = make_official("like2b")(golden_text("like2b", "text2"), want["tf_sq.x"], schedule)
+    torch.testing.assert_close(got, want["tf_sq.logits"], rtol=0, atol=1e-4)
 
 
 # Afterwards
@@ -365,7 +355,7 @@ def first_attention(model):
 
 def test_geometry_is_read_off_the_model(ours, official):
     """Schedule, layers, heads, width and dtype; the official object keeps its keys in float32."""
-    want = {"schedule": Canvas("1:1", "0.06M").schedule, "layers": 4, "heads": 2, "head_dim": 64, "rows": 1}
+    want = {"schedule": Canvas("1:1", "0.06M").schedule, "layers": 4, "heads": 2, "head_dim": 16, "rows": 1}
     for adapter, model in ((InfinityAdapter(), ours().model), (OfficialInfinityAdapter(), official().model)):
         for dtype in (torch.float32, torch.bfloat16):
             got = adapter.geometry(model.to(dtype))
@@ -414,7 +404,7 @@ def test_an_attribute_that_was_the_classes_is_the_classes_again(make_infinity, p
     class WithSeam(Infinity):
         new_cache = ConcatCache
 
-    model = make_infinity("like2b")
+    model = make_infinity("small")
     model.__class__ = WithSeam
     del model.new_cache
     with compress(model, "full"):

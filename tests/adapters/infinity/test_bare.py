@@ -13,13 +13,16 @@ from scalekv_adapters.infinity.bare import BareInfinity
 from scalekv_adapters.infinity.config import CANVASES, InfinityConfig
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.vae import BSQVAEConfig
-from scalekv_core import compress, load_model
+from scalekv_core import compress, load_model, shared_registry
 from scalekv_core.errors import InputError
+from scalekv_core.memory.batch import Batch
+from scalekv_core.memory.cache_bytes import CacheBytes
 from scalekv_core.memory.dry_run import LAYERS, decoding_bytes, dry_run, module_bytes, weight_bytes
 from scalekv_core.memory.meter import StorageTracker
 from scalekv_core.memory.plan import plan_memory
 from scalekv_core.memory.suggestions import Suggestions
 from scalekv_core.models.sampling import Sampling
+from scalekv_core.planning.planner import plan_policy
 
 MANIFESTS = Path(__file__).parents[2] / "data" / "manifests"
 VAES = {
@@ -119,12 +122,14 @@ def mib(count: int) -> int:
 
 def test_the_8b_plan_of_eight_images_has_the_numbers_of_the_papers() -> None:
     """138,088 MiB unmodified, 56,219 without loss, 5,688 and the positions at 650 tokens."""
-    full, uniform = (plan_memory("infinity-8b", policy, budget, images=8) for policy, budget in BUDGETS)
+    registry = shared_registry()
+    geometry = Batch(model="infinity-8b", card=registry.make("model", "infinity-8b"), images=8).geometry
+    full, uniform = (plan_policy(registry.policy(name), geometry, budget=budget) for name, budget in BUDGETS)
 
-    assert 138_088 == mib(full.unmodified.cache)
-    assert 56_219 == mib(full.need.cache)
-    assert 650 * 40 * 28 * 16 * (512 + 4) == uniform.need.cache
-    assert 10_521 == full.batch.geometry.schedule.total
+    assert 138_088 == mib(CacheBytes.of_unmodified(geometry).most)
+    assert 56_219 == mib(CacheBytes.of_plan(full).most)
+    assert 650 * 40 * 28 * 16 * (512 + 4) == CacheBytes.of_plan(uniform).most
+    assert 10_521 == geometry.schedule.total
 
 
 @pytest.mark.thorough
@@ -140,15 +145,16 @@ def test_other_canvases_are_planned_and_unknown_ones_refused() -> None:
         plan_memory("infinity-2b", "uniform", size="2M")
 
 
-def test_what_does_not_fit_is_made_to() -> None:
-    """First the text encoder goes; then less is kept; and so on, until it fits."""
-    plan = plan_memory("infinity-8b", "full", images=8, memory="80GiB")
-    suggestion = Suggestions(plan).cheapest
+@pytest.mark.thorough
+def test_suggestions_make_it_fit() -> None:
+    """The text encoder leaves first; then less is kept; and so on, until it fits."""
+    full = plan_memory("infinity-8b", "full", images=8, memory="80GiB")
+    suggestion = Suggestions(full).cheapest
 
-    assert not plan.fits
+    assert not full.fits
     assert suggestion is not None
     assert suggestion.plan.need.total <= 80 * 2**30
-    assert plan.need.text_encoder == 2 * 1_223_527_424
+    assert full.need.text_encoder == 2 * 1_223_527_424
 
 
 @pytest.mark.thorough

@@ -99,13 +99,13 @@ def with_training_buffers(state):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("made", [dict, swapped, with_training_buffers], ids=lambda made: made.__name__)
 def test_a_checkpoint_gives_back_the_model(make_infinity, make_vae, state, save, kind, made):
-    """Sizes, weights and buffers come from the file, whatever layout the head scales have; it draws as before."""
+    """Sizes, weights and buffers come from the file, whatever layout the head scales have, and the images are the same."""
     want = make_infinity(kind)
     got = load_infinity(save(made(state(kind))), vae=make_vae(kind), expect=want.config, canvas=want.canvas)
 
     assert want.config == got.config
     assert same_state(want, got)
-    assert draws_the_same(want, got)
+    assert made is not dict or draws_the_same(want, got)  # once will do: the states are equal
     assert not got.training
 
 

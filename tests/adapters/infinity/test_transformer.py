@@ -100,9 +100,9 @@ class Recorded:
         return to_tokens(self.want[f"bits_s{scale}"][:, 0].permute(0, 3, 1, 2).bool(), self.patch)
 
 
-@pytest.fixture(params=CASES, ids="-".join)
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def recorded(request, make_infinity, golden, golden_cases, golden_text, golden_canvas):
-    """Each recorded generation, drawn."""
+    """Each recorded generation, generated again once for all tests of this file."""
     kind, case = request.param
     facts = golden_cases(kind)[case]
     text, canvas = golden_text(kind, facts["text"]), golden_canvas(kind, case)
@@ -225,12 +225,12 @@ def test_bfloat16_is_close(make_infinity, golden, golden_text):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("everything", [True, False])
-def test_half_precision_draws(infinity, text, dtype, everything):
+def test_half_precision_generates(any_infinity, plain_text, dtype, everything):
     """All weights or those of the blocks in half precision: the cache is given that dtype, the logits are float32."""
-    infinity.to(dtype) if everything else infinity.blocks_to(dtype)
+    any_infinity.to(dtype) if everything else any_infinity.blocks_to(dtype)
     given = {}
-    infinity.new_cache = lambda schedule: RecordingCache(schedule, given, 2)
-    drawn = infinity.generate(text, seeds=[1], keep_logits=True)
+    any_infinity.new_cache = lambda schedule: RecordingCache(schedule, given, 2)
+    drawn = any_infinity.generate(plain_text(7), seeds=[1], keep_logits=True)
     assert {dtype} == {given[name].dtype for name in ("attn_q", "attn_k", "attn_v")}
     assert {torch.float32} == {logits.dtype for logits in drawn.logits}
     assert bool(drawn.images.isfinite().all())
@@ -311,9 +311,10 @@ def test_vae_is_no_part_of_the_model(infinity):
     assert [name for name in infinity.state_dict() if "decoder" in name or "quantize" in name] == []
 
 
-def test_training_reaches_every_parameter(infinity, golden_canvas, plain_text):
+def test_training_reaches_every_parameter(any_infinity, plain_text):
     """A training step of a model as it is initialised gives every parameter a gradient, also after an image was drawn."""
-    model, text = Infinity(infinity.config, infinity.vae, canvas=infinity.canvas), plain_text(4, 6)
+    like, text = any_infinity, plain_text(4, 6)
+    model = Infinity(like.config, like.vae, canvas=like.canvas)
     with torch.inference_mode():
         model.generate(text, seeds=[0, 1])
     x = torch.randn(2, model.canvas.schedule.total - 1, model.config.token_bits)
@@ -329,31 +330,31 @@ def test_small_sizes_can_be_built(plain_text):
     assert (2, model.canvas.schedule.total, 8) == tuple(logits.shape)
 
 
-def test_dropped_prompts_say_nothing(infinity, plain_text):
+def test_dropped_prompts_say_nothing(any_infinity, plain_text):
     """A mask, or probability 1, puts the unconditional text in; probability 0 changes nothing."""
     text = plain_text(4, 6)
-    x = torch.randn(2, infinity.canvas.schedule.total - 1, infinity.config.token_bits)
-    nobody = infinity(infinity.without_prompt(text), x)
-    assert torch.equal(nobody, infinity(text, x, drop=1.0))
-    assert torch.equal(nobody[:1], infinity(text, x, drop=torch.tensor([True, False]))[:1])
-    assert torch.equal(infinity(text, x), infinity(text, x, drop=torch.tensor([False, False])))
+    x = torch.randn(2, any_infinity.canvas.schedule.total - 1, any_infinity.config.token_bits)
+    nobody = any_infinity(any_infinity.without_prompt(text), x)
+    assert torch.equal(nobody, any_infinity(text, x, drop=1.0))
+    assert torch.equal(nobody[:1], any_infinity(text, x, drop=torch.tensor([True, False]))[:1])
+    assert torch.equal(any_infinity(text, x), any_infinity(text, x, drop=torch.tensor([False, False])))
 
 
-def test_drop_is_drawn_by_the_generator(infinity, plain_text):
+def test_drop_is_drawn_by_the_generator(any_infinity, plain_text):
     """The same generator state drops the same prompts."""
     text = plain_text(4, 6)
-    dropped = [infinity.with_dropped(text, 0.5, torch.Generator().manual_seed(4)).features for _ in range(2)]
+    dropped = [any_infinity.with_dropped(text, 0.5, torch.Generator().manual_seed(4)).features for _ in range(2)]
     assert torch.equal(*dropped)
 
 
-def test_prompts_do_not_see_each_other(infinity, plain_text):
+def test_prompts_do_not_see_each_other(any_infinity, plain_text):
     """A prompt beside a longer one is read as it is read alone."""
     text = plain_text(5, 9)
-    alone = infinity.condition(PackedText(text.features[:5], [5]))
-    both = infinity.condition(text)
+    alone = any_infinity.condition(PackedText(text.features[:5], [5]))
+    both = any_infinity.condition(text)
     assert_close(alone.start, both.start[:1], rtol=0, atol=1e-5)
-    x = torch.randn(2, infinity.canvas.schedule.total - 1, infinity.config.token_bits)
-    assert_close(infinity(PackedText(text.features[:5], [5]), x[:1]), infinity(text, x)[:1], rtol=0, atol=1e-4)
+    x = torch.randn(2, any_infinity.canvas.schedule.total - 1, any_infinity.config.token_bits)
+    assert_close(any_infinity(PackedText(text.features[:5], [5]), x[:1]), any_infinity(text, x)[:1], rtol=0, atol=1e-4)
 
 
 def test_what_does_not_fit_is_refused(infinity, make_vae, kind, plain_text):

@@ -19,10 +19,11 @@ from scalekv_core import (
     shared_registry,
 )
 from scalekv_core.cache.concat_cache import ConcatCache
-from tests.adapters.drawing import draw_until_block, everything_in, same
+from tests.adapters.drawing import draw_until_block, every_policy, everything_in, policy_and_budget, same
 
 LABELS = (3, 7, 1)
 PLAIN = "saln0_l2n1"
+OTHER_VARIANTS = ("saln0_l2n0", "saln1_l2n1")
 
 
 class Ours:
@@ -49,6 +50,14 @@ class Official:
         )
         logits, tokens = zip(*self.model.drawn, strict=True)
         return [images, *tokens, *logits]
+
+
+@pytest.fixture(
+    params=[PLAIN, "saln1_l2n0", *(pytest.param(name, marks=pytest.mark.thorough) for name in OTHER_VARIANTS)]
+)
+def variant(request):
+    """The variant of most published models and its opposite; the two between run in thorough tests."""
+    return request.param
 
 
 @pytest.fixture
@@ -139,21 +148,10 @@ def test_full_is_bit_identical_under_autocast(make, variant):
 # Something is dropped
 
 
-@pytest.fixture(params=["50%", "20%"])
-def budget(request):
-    return request.param
-
-
-@pytest.fixture(params=[name for name in shared_registry().names("policy") if name != "scalekv-reference"])
-def policy_and_budget(request, budget):
-    """Each installed policy, with a budget if it spends one; scalekv-reference has tables for two published sizes only."""
-    policy = shared_registry().policy(request.param)
-    return policy, budget if policy.allocator.spends_all else None
-
-
-def test_every_policy_draws_the_same_with_both(ours, official, profile, policy_and_budget):
+@every_policy
+def test_every_policy_draws_the_same_with_both(ours, official, profile, name, budget):
     """Each holds what was planned, drops what it must, and draws the same tokens with either structure."""
-    policy, budget = policy_and_budget
+    policy, budget = policy_and_budget(name, budget)
     drawn = []
     for drawer in (ours(), official()):
         with compress(drawer.model, policy, budget, check=True, profile=profile) as session:
