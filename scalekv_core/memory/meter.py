@@ -1,8 +1,10 @@
-"""Peak memory that was really there: the allocator's figure on CUDA, live storages on CPU."""
+"""Measured peak memory: the allocator's figure on CUDA, live storages on a CPU."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,7 @@ from torch.utils._pytree import tree_iter
 class StorageTracker(TorchDispatchMode):
     """Counts the bytes of storages made while it is active, each once and for as long as it lives.
 
-    A view costs nothing, but keeps its whole storage alive. What a kernel allocates and frees inside itself is not seen.
+    A view costs nothing, but keeps its whole storage alive. What a kernel allocates and frees inside itself is not counted.
 
     >>> with StorageTracker() as tracker:
     ...     x = torch.zeros(1000)
@@ -27,6 +29,7 @@ class StorageTracker(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        _import_what_torch_imports_late()
         self.live = 0
         self.peak = 0
         self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
@@ -56,10 +59,26 @@ class StorageTracker(TorchDispatchMode):
         return free
 
 
-class PeakMeter:
-    """Peak bytes over the blocks that it is entered for: what the cache, its scratch and its cut take at once.
+class _PassOn(TorchDispatchMode):
+    """Does nothing."""
 
-    On CPU it sees only storages made inside of its blocks; on CUDA it is the allocator's peak over what was allocated
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+@functools.cache
+def _import_what_torch_imports_late() -> None:
+    """Runs one operation under a dispatch mode. At the first one PyTorch imports its compiler, and what that import leaves
+    behind refers to the frames of its callers: their tensors would live until Python's next garbage collection."""
+    with _PassOn():  # type: ignore[no-untyped-call]
+        torch.empty(0)
+    gc.collect()
+
+
+class PeakMeter:
+    """Peak bytes inside the blocks that it is entered for: what the cache, its scratch and its eviction take at once.
+
+    On a CPU it sees only storages made inside its blocks. On CUDA it is the allocator's peak above what was allocated
     when the meter was made.
     """
 
@@ -89,22 +108,22 @@ class PeakMeter:
 
 
 class ProcessPeak:
-    """The most memory that this process has on a device while the block runs, whatever it is for.
+    """The peak memory of this process on a device while the block runs, for whatever purpose.
 
-    On CUDA the allocator's figure; on a CPU the resident memory that Linux counts.
+    On CUDA it is the allocator's figure, on a CPU the resident memory that Linux reports.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.bytes: int | None = None
-        """After the block; None where the system does not tell."""
+        """Set when the block ends; None where the system does not report it."""
 
     def __enter__(self) -> ProcessPeak:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
             with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-                file.write("5")  # forgets the highest figure so far
+                file.write("5")  # resets the peak
         return self
 
     def __exit__(self, *error: Any) -> None:

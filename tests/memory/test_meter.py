@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -65,6 +67,30 @@ def test_temporaries_count_for_the_peak() -> None:
         joined = torch.cat([floats(4), floats(4)])
         assert (8 * KIB, 16 * KIB) == (tracker.live, tracker.peak)
         del joined
+
+
+FIRST_TENSOR = """
+import gc
+gc.collect()
+gc.disable()
+import torch
+from scalekv_core.memory.meter import StorageTracker
+
+def make():
+    made = torch.zeros(100)
+    more = torch.zeros(100)
+
+with StorageTracker() as tracker:
+    make()
+print(tracker.live)
+"""
+
+
+@pytest.mark.thorough
+def test_the_first_tensors_of_a_process_are_freed_with_their_last_reference() -> None:
+    """PyTorch imports its compiler for them; nothing of that import refers to the frames that they are in."""
+    ran = subprocess.run([sys.executable, "-c", FIRST_TENSOR], capture_output=True, text=True, check=True)
+    assert "0\n" == ran.stdout
 
 
 def test_freed_outside_is_freed() -> None:

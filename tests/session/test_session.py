@@ -416,6 +416,15 @@ def test_closing_twice_counts_once(module: ToyModel) -> None:
     assert 1 == len(session.report().images)
 
 
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """What is freed here is freed by the last reference to it."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
 def test_memory_is_free_after_an_image(model: ToyImageModel, module: ToyModel) -> None:
     """Of a finished image, of a failed one, and of the session when the block ends; also while the report is kept."""
     draw(model)
