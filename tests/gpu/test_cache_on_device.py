@@ -172,12 +172,12 @@ def test_a_model_generates_what_it_generates_on_the_cpu(device: torch.device) ->
 
 
 def test_a_compiled_model_generates_the_same(device: torch.device) -> None:
-    """torch.compile of the layers breaks its graph at the cache: the images are bit-identical."""
+    """torch.compile of two layers breaks its graph at the cache: the images are bit-identical."""
     tokens = []
     for compiled in (False, True):
         model = load_model("var-tiny", device=str(device))
         blocks = [layer for layer in model.module.modules() if hasattr(layer, "attn")]
-        for block in blocks if compiled else ():
+        for block in blocks[:2] if compiled else ():  # every block takes seconds
             block.compile(backend="eager")
         with compress(model, "uniform", "20%"):
             tokens.append(model.generate(["3"], seeds=[0]).tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from scalekv_core.memory.need import baseline_need
 from scalekv_core.memory.plan import MemoryPlan, plan_batch, plan_memory
 from scalekv_core.memory.suggestions import MOST_IMAGES, Suggestion, Suggestions
 from scalekv_core.models.bare_model import BareModel
+from scalekv_core.models.card import ModelCard
 from scalekv_core.planning.assumed import assumed_profile
 from scalekv_core.planning.budget import Budget
 from scalekv_core.testing import toy
@@ -76,8 +77,13 @@ def digits() -> Any:
 
 @pytest.mark.parametrize(
     ("policy", "images", "parts"),
-    [(policy, images, {}) for policy in POLICIES for images in (1, 5)]
-    + [(policy, 2, parts) for policy in ("uniform", "scalekv") for parts in PARTS[1:]],
+    [
+        *((policy, 1, {}) for policy in POLICIES),
+        *(("uniform", 2, parts) for parts in PARTS[1:]),
+        ("scalekv", 5, {}),
+        *(pytest.param(policy, 5, {}, marks=pytest.mark.thorough) for policy in POLICIES if policy != "scalekv"),
+        *(pytest.param("scalekv", 2, parts, marks=pytest.mark.thorough) for parts in PARTS[1:]),
+    ],
 )
 def test_a_plan_is_what_a_session_measures(digits: Any, policy: str, images: int, parts: dict[str, str]) -> None:
     """The cache to the byte, and the whole within a tenth, with what the policy chooses by."""
@@ -92,15 +98,15 @@ def test_a_plan_is_what_a_session_measures(digits: Any, policy: str, images: int
     assert pytest.approx(beside_weights(plan), rel=NEAR) == peak[0]
 
 
-@pytest.mark.parametrize("guidance", [True, False])
-def test_the_unmodified_model_is_planned_as_well(digits: Any, guidance: bool) -> None:
+@pytest.mark.parametrize(("images", "guidance"), [(3, True), (1, False)])
+def test_the_unmodified_model_is_planned_as_well(digits: Any, images: int, guidance: bool) -> None:
     """What it holds to the end, its copies, its activations."""
-    plan, peak = plan_memory("var-tiny", "full", images=3, guidance=guidance), []
+    plan, peak = plan_memory("var-tiny", "full", images=images, guidance=guidance), []
     sampling = digits.sampling if guidance else evolve(digits.sampling, guidance=0.0)
     with measured(peak):
-        digits.generate(["3"] * 3, seeds=range(3), sampling=sampling)
+        digits.generate(["3"] * images, seeds=range(images), sampling=sampling)
 
-    assert 3 * (1 + guidance) == plan.batch.geometry.rows
+    assert images * (1 + guidance) == plan.batch.geometry.rows
     assert pytest.approx(beside_weights(plan, unmodified=True), rel=NEAR) == peak[0]
     assert plan.planned.footprint.unmodified == plan.unmodified.cache
 
@@ -117,7 +123,7 @@ class Kept:
 def test_activations_are_those_of_a_real_device() -> None:
     """Drawn on paper and drawn with numbers: nearly the same bytes, scale by scale; the host makes its own noise."""
     card = shipped().make("model", "var-tiny")
-    planned = dry_run(card.bare(), 2).stages.max(axis=0)
+    planned = Batch(model="var-tiny", card=card, images=2).dry_run.stages.max(axis=0)
     real: BareModel = card.bare(device="cpu")
     peaks = []
     with torch.inference_mode(), StorageTracker() as tracker:
@@ -148,10 +154,22 @@ def test_a_large_batch_is_decoded_in_parts() -> None:
     assert many < sixteen + 2 * 64 * image
 
 
-@pytest.mark.parametrize("model", ["var-tiny", "toy"])
-def test_every_image_takes_as_much_as_the_next(model: str) -> None:
-    """So that two dry_runs tell of all batches."""
-    bare = Registry.of(toy).make("model", model).bare() if model == "toy" else shipped().make("model", model).bare()
+TOY_AND_TINY = pytest.mark.parametrize(
+    "card",
+    [
+        pytest.param(lambda: toy.ToyCard(geometry=evolve(toy.GEOMETRY, layers=12)), id="toy"),
+        *(
+            pytest.param(lambda name=name: shipped().make("model", name), id=name, marks=pytest.mark.thorough)
+            for name in ("var-tiny", "infinity-tiny")
+        ),
+    ],
+)
+
+
+@TOY_AND_TINY
+def test_every_image_takes_as_much_as_the_next(card: Callable[[], ModelCard]) -> None:
+    """So that two dry runs tell of all batches."""
+    bare = card().bare()
     one, two, seven = (dry_run(bare, images) for images in (1, 2, 7))
 
     assert seven == one.extrapolated(two, 7)
@@ -200,12 +218,13 @@ def test_a_policy_that_asks_for_values_is_named() -> None:
         plan_batch(Batch(model="toy", card=toy.ToyCard()), evolve(toy.latest(), name="asking", selector=Asking()))
 
 
-def test_three_layers_stand_for_all() -> None:
+@TOY_AND_TINY
+def test_three_layers_stand_for_all(card: Callable[[], ModelCard]) -> None:
     """A layer's activations are gone when the next one begins."""
-    card = shipped().make("model", "var-tiny")
+    model = card()
 
-    assert LAYERS < card.geometry.layers
-    assert dry_run(card.bare(layers=LAYERS), 1) == dry_run(card.bare(), 1)
+    assert LAYERS < model.geometry.layers
+    assert dry_run(model.bare(layers=LAYERS), 1) == dry_run(model.bare(), 1)
 
 
 @pytest.mark.parametrize("model", PUBLISHED)
@@ -220,7 +239,7 @@ def test_weights_are_those_of_the_published_model(model: str) -> None:
 
 def test_half_precision_halves_the_transformer() -> None:
     """And leaves the image decoder as it is."""
-    single, half = (plan_memory("var-d16", "full", dtype=dtype) for dtype in (None, torch.bfloat16))
+    single, half = (plan_memory("var-tiny", "full", dtype=dtype) for dtype in (None, torch.bfloat16))
 
     assert pytest.approx(single.need.weights["transformer"] / 2, rel=1e-4) == half.need.weights["transformer"]
     assert single.need.weights["image decoder"] == half.need.weights["image decoder"]
@@ -254,7 +273,7 @@ def test_nothing_is_allocated() -> None:
                 super()._add(storage)
 
     with Real() as tracker:
-        plan = plan_memory("var-d30", "uniform", images=64)
+        plan = plan_memory("var-d30", "uniform")
 
     assert 2**33 < plan.need.total
     assert 2**20 > tracker.peak
