@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from attrs import define, field
+from attrs import define, evolve, field
 from torch import Tensor
 
 from scalekv_core import ops
@@ -24,6 +24,7 @@ from scalekv_core.errors import InputError, SessionError
 from scalekv_core.plugins.registry import Registry, shared_registry
 from scalekv_core.session.session import Session, attached, unwrapped
 from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.schedule import ScaleSchedule
 
 
 class _Nobody(TokenSelector):
@@ -54,9 +55,7 @@ class Calibration:
     def __call__(self, view: CacheView, kept: Tensor | None) -> None:
         """Adds one scale of one layer: the cache's observer."""
         if view.schedule != self.geometry.schedule:
-            raise SessionError(
-                f"calibration of maps {self.geometry.schedule} was given {view.schedule}; do one at a time"
-            )
+            self._begin(view.schedule)
         mass, share, weight = self._sums(view.k.device)
         step = max(1, -(-view.current // self.queries))
         queries = view.q[:, :, step // 2 :: step] if view.current > self.queries else view.q
@@ -93,6 +92,13 @@ class Calibration:
                 "torch": torch.__version__,
             },
         )
+
+    def _begin(self, schedule: ScaleSchedule) -> None:
+        """Measures this schedule; the first image decides, since the caller of a model may choose its schedule."""
+        if self.images:
+            raise SessionError(f"calibration of maps {self.geometry.schedule} was given {schedule}; do one at a time")
+        self.geometry = evolve(self.geometry, schedule=schedule)
+        self._mass = self._share = self._weight = None
 
     def _shares(self, history: Tensor) -> Tensor:
         """(H, F) sums over rows and queries of what the strongest tokens hold of the history's mass."""

@@ -174,6 +174,22 @@ def test_another_schedule_is_refused(model: ToyImageModel) -> None:
     np.testing.assert_allclose(calibration.profile().mass.sum(axis=3), 1.0, rtol=1e-5)
 
 
+def test_the_first_whole_image_decides_the_schedule(model: ToyImageModel) -> None:
+    """Whatever maps the adapter named before; an image that broke off decides nothing."""
+    other, module = ScaleSchedule([(1, 1), (1, 2), (3, 2), (5, 4)]), cast(ToyModel, model.module)
+    with calibrate(model, registry=TOY) as calibration, torch.no_grad():
+        module.new_cache(SCHEDULE).attend(0, *torch.randn(3, 5, 4, 1, 8), softmax_scale=1.0)
+        module.schedule = other
+        module.draw(torch.tensor([1]))
+        module.schedule = SCHEDULE
+        with pytest.raises(SessionError, match="calibration of maps 1x1 1x2 3x2 5x4 was given 1x1 2x1 2x3 4x5"):
+            module.draw(torch.tensor([1]))
+    profile = calibration.profile()
+
+    assert other == profile.schedule
+    np.testing.assert_allclose(profile.mass.sum(axis=3), 1.0, rtol=1e-5)
+
+
 def test_no_image_is_no_profile(model: ToyImageModel) -> None:
     """Also where one was begun."""
     module = cast(ToyModel, model.module)

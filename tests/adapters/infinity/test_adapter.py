@@ -11,11 +11,12 @@ from scalekv_adapters.infinity.config import CANVASES, PUBLISHED, InfinityConfig
 from scalekv_adapters.infinity.official import OfficialInfinityAdapter
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.transformer import Infinity
-from scalekv_core import SessionError, calibrate, compress, shared_registry
+from scalekv_core import BudgetError, ProfileError, SessionError, calibrate, compress, shared_registry
 from scalekv_core.cache.concat_cache import ConcatCache
 from tests.adapters.drawing import draw_until_block, every_policy, everything_in, policy_and_budget, same
 
 LENS = (5, 9)
+SQUARE = Canvas("1:1", "0.06M")
 SCALES = 7
 
 
@@ -313,6 +314,58 @@ def test_the_size_that_an_official_object_was_built_for_decides_nothing(official
     with compress(drawer.model, "full") as session:
         assert same(whole, drawer.draw())
     assert Canvas("1:1", "0.06M").schedule == session.report().images[0].planned.plan.schedule
+
+
+# The caller of the official object chooses the schedule of each image
+
+
+WIDE, LARGE = Canvas("2:1", "0.06M"), Canvas("1:1", "0.25M")
+
+
+@pytest.fixture(scope="module")
+def profiles(make_official, plain_text):
+    """What calibration measures on the official object with each of two schedules, neither the one of its `pn`."""
+
+    def measured(canvas):
+        drawer = Official(make_official("small"), plain_text(3))
+        with calibrate(drawer.model) as calibration:
+            drawer.draw(canvas=canvas)
+        return calibration.profile()
+
+    return [measured(canvas) for canvas in (WIDE, LARGE)]
+
+
+def test_calibration_measures_the_schedule_of_the_image(profiles):
+    """Whatever `pn` says."""
+    assert [WIDE.schedule, LARGE.schedule] == [profile.schedule for profile in profiles]
+
+
+def test_each_image_takes_the_profile_of_its_schedule(official, profiles):
+    """Two schedules in one session; for a third one the missing profile is named."""
+    drawer = official()
+    with compress(drawer.model, "scalekv", "20%", profile=profiles, check=True) as session:
+        for canvas in (WIDE, LARGE, WIDE):
+            drawer.draw(canvas=canvas)
+        with pytest.raises(
+            ProfileError, match=f"no profile was measured with maps {SQUARE.schedule}; those given were"
+        ):
+            drawer.draw(canvas=SQUARE)
+    images = session.report().images
+    assert [profiles[0], profiles[1], profiles[0]] == [image.planned.profile for image in images]
+    assert [WIDE.schedule, LARGE.schedule, WIDE.schedule] == [image.planned.plan.schedule for image in images]
+    assert all(image.as_planned and image.dropped for image in images)
+
+
+def test_tokens_are_measured_against_the_schedule_of_the_image(official):
+    """500 tokens are more than the history of the smaller image, and a compression of the larger one."""
+    drawer = official()
+    with compress(drawer.model, "uniform", "500 tokens", check=True) as session:
+        drawer.draw(canvas=LARGE)
+        with pytest.raises(BudgetError, match="budget 500 tokens is more than the whole history"):
+            drawer.draw(canvas=WIDE)
+    (image,) = session.report().images
+    assert image.dropped
+    assert 500 < LARGE.schedule.history[-1]
 
 
 # Who is who
