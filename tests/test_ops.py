@@ -222,6 +222,17 @@ def test_folding_one_token_leaves_it_bit_equal() -> None:
         assert torch.equal(x, ops.fold(x, random(2, 2, 5).exp(), torch.ones(2, 2, 5), target, 5)[0])
 
 
+@pytest.mark.parametrize("bins", [2**16, 2**16 + 1])
+def test_bins_are_sorted_stably_whatever_their_number(bins: int) -> None:
+    """With 16 bits to tell them apart and with more."""
+    bin_of = torch.randint(0, bins, (5000,), generator=torch.Generator().manual_seed(bins)) // 100 * 100
+    bin_of[:2] = torch.tensor([bins - 1, 0])
+    mine, theirs = ops._sorted_bins(bin_of, bins), bin_of.sort(stable=True)
+
+    assert torch.equal(theirs.values, mine[0])
+    assert torch.equal(theirs.indices, mine[1])
+
+
 def test_folded_tokens_have_memory_of_their_own() -> None:
     """No storage with room for the dropped ones."""
     ones, target = torch.ones(2, 2, 5), torch.tensor([0, 0, -1, 0, -1]).expand(2, 2, 5)

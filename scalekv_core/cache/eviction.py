@@ -20,6 +20,7 @@ from scalekv_core.cache.key_values import Block
 from scalekv_core.cache.reading import Read
 from scalekv_core.contracts.plan import HeadGroup
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.strategies import TokenSelector
 from scalekv_core.contracts.tables import one
 from scalekv_core.contracts.view import CacheView
 
@@ -35,14 +36,18 @@ class Evictor:
         answers: checks what they answer.
         clock: measures the stages.
         observer: is shown every view and what is kept.
+        always_ask: ask the selector in every layer, also where it can only repeat what it answered in another one.
     """
 
-    def __init__(self, policy: Policy, answers: AnswerCheck, clock: Clock, observer: Observer | None) -> None:
+    def __init__(
+        self, policy: Policy, answers: AnswerCheck, clock: Clock, observer: Observer | None, *, always_ask: bool = False
+    ) -> None:
         self._policy = policy
         self._answers = answers
         self._clock = clock
         self._observer = observer
         self._observes = policy.selector.statistics != ()
+        self._repeats = not always_ask and policy.merger.drops and _goes_by_positions(policy.selector)
 
     def looks(self, keep: int) -> bool:
         """Whether views are looked at also where nothing is evicted: by an observer, or for running statistics."""
@@ -69,11 +74,10 @@ class Evictor:
 
     def keep_all(self, store: GroupStore, read: Read, scale: int) -> None:
         """Stores keys and values of history and current map."""
+        if read.block is None:
+            return  # the group holds them already
         with self._clock.stage(scale, "store"):
-            if read.block is None:
-                store.stored = key_values.dense(read.k, read.v)
-            else:
-                store.stored = key_values.keep(store.stored, read.block, read.history, None, self._policy.codec)
+            store.stored = key_values.keep(store.stored, read.block, read.history, None, self._policy.codec)
 
     def _observe(self, view: CacheView) -> CacheView:
         """The view with the statistics that the selector has brought up to date."""
@@ -84,6 +88,19 @@ class Evictor:
         return evolve(view, statistics=self._answers.statistics(view, returned))
 
     def _select(self, view: CacheView, group: HeadGroup, keep: int) -> Tensor:
+        if not self._repeats:
+            return self._answer(view, group, keep)
+        asked = (
+            self._policy.selector,
+            view.schedule,
+            view.scale,
+            group,
+            view.positions.shape[0],
+            view.positions.device,
+        )
+        return view.tables.remember(asked, lambda: self._answer(view, group, keep))
+
+    def _answer(self, view: CacheView, group: HeadGroup, keep: int) -> Tensor:
         selector = self._policy.selector
         with self._clock.stage(view.scale, "select"):
             if group.quota is None:
@@ -124,6 +141,11 @@ class Evictor:
             return
         store.positions = ops.gather_tokens(view.positions, kept)
         store.statistics = {name: ops.gather_tokens(x, kept) for name, x in view.statistics.items()}
+
+
+def _goes_by_positions(selector: TokenSelector) -> bool:
+    """Whether schedule and plan alone decide what it keeps, so that layers and images with the same plan get the same."""
+    return not selector.statistics and {"contents_are_ignored", "layers_are_alike"} <= selector.claims
 
 
 def _gathered(view: CacheView, block: Block, kept: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class KVCache:
     Args:
         plan: what every head may hold after every scale.
         policy: who selects, folds and encodes.
-        check: check every answer of the selector, and that queries, keys, values and outputs are finite (a device sync
+        check: ask the selector in every layer and check every answer, and that queries, keys, values and outputs are finite (a device sync
             each); otherwise only the first answer.
         clock: measures the stages.
         observer: is shown every view and what is kept.
@@ -65,7 +65,7 @@ class KVCache:
         self._inputs = InputCheck(plan, self._layers)
         self._check = check
         self._answers = AnswerCheck(policy, always=check)
-        self._evictor = Evictor(policy, self._answers, self._clock, observer)
+        self._evictor = Evictor(policy, self._answers, self._clock, observer, always_ask=check)
         groups = [store for layer in self._layers for store in layer.groups]
         self._reader = Reader(plan, policy.codec, groups, copy_stream_of or partial(copy_stream_for, policy.codec))
         self._begin()

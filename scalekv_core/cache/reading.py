@@ -22,7 +22,7 @@ class Read:
 
     Attributes:
         k, v: (B, H, N, D) of history and current map.
-        block: of the scratch, that they are halves of; None where k and v are new memory that will be kept.
+        block: of the scratch, that they are halves of; None where k and v are what the group holds from now on.
         history: how many of the N tokens are history.
         tokens: N.
     """
@@ -35,7 +35,7 @@ class Read:
 
 
 class Reader:
-    """Reads what groups hold, into memory that is kept or into the scratch that all layers share.
+    """Reads what groups hold: where all of it is kept, by growing it in place; else into the scratch that all layers share.
 
     Args:
         plan, codec: of the cache.
@@ -56,7 +56,9 @@ class Reader:
         history = store.length
         total = history + k.shape[2]
         if self._codec.dense and store.group.held[scale] == total:
-            return Read(*key_values.grown(store.stored, k, v), None, history, total)
+            keys, values = key_values.grown(store.stored, k, v)
+            store.stored = key_values.dense(keys, values)  # at once: attention gets the memory of the old ones
+            return Read(keys, values, None, history, total)
         block = self.scratch.whole(store.stored, k, v)
         if self._codec.leaves_device:
             store.device = k.device

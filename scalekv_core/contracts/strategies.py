@@ -70,7 +70,11 @@ class TokenSelector(ABC):
 
     @property
     def claims(self) -> frozenset[str]:
-        """What it promises beyond the contract: names from ``scalekv_core.testing.checks.claims``, which checks them."""
+        """What it promises beyond the contract: names from ``scalekv_core.testing.checks.claims``, which checks them.
+
+        One that claims both ``contents_are_ignored`` and ``layers_are_alike`` and keeps no statistics must be hashable, and is
+        asked once per scale: where nothing is folded, other layers and images with the same plan get the same answer.
+        """
         return frozenset()
 
     def least(self, schedule: ScaleSchedule, scale: int) -> int:

@@ -36,6 +36,13 @@ class Tables:
             made = self._made[key] = make(*args, device=device)
         return made
 
+    def remember(self, key: tuple[Hashable, ...], make: Callable[[], Tensor]) -> Tensor:
+        """``make()``, called once for the same key: for what is not made by a function of hashable arguments."""
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = make()
+        return made
+
     def clear(self) -> None:
         """Forgets all tensors."""
         self._made.clear()

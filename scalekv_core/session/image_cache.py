@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,7 +42,9 @@ class ImageCache:
         with self._session.lock:  # another thread may begin an image, which ends this one
             self._refuse_strangers()
             cache = self._cache or self._start(k)
-            with self._peak or contextlib.nullcontext():
+            if self._peak is None:
+                return cache.attend(layer, q, k, v, softmax_scale=softmax_scale)
+            with self._peak:
                 return cache.attend(layer, q, k, v, softmax_scale=softmax_scale)
 
     def _refuse_strangers(self) -> None:
@@ -95,8 +97,7 @@ class ImageCache:
 
 def _check_fits(planned: Planned, device: torch.device) -> None:
     """Raises InputError if the cache is larger than the free memory, before the first map is kept."""
-    resident = layer_bytes(planned.plan, planned.policy, planned.geometry, on_device=device.type != "cpu")
-    cache, scratch = int(resident.sum(axis=1).max()), planned.footprint.scratch
+    cache, scratch = max(_resident_on(device, planned)), planned.footprint.scratch
     check_free_memory(
         cache + scratch,
         free_memory(device),
@@ -104,3 +105,13 @@ def _check_fits(planned: Planned, device: torch.device) -> None:
         parts=f"{format_bytes(cache)} and {format_bytes(scratch)} of scratch for {plural(planned.geometry.rows, 'row')}",
         suggestion=lambda: "generate fewer images at once, or give a smaller budget (see scalekv plan)",
     )
+
+
+def _resident_on(device: torch.device, planned: Planned) -> Sequence[int]:
+    """Bytes that the device holds after each scale; the plan knows them, unless codes leave the device."""
+    if device.type == "cpu" or not planned.policy.codec.leaves_device:
+        return planned.footprint.planned
+    resident: list[int] = (
+        layer_bytes(planned.plan, planned.policy, planned.geometry, on_device=True).sum(axis=1).tolist()
+    )
+    return resident
