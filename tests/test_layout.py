@@ -282,7 +282,7 @@ CHECKED_ONCE = {"_check_indices", "_check_targets"}
 """What may wait for the device: the first answer of a selector or merger, and the others only with check=True."""
 
 
-ON_THE_CPU = {"top_tokens": {"numpy"}, "largest": {"numpy"}}
+ON_THE_CPU = {"top_tokens": {"numpy"}, "largest": {"numpy"}, "_sorted_bins": {"numpy"}}
 """What is only done where the tensor is on the CPU already."""
 
 
