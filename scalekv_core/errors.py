@@ -67,7 +67,7 @@ def shortened(given: object, *, most: int = 60) -> str:
     """What a user gave, as a message shows it: its repr, the middle left out where it is long.
 
     >>> shortened("lots"), shortened("9" * 400)
-    ("'lots'", "'99999999999999999999999999999 ... 9999999999999999999999999'")
+    ("'lots'", "'999999999999999999999999999 ... 99999999999999999999999999'")
     """
     text = repr(given)
     half = (most - 5) // 2

@@ -55,7 +55,7 @@ def grid_places(schedule: ScaleSchedule, scale: int, margin: int, device: torch.
     direction sees a token's own map and frame only.
 
     >>> grid_places(ScaleSchedule.square(1, 2), 1, 1, torch.device("cpu"))
-    tensor([0, 6, 7, 9, 10])
+    tensor([ 0,  6,  7,  9, 10])
     """
     _, columns = grid_shape(schedule, scale, margin)
     places, top = [], 0

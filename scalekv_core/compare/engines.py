@@ -52,7 +52,7 @@ class Loading:
 
 
 class Worker:
-    """Runs tasks with one model at a time, which stays loaded until a task wants another."""
+    """Runs tasks with one model at a time, loaded until a task wants another."""
 
     def __init__(self, loading: Loading, registry: Registry | None = None) -> None:
         if loading.threads is not None:

@@ -18,8 +18,8 @@ from attrs import field, frozen
 from attrs.validators import ge, instance_of
 from torch import Tensor
 
-from scalekv_core.contracts.metric import Pair, PairMetric, SetMetric
 from scalekv_core.errors import InputError, missing_extra
+from scalekv_core.models.metric import Pair, PairMetric, SetMetric
 
 EXTRA = "metrics"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalekv_core.compare import metrics
-from scalekv_core.contracts.metric import Pair, PairMetric
 from scalekv_core.errors import InputError
+from scalekv_core.models.metric import Pair, PairMetric
 
 
 @frozen

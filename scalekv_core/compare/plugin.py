@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from scalekv_core.compare import further_metrics as further
 from scalekv_core.compare import pair_metrics as pairs
-from scalekv_core.contracts.metric import Metric
+from scalekv_core.models.metric import Metric
 from scalekv_core.plugins.hookspecs import hookimpl
 
 

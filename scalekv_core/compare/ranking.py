@@ -1,7 +1,7 @@
 """From cells to answers: means with paired bootstrap intervals, ranks, frontiers, and which differences mean something.
 
 All settings of a model generate the same images, so that they are compared image by image: the same resamples of images
-are drawn for every setting, and an interval of a difference is one of paired differences.
+serve every setting, and an interval of a difference is one of paired differences.
 """
 
 from __future__ import annotations

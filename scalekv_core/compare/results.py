@@ -12,8 +12,8 @@ from attrs import field, frozen
 
 from scalekv_core.compare.ranking import Floats, Interval, Pool, Ranked, Resamples, interval, mean, ranking
 from scalekv_core.compare.store import IMAGES, UNMODIFIED, WHOLE, Store
-from scalekv_core.contracts.metric import Metric, PairMetric
 from scalekv_core.errors import InputError, UnknownName
+from scalekv_core.models.metric import Metric, PairMetric
 from scalekv_core.plugins.registry import Registry
 
 

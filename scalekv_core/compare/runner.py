@@ -13,9 +13,9 @@ from attrs import frozen
 from scalekv_core.cache.clock import Clock
 from scalekv_core.compare.question import Question, Setting
 from scalekv_core.compare.store import WHOLE, Cell, Figure, as_png
-from scalekv_core.contracts.metric import Pair, PairMetric
 from scalekv_core.errors import InputError, MissingExtra, ScaleKVError
 from scalekv_core.models.image_model import Generation, ImageModel
+from scalekv_core.models.metric import Pair, PairMetric
 from scalekv_core.plugins.registry import Registry
 from scalekv_core.session.session import compress
 

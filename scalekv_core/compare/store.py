@@ -200,7 +200,7 @@ class Store:
         return bool(found == len(images))
 
     def claim(self, key: str, batch: int) -> bool:
-        """Whether this process may work at a task now: nobody else does, or who did is gone."""
+        """Whether this process may work at a task now: no other process does, or the one that did has ended."""
         host, pid = socket.gethostname(), os.getpid()
         with self._writing():
             setting = self._id("setting", "key", key)

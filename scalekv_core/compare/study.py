@@ -15,10 +15,10 @@ from scalekv_core.compare.environment import environment
 from scalekv_core.compare.question import Question, Setting
 from scalekv_core.compare.runner import Task, pair_metrics, tasks_of
 from scalekv_core.compare.store import IMAGES, UNMODIFIED, Store
-from scalekv_core.contracts.metric import SetMetric
 from scalekv_core.errors import InputError, ScaleKVError
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import ImageModel
+from scalekv_core.models.metric import SetMetric
 from scalekv_core.planning.footprint import Footprint
 from scalekv_core.planning.planner import plan_policy
 from scalekv_core.plugins.registry import Registry

@@ -48,7 +48,7 @@ class Policy:
             UnknownName, InputError, PluginError: as :meth:`scalekv_core.plugins.registry.Registry.policy`.
 
         >>> Policy.named("uniform", selector="snapkv", window=16, budget="20%").selector
-        SnapKV(window=16, kernel=5)
+        SnapSelector(window=16, kernel=5, pooling='max', protect=0.5)
         """
         from scalekv_core import shared_registry  # here: names belong to plugins, which stand on the contracts
 

@@ -14,7 +14,6 @@ import pluggy
 
 if TYPE_CHECKING:
     from scalekv_core.contracts.adapter import ModelAdapter
-    from scalekv_core.contracts.metric import Metric
     from scalekv_core.contracts.policy import Policy
     from scalekv_core.contracts.strategies import (
         BudgetAllocator,
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
         TokenSelector,
     )
     from scalekv_core.models.card import ModelCard
+    from scalekv_core.models.metric import Metric
 
 PROJECT = "scalekv"
 hookspec = pluggy.HookspecMarker(PROJECT)

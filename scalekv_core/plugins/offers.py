@@ -10,11 +10,11 @@ from typing import Any
 from attrs import frozen
 
 from scalekv_core.contracts.adapter import ModelAdapter
-from scalekv_core.contracts.metric import Metric
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.errors import PluginError, ScaleKVError
 from scalekv_core.models.card import ModelCard
+from scalekv_core.models.metric import Metric
 
 HOOKS = {
     "policy": "scalekv_policies",

@@ -12,11 +12,11 @@ from typing import Any
 from attrs import frozen
 
 from scalekv_core.contracts.adapter import ModelAdapter
-from scalekv_core.contracts.metric import Metric
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.errors import InputError, unknown_name
 from scalekv_core.models.card import ModelCard
+from scalekv_core.models.metric import Metric
 from scalekv_core.testing import checks
 from scalekv_core.testing.cases import Case
 from scalekv_core.testing.testmodels import TestModel

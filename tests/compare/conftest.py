@@ -17,7 +17,7 @@ from scalekv_core.compare import plugin
 from scalekv_core.compare.engines import Loading
 from scalekv_core.compare.question import Question
 from scalekv_core.compare.study import Study, plan_study
-from scalekv_core.contracts.metric import Metric, Pair, PairMetric
+from scalekv_core.models.metric import Metric, Pair, PairMetric
 from scalekv_core.plugins.registry import Registry
 from scalekv_core.testing import toy
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from attrs import define, frozen
 
-from scalekv_core.contracts.metric import Pair, PairMetric
+from scalekv_core.models.metric import Pair, PairMetric
 from tests.wrong_strategies.catalogue import fails
 
 

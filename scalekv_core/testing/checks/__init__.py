@@ -5,7 +5,7 @@ it is broken, and NotApplicable where the case does not bear on it. Nothing here
 
 >>> from scalekv_core.testing.cases import ViewCase
 >>> from scalekv_core.testing.toy import Latest
->>> selectors.check_indices_ascend(Latest, ViewCase.parse("maps=1x1,2x3 scale=1 keep=4"))
+>>> selectors.check_indices_ascend(Latest, ViewCase.parse("maps=1x1,2x3,1x1 scale=1 keep=4"))
 """
 
 from scalekv_core.testing.checks import (

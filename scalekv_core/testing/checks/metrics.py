@@ -10,9 +10,9 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from scalekv_core.contracts.metric import Metric, Pair, PairMetric
 from scalekv_core.errors import ScaleKVError
 from scalekv_core.models.image_model import Generation
+from scalekv_core.models.metric import Metric, Pair, PairMetric
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import GenerationCase
 from scalekv_core.testing.common import NeverApplies, all_same, check_randomness, check_value, refused

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from scalekv_core.models.image_model import Generation
+from scalekv_core.models.image_model import Generation
 
 
 @frozen(eq=False, kw_only=True)
