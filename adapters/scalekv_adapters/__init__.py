@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from scalekv_adapters.infinity.adapter import InfinityAdapter
+from scalekv_adapters.infinity.card import InfinityCard
 from scalekv_adapters.infinity.config import PUBLISHED as INFINITIES
-from scalekv_adapters.infinity.model import InfinityCard
 from scalekv_adapters.infinity.official import OfficialInfinityAdapter
 from scalekv_adapters.infinity.tiny.card import TinyInfinityCard
 from scalekv_adapters.var.adapter import VARAdapter

@@ -11,9 +11,9 @@ from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
 
 
-def small_var() -> VAR:
-    vqvae = VQVAE(VQVAEConfig(codes=8, code_width=4, base_channels=32, multipliers=(1,), blocks=1, patch_sides=(1, 2)))
-    config = VARConfig(depth=6, width=8, heads=2, num_classes=10, codes=8, code_width=4, patch_sides=(1, 2))
+def small_var(sides: tuple[int, ...] = (1, 2)) -> VAR:
+    vqvae = VQVAE(VQVAEConfig(codes=8, code_width=4, base_channels=32, multipliers=(1,), blocks=1, patch_sides=sides))
+    config = VARConfig(depth=6, width=8, heads=2, num_classes=10, codes=8, code_width=4, patch_sides=sides)
     return VAR(config, vqvae).eval().requires_grad_(False)
 
 

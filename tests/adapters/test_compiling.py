@@ -6,20 +6,35 @@ import contextlib
 
 import pytest
 import torch
+from torch import nn
 
 from scalekv_core import compress
-from tests.adapters.test_finite import FAMILIES
+from scalekv_core.session.session import Session
+from tests.adapters.small import small_infinity, small_var
+from tests.adapters.test_finite import generate_infinity, generate_var
+
+FAMILIES = {"VAR": (lambda: small_var((1, 2, 3)), generate_var), "Infinity": (small_infinity, generate_infinity)}
+
+
+def compressed(
+    model: nn.Module, how: tuple[str, str | None] | None
+) -> contextlib.AbstractContextManager[Session | None]:
+    """A session under this policy and budget; none for None."""
+    return contextlib.nullcontext() if how is None else compress(model, *how)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("compressed", [False, True])
-def test_a_compiled_generate_gives_the_same_images(family: str, compressed: bool) -> None:
-    """It works, and nothing of it is said to be slower or faster: compile the blocks where that matters."""
+@pytest.mark.parametrize("how", [None, ("full", None), ("streaming", "2 tokens"), ("h2o", "2 tokens")], ids=str)
+def test_a_compiled_generate_gives_the_same_images(family: str, how: tuple[str, str | None] | None) -> None:
+    """Unmodified, without loss, and under policies that evict; it says nothing about speed: for that, compile the blocks."""
     torch.manual_seed(0)
     make, generate = FAMILIES[family]
     model = make()
-    want = generate(model).images
+    with compressed(model, how):
+        want = generate(model).images
     compiled = type("Compiled", (), {"generate": staticmethod(torch.compile(model.generate, backend="eager"))})
-    with compress(model, "full") if compressed else contextlib.nullcontext():
+    with compressed(model, how) as session:
         assert torch.equal(want, generate(compiled).images)
+    if session is not None:
+        assert [how != ("full", None)] == [image.dropped for image in session.report().images]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scalekv_adapters.infinity.templates import Canvas
+from scalekv_adapters.sizes import positive
 from scalekv_core.errors import CheckpointError, InputError, unknown_name
 from scalekv_core.models.weights import numbered, shape_of
 from scalekv_core.shapes.geometry import CacheGeometry
@@ -33,11 +34,6 @@ CANVASES = {
 MAX_SCALES = 15
 """Rows of the published table of scale embeddings."""
 FFN_MULTIPLE = 256
-
-
-def _positive(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
-    if value < 1:
-        raise InputError(f"{type(instance).__name__}: {attribute.name} must be at least 1, got {value}")
 
 
 def _pool_heads(config: InfinityConfig) -> int:
@@ -66,16 +62,16 @@ class InfinityConfig:
         InputError: a size below 1, or one that does not divide another.
     """
 
-    depth: int = attrs.field(validator=_positive)
-    width: int = attrs.field(validator=_positive)
-    heads: int = attrs.field(validator=_positive)
-    bits: int = attrs.field(validator=_positive)
-    patch: int = attrs.field(default=1, validator=_positive)
-    text_channels: int = attrs.field(default=2048, validator=_positive)
-    text_maxlen: int = attrs.field(default=512, validator=_positive)
-    block_chunks: int = attrs.field(default=1, validator=_positive)
+    depth: int = attrs.field(validator=positive)
+    width: int = attrs.field(validator=positive)
+    heads: int = attrs.field(validator=positive)
+    bits: int = attrs.field(validator=positive)
+    patch: int = attrs.field(default=1, validator=positive)
+    text_channels: int = attrs.field(default=2048, validator=positive)
+    text_maxlen: int = attrs.field(default=512, validator=positive)
+    block_chunks: int = attrs.field(default=1, validator=positive)
     mlp_ratio: float = 4.0
-    pool_heads: int = attrs.field(default=attrs.Factory(_pool_heads, takes_self=True), validator=_positive)
+    pool_heads: int = attrs.field(default=attrs.Factory(_pool_heads, takes_self=True), validator=positive)
 
     def __attrs_post_init__(self) -> None:
         if self.width % (4 * self.heads):

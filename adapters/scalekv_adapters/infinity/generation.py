@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scalekv_adapters.infinity.bits import add_bits, on_grid, to_bits, to_tokens
 from scalekv_adapters.infinity.guidance import Guidance, mixed, per_scale
+from scalekv_adapters.infinity.inputs import check_text
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import Canvas
@@ -179,8 +180,6 @@ def guided_logits(model: Infinity, h: Tensor, start: Tensor, guidance: Guidance,
 
 def check_text_here(text: PackedText, model: Infinity) -> PackedText:
     """The text on the model's device; InputError if it does not fit the model, or the VAE is elsewhere."""
-    from scalekv_adapters.infinity.transformer import check_text
-
     check_text(text, model.config)
     device, other = model.head.weight.device, model.vae.empty_sum(1, (1, 1)).device
     if device != other:

@@ -13,7 +13,8 @@ from attrs import frozen
 from torch import Tensor
 
 from scalekv_core.errors import InputError
-from scalekv_core.models.sampling import ON_LOGITS
+from scalekv_core.models.sampling import ON_LOGITS, Sampling
+from scalekv_core.shapes.geometry import CacheGeometry
 
 
 @frozen
@@ -95,3 +96,17 @@ def per_scale(what: str, value: float | Sequence[float], scales: int) -> tuple[f
     if len(value) != scales:
         raise InputError(f"Infinity wants one {what} for all {scales} scales or one per scale; got {len(value)}")
     return tuple(float(one) for one in value)
+
+
+def rows_of(sampling: Sampling) -> int:
+    """Sequences in the batch for each image: guidance of 1 or 0 generates without guidance.
+
+    >>> rows_of(Sampling(guidance=1.0)), rows_of(Sampling(guidance=(1.0, 3.0)))
+    (1, 2)
+    """
+    return 2 if any(strength not in (0, 1) for strength in sampling.strengths) else 1
+
+
+def check_sampling(sampling: Sampling, shape: CacheGeometry) -> None:
+    """Raises InputError where guidance is out of range, not one per scale, or at a place that does not exist."""
+    Guidance.of(sampling.guidance, sampling.guidance_at, scales=len(shape.schedule), depth=shape.layers)

@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from scalekv_adapters.sizes import positive
 from scalekv_adapters.var.vqvae import SIDES_256, SIDES_512, as_sides, check_sides
 from scalekv_core.errors import InputError, unknown_name
 from scalekv_core.shapes.geometry import CacheGeometry
@@ -26,11 +27,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
-def _positive(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
-    if value < 1:
-        raise InputError(f"{type(instance).__name__}: {attribute.name} must be at least 1, got {value}")
-
-
 @attrs.frozen(kw_only=True)
 class VARConfig:
     """Sizes of a VAR transformer.
@@ -42,13 +38,13 @@ class VARConfig:
         InputError: a size below 1, a width that the heads do not divide, sides that do not rise.
     """
 
-    depth: int = attrs.field(validator=_positive)
-    width: int = attrs.field(validator=_positive)
-    heads: int = attrs.field(validator=_positive)
-    num_classes: int = attrs.field(default=1000, validator=_positive)
+    depth: int = attrs.field(validator=positive)
+    width: int = attrs.field(validator=positive)
+    heads: int = attrs.field(validator=positive)
+    num_classes: int = attrs.field(default=1000, validator=positive)
     patch_sides: tuple[int, ...] = attrs.field(default=SIDES_256, converter=as_sides, validator=check_sides)
-    codes: int = attrs.field(default=4096, validator=_positive)
-    code_width: int = attrs.field(default=32, validator=_positive)
+    codes: int = attrs.field(default=4096, validator=positive)
+    code_width: int = attrs.field(default=32, validator=positive)
     shared_adaln: bool = False
     attn_l2_norm: bool = True
     mlp_ratio: float = 4.0

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalekv_adapters.initial import init_near_identity
 from scalekv_adapters.teacher_forcing import MaskedAttention, future_mask
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import generate
-from scalekv_adapters.var.initial import init_weights
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.adapter import AttentionCache
@@ -163,7 +163,8 @@ class VAR(nn.Module):
         levels = torch.tensor([k for k, side in enumerate(config.patch_sides) for _ in range(side * side)])
         self.register_buffer("lvl_1L", levels.view(1, L))
         self.register_buffer("attn_bias_for_masking", future_mask(levels))
-        init_weights(self)
+        tables = (self.class_emb.weight, self.lvl_embed.weight, self.pos_start, self.pos_1LC)
+        init_near_identity(self, self.blocks, tables=tables, depth=config.depth, width=C)
 
     @property
     def vqvae(self) -> VQVAE:

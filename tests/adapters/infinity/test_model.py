@@ -11,8 +11,10 @@ from attrs import evolve
 
 import scalekv_adapters
 import scalekv_policies
+from scalekv_adapters.infinity.card import InfinityCard, published_shape
 from scalekv_adapters.infinity.config import CANVASES, PUBLISHED, InfinityConfig
-from scalekv_adapters.infinity.model import InfinityCard, InfinityImageModel, RandomText, published_shape
+from scalekv_adapters.infinity.model import InfinityImageModel
+from scalekv_adapters.infinity.random_weights import RandomText
 from scalekv_adapters.infinity.templates import ASPECTS, Canvas
 from scalekv_adapters.infinity.vae import BSQVAEConfig
 from scalekv_core import InputError, Registry, Sampling, calibrate, compress, hookimpl, plan_policy, shared_registry

@@ -8,7 +8,8 @@ import torch
 from attrs import field, frozen
 
 from scalekv_adapters.infinity.bare import BareInfinity, size_bound
-from scalekv_adapters.infinity.model import InfinityImageModel, check_sampling, rows_of
+from scalekv_adapters.infinity.guidance import check_sampling, rows_of
+from scalekv_adapters.infinity.model import InfinityImageModel
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.tiny import SAMPLING, load
 from scalekv_adapters.infinity.tiny.network import ASPECTS, PIXELS, SIZES, SQUARE, TEXT_DEPTH, VAE_SIZES

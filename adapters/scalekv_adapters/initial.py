@@ -6,13 +6,10 @@ Blocks start close to the identity: their gates begin near zero, so depth does n
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from scalekv_adapters.var.transformer import VAR
 
 STD = 0.02
 GATE = 1e-5  # factor on what makes gamma1 and gamma2
@@ -21,20 +18,29 @@ HEAD = 0.02
 
 
 @torch.no_grad()
-def init_weights(model: VAR) -> None:
-    """Overwrites all parameters of a new model in place, with torch's global generator."""
+def init_near_identity(
+    model: nn.Module, blocks: nn.Module, *, tables: Iterable[Tensor], depth: int, width: int
+) -> None:
+    """Overwrites the linear layers and tables of a new model in place, with torch's global generator.
+
+    Args:
+        model: with a head (`head`) and the norm before it (`head_nm`).
+        blocks: all of its blocks.
+        tables: learnt embeddings of positions, scales, classes.
+        depth, width: how many blocks follow each other, and their channels.
+    """
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=STD)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    for table in (model.class_emb.weight, model.lvl_embed.weight, model.pos_start, model.pos_1LC):
-        nn.init.trunc_normal_(table, std=math.sqrt(1 / model.config.width / 3))
-    model.head.weight.mul_(HEAD)
-    model.head_nm.ada_lin.get_parameter("1.weight").mul_(ADALN)
-    for name, weight in model.blocks.named_parameters():
-        if name.endswith(("attn.proj.weight", "ffn.fc2.weight")):
-            weight.div_(math.sqrt(2 * model.config.depth))
+    for table in tables:
+        nn.init.trunc_normal_(table, std=math.sqrt(1 / width / 3))
+    model.get_parameter("head.weight").mul_(HEAD)
+    model.get_parameter("head_nm.ada_lin.1.weight").mul_(ADALN)
+    for name, weight in blocks.named_parameters():
+        if name.endswith((".proj.weight", "ffn.fc2.weight")):
+            weight.div_(math.sqrt(2 * depth))
         elif name.endswith(("ada_lin.1.weight", "ada_gss")):
             _shrink_gates(weight.view(6, -1))
 
