@@ -45,11 +45,11 @@ newest:  ## the tests with the newest versions of all dependencies but torch; TO
 	build/newest/bin/pytest -n auto --maxprocesses 4 $(TESTS)
 
 DEVICE ?= cuda
-gpu:  ## on a machine with a CUDA device: the tests marked cuda, then times and bytes into docs (make gpu DEVICE=cpu tries it small)
 ifeq ($(DEVICE),cpu)
-	$(MAKE) .venv/ready
+gpu: .venv/ready
 	$(BIN)/python docs/gpu.py --device cpu
 else
+gpu:  ## on a machine with a CUDA device: the tests marked cuda, then times and bytes into docs (make gpu DEVICE=cpu tries it small)
 	@if nvidia-smi -L 2>/dev/null | grep -q GPU; then $(MAKE) gpu-measure; else echo "make gpu: nvidia-smi lists no GPU on this machine; nothing was measured (make gpu DEVICE=cpu tries the script)"; fi
 
 .PHONY: gpu-measure
