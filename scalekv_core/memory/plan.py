@@ -95,6 +95,8 @@ class MemoryPlan:
             profile=self.planned.profile if same_schedule and self.assumed is None else None,
         )
 
+    again = replanned  # its name until 0.1; for one version
+
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
         geometry = self.batch.geometry
