@@ -56,7 +56,7 @@ def read_record(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, or is something else.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise InputError(f"record {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -64,6 +64,11 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("scalekv_bench") != 1:
         raise InputError(f"{path} is not a record that this version of scalekv bench --json wrote")
     return record
+
+
+def _refuse_constant(text: str) -> None:
+    """NaN and Infinity, which Python would read."""
+    raise ValueError(f"{text} is not a number in JSON")
 
 
 def compare_records(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:

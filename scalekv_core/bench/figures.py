@@ -1,4 +1,4 @@
-"""What came out of a measurement, as values."""
+"""The results of a measurement, as values."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scalekv_core.bench.contenders import Contender
 from scalekv_core.bench.peak import MemoryFigures
 from scalekv_core.bench.settings import BenchSettings
+
+TOO_SHORT = "took less time than the clock can measure"
 
 
 @frozen
@@ -39,14 +41,15 @@ class Spread:
 
 @frozen(eq=False, kw_only=True)
 class ContenderFigures:
-    """What was measured of one contender; less than was asked for if the measurement was cut short.
+    """What was measured of one contender; less than was asked for if the measurement was interrupted.
 
     Attributes:
-        contender: of whom.
+        contender: which one.
         by_scale: of every image that was timed, [K] seconds of all layers.
-        stages: of every image that was clocked, {stage: seconds} of all layers; ``all`` is the time of the calls.
+        stages: of every image whose stages were timed, {stage: seconds} of all layers; ``all`` is the time of the calls.
         memory: bytes, if they were measured.
-        ratios: image by image, seconds over those of the unmodified cache in the same round.
+        ratios: of every image that was timed, its seconds over those of the unmodified cache in the same round; rounds in
+            which the latter took less time than the clock can measure are left out.
     """
 
     contender: Contender
@@ -71,23 +74,39 @@ class ContenderFigures:
         return Spread.of(self.ratios)
 
     def share(self, *stages: str) -> Spread | None:
-        """Of the time of an image, what these stages take together."""
-        return Spread.of([sum(image[stage] for stage in stages) / image["all"] for image in self.stages])
+        """The share of these stages in the time of an image; None if no image took as long as the clock can measure."""
+        return Spread.of([sum(image[stage] for stage in stages) / image["all"] for image in self._measurable])
 
     @property
     def rest(self) -> Spread | None:
-        """Of the time of an image, what no stage accounts for."""
-        return Spread.of([2 - sum(image.values()) / image["all"] for image in self.stages])
+        """The share of an image's time that belongs to no stage."""
+        return Spread.of([2 - sum(image.values()) / image["all"] for image in self._measurable])
+
+    @property
+    def _measurable(self) -> list[Mapping[str, float]]:
+        return [image for image in self.stages if image["all"] > 0]
 
     @property
     def selection(self) -> Spread | None:
         """The share of observing and selecting."""
         return self.share("observe", "select")
 
+    @property
+    def missing(self) -> dict[str, str]:
+        """{figure: why there is none}."""
+        reasons = {
+            "seconds": "no image was timed",
+            "ratio": "there is no round in which the unmodified cache took as long as the clock can measure",
+            "selection": f"every image {TOO_SHORT}" if self.stages else "the stages of no image were timed",
+            "bytes": "memory was not measured",
+        }
+        found = {"seconds": self.seconds, "ratio": self.ratio, "selection": self.selection, "bytes": self.memory}
+        return {name: why for name, why in reasons.items() if found[name] is None}
+
 
 @frozen(eq=False, kw_only=True)
 class BenchResult:
-    """A measurement, whole or as far as it came.
+    """A measurement, complete or interrupted.
 
     Attributes:
         settings: what was measured.
@@ -129,6 +148,7 @@ def _record_of(figures: ContenderFigures) -> dict[str, Any]:
         "images": [float(image.sum()) for image in figures.by_scale],
         "stages": [dict(image) for image in figures.stages],
         "bytes": None if memory is None else _bytes(memory),
+        "null": figures.missing,
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from attrs import frozen
 
 from scalekv_core.bench.compare import refuse_different
+from scalekv_core.bench.figures import TOO_SHORT
 from scalekv_core.bench.settings import parse_maps
 from scalekv_core.errors import InputError, missing_extra
 
@@ -70,7 +71,8 @@ def growth(records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, di
     """{contender: (tokens or rows, seconds, ratio to the unmodified cache) of each record that timed it}, fewest first.
 
     Raises:
-        InputError: as :func:`axis_of`, or the records were made under settings that differ in more.
+        InputError: as :func:`axis_of`, the records were made under settings that differ in more, or a contender took less
+            time than the clock can measure.
     """
     axis = axis_of(records)
     ordered = sorted(records, key=axis.of)
@@ -80,6 +82,11 @@ def growth(records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, di
     for record in ordered:
         for name, figures in record["contenders"].items():
             if figures["seconds"] and figures["ratio"]:
+                if not figures["seconds"]["least"]:
+                    raise InputError(
+                        f"contender {name!r} {TOO_SHORT} in the record of {axis.setting} {record['settings'][axis.setting]}; "
+                        "leave that record out"
+                    )
                 lines.setdefault(name, []).append((axis.of(record), figures["seconds"], figures["ratio"]))
     return lines
 

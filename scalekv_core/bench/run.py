@@ -120,7 +120,7 @@ def _figures(tally: _Tally, baseline: Sequence[NDArray[np.float64]]) -> Contende
         by_scale=tuple(tally.by_scale),
         stages=tuple(tally.stages),
         memory=tally.memory,
-        ratios=tuple(float(mine.sum() / theirs.sum()) for mine, theirs in pairs),
+        ratios=tuple(float(mine.sum() / theirs.sum()) for mine, theirs in pairs if theirs.sum() > 0),
     )
 
 

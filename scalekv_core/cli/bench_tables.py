@@ -64,6 +64,8 @@ def print_time(timed: Sequence[ContenderFigures]) -> None:
         console.row(made, one.contender.name, *time_cells(one))
     console.show(made)
     console.say("x unmod.: to the unmodified cache in the same round. selection: observe + select.")
+    if why := timed[-1].missing.get("ratio"):
+        console.say(f"no ratio: {why}.")
 
 
 def time_cells(one: ContenderFigures) -> list[str]:
@@ -93,7 +95,7 @@ def print_stages(clocked: Sequence[ContenderFigures]) -> None:
     made = _named_table(*STAGES, "rest")
     for one in clocked:
         shares = [one.share(stage) for stage in STAGES]
-        cells = [percent(share.median) for share in (*shares, one.rest) if share is not None]
+        cells = ["" if share is None else percent(share.median) for share in (*shares, one.rest)]
         console.row(made, one.contender.name, *cells)
     console.show(made)
 
@@ -126,10 +128,11 @@ def print_comparison(comparison: Comparison) -> None:
     console.heading("before and after: time of an image, median")
     made = _named_table("x unmod.", "after", "change", "time", "after ")
     for one in comparison.changes:
-        ratios = (figures.number(one.ratio[0]), figures.number(one.ratio[1]), f"{one.ratio[1] / one.ratio[0] - 1:+.1%}")
-        console.row(made, one.name, *ratios, *map(duration, one.seconds))
+        before, after = one.ratio
+        change = f"{after / before - 1:+.1%}" if before else ""
+        console.row(made, one.name, figures.number(before), figures.number(after), change, *map(duration, one.seconds))
     console.show(made)
-    console.heading("before and after: share of choosing, and bytes at the peak")
+    console.heading("before and after: share of selection, and peak bytes")
     made = _named_table("selection", "after", "peak", "after ")
     for one in comparison.changes:
         selection = ("", "") if one.selection is None else map(percent, one.selection)

@@ -1,13 +1,22 @@
-"""A small attention for the bench, and contenders at that size. No test asserts a time."""
+"""A small attention for the bench, and contenders at that size. No test depends on how long something takes."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 
 from scalekv_core.bench import BenchSettings, PolicyContender, assumed_profile, default_drafters, parse_maps
+from scalekv_core.bench.timing import CLOCKS
 from scalekv_core.planning.planner import plan_policy
 from scalekv_core.plugins.registry import shared_registry
 from scalekv_core.shapes.geometry import CacheGeometry
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """A clock that is one second later whenever it is read."""
+    monkeypatch.setitem(CLOCKS, "wall", itertools.count(1.0).__next__)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from scalekv_core.bench import Bench, figure_of_growth, growth, read_record
+from scalekv_core.bench.timing import CLOCKS
 from scalekv_core.cli import main
 
 TINY = ("--layers", "3", "--heads", "2", "--head-dim", "4", "--maps", "1,2,4,6", "--threads", "1")
@@ -200,6 +201,28 @@ def test_growth_is_in_order_of_tokens(bench, tmp_path):
     assert set(lines) == {"unmodified", "uniform"}
     assert [tokens for tokens, _, _ in lines["uniform"]] == [14, 57]
     assert all(ratio["median"] == 1 for _, _, ratio in lines["unmodified"])
+
+
+def test_times_of_zero_are_shown_and_not_plotted(bench, monkeypatch, tmp_path):
+    monkeypatch.setitem(CLOCKS, "processor", lambda: 5.0)
+    files = [tmp_path / f"{name}.json" for name in "ab"]
+    for path, rows in zip(files, (1, 2), strict=True):
+        code, out, err = bench(*TINY, *ONCE, "-p", "uniform", "--rows", rows, "--processor-time", "--json", path)
+        assert (code, err) == (0, "")
+        assert "no ratio: there is no round" in out
+        assert "nan" not in out
+    code, out, err = bench("--compare", *(files[0], files[0]))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "time no contender in common" in err
+    record = json.loads(files[0].read_text(encoding="utf-8"))
+    for one in record["contenders"].values():
+        one["ratio"] = one["seconds"]
+    files[0].write_text(json.dumps(record), encoding="utf-8")
+    code, out, err = bench("--plot", tmp_path / "x.png", "--record", files[0], "--record", files[1])
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert (
+        "'unmodified' took less time than the clock can measure in the record of rows 1; leave that record out" in err
+    )
 
 
 def test_a_narrow_terminal_cuts_no_name_and_no_figure(bench, monkeypatch):

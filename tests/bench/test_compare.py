@@ -72,7 +72,7 @@ def test_records_without_a_contender_in_common_are_refused(record):
         compare_records(record, other)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"scalekv_bench": 2}', "1"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"scalekv_bench": 2}', "1", '{"scalekv_bench": 1, "x": NaN}'])
 def test_a_file_that_is_no_record_is_refused(tmp_path, text):
     path = tmp_path / "a.json"
     path.write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import time
 
@@ -12,8 +13,8 @@ from attrs import evolve
 
 from scalekv_core.bench import Bench, PolicyContender, ReleasedCode, Spread, Unmodified
 from scalekv_core.bench.figures import as_record
+from scalekv_core.bench.timing import CLOCKS
 from scalekv_core.cache.clock import STAGES
-from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.errors import InputError
 
 
@@ -30,7 +31,7 @@ def contenders(geometry, contender):
 
 
 @pytest.fixture
-def result(settings, contenders):
+def result(settings, contenders, ticking):
     return Bench(settings, contenders, notes={"profile": "assumed"}).run()
 
 
@@ -58,22 +59,29 @@ def test_stages_and_the_rest_are_all_of_the_time(result):
     assert scalekv.share("observe").median == 0
 
 
-def test_the_processors_time_leaves_waiting_out(settings, contenders, monkeypatch):
-    """Who sleeps takes time by the clock on the wall, and none of the processor."""
-    attend = ConcatCache.attend
-
-    def sleepy(*arguments, **options):
-        time.sleep(0.02)
-        return attend(*arguments, **options)
-
-    monkeypatch.setattr(ConcatCache, "attend", sleepy)
+def test_the_clock_is_the_one_that_was_asked_for(settings, contenders, monkeypatch):
+    assert (CLOCKS["wall"], CLOCKS["processor"]) == (time.perf_counter, time.process_time)
+    monkeypatch.setitem(CLOCKS, "wall", itertools.count(0, 1000).__next__)
+    monkeypatch.setitem(CLOCKS, "processor", itertools.count(0, 1).__next__)
     by = {
         clock: Bench(evolve(settings, clock=clock, repeats=1), contenders[:1]).run() for clock in ("wall", "processor")
     }
     wall, processor = (by[clock].figures[0] for clock in ("wall", "processor"))
-    calls = len(settings.geometry.schedule)
-    assert wall.seconds.median > 5 * 0.02 * calls > 2 * processor.seconds.median
-    assert wall.rest.median > processor.rest.median
+    assert wall.seconds.median == 1000 * processor.seconds.median > 0
+    assert wall.stages[0]["all"] == 1000 * processor.stages[0]["all"] > 0
+    assert wall.rest.median == pytest.approx(processor.rest.median)
+
+
+def test_an_image_that_is_too_short_for_the_clock_has_no_ratio_and_no_shares(settings, contenders, monkeypatch):
+    """Neither not-a-number nor infinity; the record says why."""
+    monkeypatch.setitem(CLOCKS, "processor", lambda: 5.0)
+    result = Bench(evolve(settings, clock="processor"), contenders[:2]).run()
+    record = json.loads(json.dumps(as_record(result), allow_nan=False))["contenders"]["full"]
+    assert record["seconds"]["median"] == 0
+    assert (record["ratio"], record["selection"]) == (None, None)
+    assert set(record["null"]) == {"ratio", "selection"}
+    assert record["null"]["selection"] == "every image took less time than the clock can measure"
+    assert result.figures[1].rest is None
 
 
 def test_contenders_take_turns_and_the_first_of_a_round_is_the_last_of_the_next(settings, contenders):
@@ -107,7 +115,7 @@ def test_what_was_measured_before_an_interruption_is_there(settings, contenders)
     json.dumps(as_record(result), allow_nan=False)
 
 
-def test_layers_that_stand_for_others_count_as_often(settings, contender):
+def test_layers_that_stand_for_others_count_as_often(settings, contender, ticking):
     some = contender("uniform", "40%")
     twice = evolve(some, layers=tuple(evolve(run, stands_for=run.stands_for * 1000) for run in some.layers))
     one, many = (Bench(evolve(settings, clocked=1), [c]).run().figures[0] for c in (some, twice))

@@ -29,6 +29,7 @@ from scalekv_core.plugins.registry import Registry
 from scalekv_core.testing import toy
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("ticking")
 
 
 @pytest.fixture
