@@ -1,4 +1,4 @@
-"""What the tests of every family's adapters draw and compare with."""
+"""What the tests of every family's adapters generate and compare with."""
 
 from __future__ import annotations
 

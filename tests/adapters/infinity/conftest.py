@@ -142,9 +142,11 @@ def kind(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=[*SMALL, *(pytest.param(kind, marks=pytest.mark.thorough) for kind in KINDS)])
+@pytest.fixture(
+    params=["small", *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("small patched", *KINDS))]
+)
 def size(request) -> str:
-    """A small model of each kind, and in thorough runs each of the recorded models."""
+    """The small model; in thorough tests also the patched one and the recorded ones, whose own tests always run."""
     return request.param
 
 

@@ -21,7 +21,7 @@ SCALES = 7
 
 
 class Ours:
-    """Our Infinity, drawn with by its own method."""
+    """Our Infinity, which generates by its own method."""
 
     def __init__(self, model, text):
         self.model, self.text = model, text
@@ -34,7 +34,7 @@ class Ours:
 
 
 class Official:
-    """An object with the official structure, drawn with by the official method."""
+    """An object with the official structure, which generates by the official method."""
 
     def __init__(self, model, text):
         self.model, self.text = model, text
@@ -71,12 +71,12 @@ def official_flash(make_official, plain_text):
 
 @pytest.fixture(params=["ours", "official", "official_flash"])
 def make(request):
-    """Makes something to draw with, of every structure and layout."""
+    """Makes something to generate with, of every structure and layout."""
     return request.getfixturevalue(request.param)
 
 
 def bits_of(drawn):
-    """All bits of a drawing, in order, (B, L, d')."""
+    """All bits of a generation, in order, (B, L, d')."""
     return torch.cat(drawn[1 : 1 + SCALES], dim=1)
 
 
@@ -96,7 +96,7 @@ def profile(make_infinity, plain_text):
 
 
 def test_the_stand_in_is_ours(ours, official, size):
-    """The stand-in draws what our Infinity draws, so whatever the adapters promise of one can be checked on the other."""
+    """The stand-in generates what our Infinity generates, so whatever the adapters promise of one can be checked on the other."""
     mine, theirs = ours(size).draw(), official(size).draw()
     assert torch.equal(bits_of(mine), bits_of(theirs))
     for a, b in zip(mine[1 + SCALES :], theirs[1 + SCALES :], strict=True):
@@ -132,7 +132,7 @@ def test_full_is_bit_identical_in_half_precision(ours, dtype, everything):
 
 
 def test_full_is_bit_identical_under_autocast(make, size):
-    """So it is under autocast, as the official demonstration draws; the cache holds what attention reads."""
+    """So it is under autocast, as the official demonstration generates; the cache holds what attention reads."""
     drawer = make(size)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         before = drawer.draw()
@@ -156,7 +156,7 @@ def test_full_is_bit_identical_on_other_canvases(make, aspect):
 
 @every_policy
 def test_every_policy_draws_the_same_with_both(ours, official, profile, name, budget):
-    """Each holds what was planned, drops what it must, and draws the same bits with either structure."""
+    """Each holds what was planned, drops what it must, and generates the same bits with either structure."""
     policy, budget = policy_and_budget(name, budget)
     drawn = []
     for drawer in (ours(), official()):
@@ -171,7 +171,7 @@ def test_every_policy_draws_the_same_with_both(ours, official, profile, name, bu
 
 
 def test_dropout_is_refused(official):
-    """In training mode the official object drops out at random, and draws another image every time; that is named."""
+    """In training mode the official object drops out at random, and generates another image every time; that is named."""
     drawer = official()
     drawer.model.block_chunks[0].module[0].sa.proj_drop = torch.nn.Dropout(0.1)
     drawer.model.train()
@@ -196,7 +196,7 @@ def test_a_smaller_cache_changes_the_image(make):
 
 @pytest.mark.parametrize("policy", ["uniform", "h2o"])
 def test_an_image_drawn_again_is_the_same(make, policy):
-    """Nothing of one image is seen by the next, whatever was drawn in between."""
+    """Nothing of one image is seen by the next, whatever was generated in between."""
     drawer = make()
     with compress(drawer.model, policy, "20%"):
         first = drawer.draw()
@@ -269,7 +269,7 @@ def test_the_next_image_of_a_session_starts_from_nothing(make, error):
 
 
 def test_an_interrupted_image_leaves_nothing_behind(make):
-    """Stopped between two layers, the model is restored, and draws as if nothing had happened."""
+    """Stopped between two layers, the model is restored, and generates as if nothing had happened."""
     drawer = make()
     drawing = drawer.draw()
     before = everything_in(drawer.model)

@@ -90,7 +90,7 @@ def test_top_k_of_one_is_greedy(infinity, text):
 
 
 def test_top_p_settles_certain_bits(infinity, text):
-    """A value of probability 1 - top_p or less is never drawn."""
+    """A value of probability 1 - top_p or less is never sampled."""
     drawn = infinity.generate(text, seeds=SEEDS, guidance=1, top_p=0.9, keep_logits=True)
     for logits, tokens in zip(drawn.logits, drawn.tokens, strict=True):
         probability = logits.unflatten(-1, (-1, 2)).softmax(-1).gather(-1, tokens.long()[..., None])
@@ -166,7 +166,7 @@ def test_guidance_after_a_block_differs_from_that_on_logits(infinity, text):
 
 
 def test_forcing_its_own_bits_changes_nothing(infinity, text):
-    """Forced with what it chose, a model chooses the same again, and draws the same image."""
+    """Forced with what it chose, a model chooses the same again, and generates the same image."""
     free = infinity.generate(text, seeds=SEEDS)
     for scales in (2, 7):
         forced = infinity.generate(text, seeds=SEEDS, forced=free.tokens[:scales])
@@ -263,7 +263,7 @@ def test_an_exception_closes_the_cache(infinity, text):
     ],
 )
 def test_what_does_not_fit_is_refused(make_infinity, text, options, message):
-    """One line says what was wanted and what was given, before anything is drawn."""
+    """One line says what was wanted and what was given."""
     model = make_infinity("small")
     model.new_cache = None
     with pytest.raises(InputError, match=message):

@@ -27,7 +27,7 @@ OTHER_VARIANTS = ("saln0_l2n0", "saln1_l2n1")
 
 
 class Ours:
-    """Our VAR, drawn with by its own method."""
+    """Our VAR, which generates by its own method."""
 
     def __init__(self, model):
         self.model = model
@@ -39,7 +39,7 @@ class Ours:
 
 
 class Official:
-    """An object with the official structure, drawn with by the official method."""
+    """An object with the official structure, which generates by the official method."""
 
     def __init__(self, model):
         self.model = model
@@ -72,12 +72,12 @@ def official(make_official):
 
 @pytest.fixture(params=["ours", "official"])
 def make(request):
-    """Makes something to draw with, of either structure."""
+    """Makes something to generate with, of either structure."""
     return request.getfixturevalue(request.param)
 
 
 def tokens_of(drawn, image=None):
-    """All tokens of a drawing, or of one image of it, in order."""
+    """All tokens of a generation, or of one image of it, in order."""
     tokens = torch.cat(drawn[1:7], dim=1)
     return (tokens if image is None else tokens[image]).tolist()
 
@@ -103,7 +103,7 @@ def profile(make_var):
 
 
 def test_the_stand_in_is_ours(ours, official, variant):
-    """The stand-in draws what our VAR draws, so whatever the adapters promise of one can be checked on the other."""
+    """The stand-in generates what our VAR generates, so whatever the adapters promise of one can be checked on the other."""
     mine, theirs = ours(variant).draw(), official(variant).draw()
     assert tokens_of(mine) == tokens_of(theirs)
     for a, b in zip(mine, theirs, strict=True):
@@ -136,7 +136,7 @@ def test_full_is_bit_identical_in_half_precision(ours):
 
 
 def test_full_is_bit_identical_under_autocast(make, variant):
-    """So it is under autocast, as the official demonstration draws; the cache holds what attention reads."""
+    """So it is under autocast, as the official demonstration generates; the cache holds what attention reads."""
     drawer = make(variant)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         before = drawer.draw()
@@ -150,7 +150,7 @@ def test_full_is_bit_identical_under_autocast(make, variant):
 
 @every_policy
 def test_every_policy_draws_the_same_with_both(ours, official, profile, name, budget):
-    """Each holds what was planned, drops what it must, and draws the same tokens with either structure."""
+    """Each holds what was planned, drops what it must, and generates the same tokens with either structure."""
     policy, budget = policy_and_budget(name, budget)
     drawn = []
     for drawer in (ours(), official()):
@@ -176,7 +176,7 @@ def test_a_smaller_cache_changes_the_image(make):
 
 @pytest.mark.parametrize("policy", ["uniform", "h2o"])
 def test_an_image_depends_on_itself_alone(make, policy):
-    """Under a session too: drawn again, alone or among others, a label gives the same tokens."""
+    """Under a session too: generated again, alone or among others, a label gives the same tokens."""
     drawer = make()
     with compress(drawer.model, policy, "20%"):
         batch, again = drawer.draw(), drawer.draw()
@@ -228,7 +228,7 @@ def test_detaching_restores_everything(make):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_interrupted_image_leaves_nothing_behind(make, error):
-    """Stopped between two layers, the model is restored, and draws as if nothing had happened."""
+    """Stopped between two layers, the model is restored, and generates as if nothing had happened."""
     drawer = make()
     before, drawing = everything_in(drawer.model), drawer.draw()
     with pytest.raises(error):
@@ -288,7 +288,7 @@ def test_two_models_do_not_know_of_each_other(make):
 
 
 def test_another_instance_is_not_compressed(make):
-    """Drawing with another instance than the attached one is no compression, and is said."""
+    """Generating with another instance than the attached one is no compression, and is said."""
     attached, other = make(), make()
     message = "no image was completed inside the block; was another model"
     with pytest.raises(SessionError, match=message), compress(attached.model, "uniform", "20%"):
