@@ -59,6 +59,7 @@ COMPILED = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("model", "policy", "parts"), COMPILED, ids=[model for model, *_ in COMPILED])
 def test_a_compiled_model_draws_the_same(model: str, policy: str, parts: dict[str, str]) -> None:
     """torch.compile of the layers breaks its graph at the cache, whose planning it can't trace; images are bit-identical."""

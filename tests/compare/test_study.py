@@ -275,6 +275,7 @@ for number, _ in enumerate(study.run()):
 """
 
 
+@pytest.mark.thorough
 def test_kill_minus_nine_loses_nothing_that_was_finished(study_in: StudyIn, tmp_path: Path) -> None:
     """A process that is killed after three tasks has left three; another does the rest."""
     script = KILLED.format(path=[str(ROOT), *sys.path], folder=str(tmp_path))

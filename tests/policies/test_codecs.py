@@ -49,6 +49,7 @@ def decoded(codec, stored, kind, like):
     return out
 
 
+@pytest.mark.thorough
 @parametrize_with_checks(
     {
         "int4-as-kivi": lambda: Int4(value_ranges="token"),
@@ -188,11 +189,11 @@ def test_fp8_names_the_devices_that_have_it() -> None:
 @pytest.fixture(scope="module")
 def divergences() -> dict[str, float]:
     """Nats a token from the unmodified model's distributions, its tokens forced, everything held: the codec's own part."""
-    model, prompts, found = load_model("var-tiny"), [str(digit) for digit in range(10)], {}
-    full = model.generate(prompts, seeds=[0] * 10, keep_logits=True)
+    model, prompts, found = load_model("var-tiny"), [str(digit) for digit in range(0, 10, 4)], {}
+    full = model.generate(prompts, seeds=[0] * len(prompts), keep_logits=True)
     for name, codec in CODECS.items():
         with compress(model, "full", codec=codec):
-            forced = model.generate(prompts, seeds=[0] * 10, forced=full.tokens, keep_logits=True)
+            forced = model.generate(prompts, seeds=[0] * len(prompts), forced=full.tokens, keep_logits=True)
         figures = compare(forced, full, forced)
         found[name] = figures.over_scales(figures.kl)
     return found

@@ -115,7 +115,7 @@ def test_folding_stays_nearer_than_dropping(digits):
     assert 0.85 * divergence(digits, evolve(fold(), merger=Drop())) > divergence(digits, fold())
 
 
-@pytest.mark.parametrize("policy", ["uniform", "scalekv"])
+@pytest.mark.parametrize("policy", ["uniform", pytest.param("scalekv", marks=pytest.mark.thorough)])
 def test_folding_helps_whoever_selects(digits, policy):
     """The merger is of use to other policies too, exchanged by name."""
     folding = shared_registry().policy(policy, merger="fold")
