@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import shlex
 import time
-import traceback
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from attrs import evolve, field, frozen
 
-import scalekv_core
 from scalekv_core.contracts.options import set_options
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.errors import InputError, ScaleKVError
 from scalekv_core.plugins.registry import Registry, shared_registry
 from scalekv_core.testing.common import NeverApplies
+from scalekv_core.testing.faults import fault_of, first_line, in_words
 from scalekv_core.testing.kinds import Check, check_named, checks_of, kind_of
 from scalekv_core.testing.testmodels import TestModel, find_test_model
 from scalekv_core.testing.trying import SHRINKING_SECONDS, Subject, Trial, try_cases
@@ -126,13 +124,15 @@ def try_all(
             yield hangs
             return
         chosen = [one for one in checks_of(subject.kind) if only is None or one.name in only]
-        outcomes = []
+        outcomes, known = list[Outcome](), set[str]()
+        how: dict[str, Any] = {"examples": examples, "seed": seed, "timeout": timeout, "worker": worker, "known": known}
         for one in chosen:
             reason = _never_applies(one, subject, made)
             if reason is not None:
                 outcomes.append(Outcome(check=one.name, state="not applicable", seconds=0.0, reason=reason))
             else:
-                outcomes.append(try_check(one, subject, examples=examples, seed=seed, timeout=timeout, worker=worker))
+                outcomes.append(try_check(one, subject, **how))
+                known |= {outcomes[-1].fault} - {""}
         passed = {outcome.check for outcome in outcomes if outcome.state == "passed"}
         yield from (_unblocked(outcome, passed, subject) for outcome in outcomes)
     finally:
@@ -172,9 +172,15 @@ def try_check(
     seed: int = 0,
     timeout: float = 10.0,
     worker: Worker | None = None,
+    shrinking: float = SHRINKING_SECONDS,
+    known: Collection[str] = (),
 ) -> Outcome:
-    """One check on many cases, in a thread of its own or in that of the worker."""
-    trial, start = Trial(patience=min(SHRINKING_SECONDS, timeout)), time.process_time()
+    """One check on many cases, in a thread of its own or in that of the worker.
+
+    A case that fails is made smaller for ``shrinking`` seconds; with 0, or if its fault is a known one, it is told as it
+    was found.
+    """
+    trial, start = Trial(patience=min(shrinking, timeout), known=known), time.process_time()
 
     def act() -> None:
         try_cases(one, subject, trial, examples=examples, quiet=True, seed=seed)
@@ -272,7 +278,7 @@ def kind_in_time(make: Any, name: str, timeout: float = 10.0) -> str:
     if isinstance(error, ScaleKVError):
         raise error
     if error is not None:
-        why = _too_slow(timeout) if isinstance(error, Hangs) else f"{type(error).__name__}: {_first_line(error)}"
+        why = _too_slow(timeout) if isinstance(error, Hangs) else f"{type(error).__name__}: {first_line(error)}"
         raise InputError(f"{name!r} cannot be made ({why})") from error
     return kind_of(found[0])
 
@@ -369,34 +375,6 @@ def _outcome(
 
 def _too_slow(timeout: float) -> str:
     return f"no answer within {timeout:g} s of processor time"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0]
-
-
-def in_words(error: BaseException) -> str:
-    """What went wrong, in one line: a check's own sentence, or what the strategy raised."""
-    text = str(error).strip().split("\nassert ")[0].splitlines()
-    first = text[0] if text else "no reason given"
-    return (
-        first.removeprefix("AssertionError: ")
-        if isinstance(error, AssertionError)
-        else (f"raised {type(error).__name__}: {first}")
-    )
-
-
-def fault_of(error: BaseException) -> str:
-    """What names the fault: the line of foreign code that raised, or the sentence."""
-    if isinstance(error, AssertionError):
-        return in_words(error) if error.__cause__ is None else fault_of(error.__cause__)
-    core = str(Path(scalekv_core.__file__).parent)
-    frames = list(traceback.extract_tb(error.__traceback__))
-    own = [one for one in frames if not one.filename.startswith(core) and "site-packages" not in one.filename]
-    if not own and not frames:
-        return in_words(error)
-    where = (own or frames)[-1]
-    return f"{type(error).__name__} {where.filename}:{where.lineno}"
 
 
 def _replay_line(one: Check, subject: Subject, case: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import attrs
@@ -18,18 +18,25 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 
 from scalekv_core.testing import real_sizes
 from scalekv_core.testing.cases import Case
-from scalekv_core.testing.common import Blocked, NotApplicable, Refused
+from scalekv_core.testing.common import Blocked, NeverApplies, NotApplicable, Refused
+from scalekv_core.testing.faults import fault_of
 from scalekv_core.testing.kinds import Check
 from scalekv_core.testing.state import Contents
 from scalekv_core.testing.strategies import CASES, OnlyFor
 from scalekv_core.testing.testmodels import TestModel
 
+ENOUGH = 100
+"""Cases, of which one at least has to apply: few of them may all be refused by chance."""
 SHRINKING_SECONDS = 5.0
 """How long a failing case is made smaller, if the caller wants an answer rather than the very smallest case."""
 EXPENSIVE = {"GenerationCase": 10, "only_for": 20}
 """How many times fewer examples are tried where one takes long: a whole model, or a model at its full size."""
 FULL = 20
 """Examples from which on real sizes are tried as often as they usually are; below, once."""
+
+
+class SmallEnough(BaseException):
+    """Ends the search for a smaller case; no Exception, so that Hypothesis does not take it for a failing one."""
 
 
 @define(eq=False)
@@ -71,7 +78,8 @@ class Trial:
         failing: the last case that failed; the smallest one in the end.
         error: what it failed with.
         steps: grows whenever a case begins or ends.
-        patience: seconds that a failing case may be made smaller; None is as long as it takes.
+        patience: seconds that a failing case may be made smaller; None is as long as it takes, 0 is not at all.
+        known: faults that need no small case, since one was found already.
     """
 
     tried: int = 0
@@ -83,12 +91,12 @@ class Trial:
     error: Exception | None = None
     steps: int = 0
     patience: float | None = None
+    known: Collection[str] = ()
     _until: float | None = field(default=None, init=False)
 
     def run(self, check: Check, subject: Subject, case: Case | None) -> None:
         """Checks one case and remembers how it went."""
-        if self._until is not None and time.monotonic() > self._until and str(case) != str(self.failing):
-            return  # enough of shrinking: only what is known to fail still fails
+        self._stop_if_small_enough()
         self.steps += 1
         self.case = case
         try:
@@ -101,6 +109,7 @@ class Trial:
                 self.blocked = case, reason
         except Exception as error:
             self._failed(case, error)
+            self._stop_if_small_enough()
             raise
         finally:
             self.steps += 1
@@ -108,7 +117,11 @@ class Trial:
     def _failed(self, case: Case | None, error: Exception) -> None:
         self.tried, self.failing, self.error = self.tried + 1, case, error
         if self.patience is not None and self._until is None:
-            self._until = time.monotonic() + self.patience
+            self._until = time.monotonic() + (0 if fault_of(error) in self.known else self.patience)
+
+    def _stop_if_small_enough(self) -> None:
+        if self._until is not None and time.monotonic() >= self._until:
+            raise SmallEnough
 
 
 def only_for_of(strategy: Any) -> OnlyFor:
@@ -129,10 +142,19 @@ def try_cases(check: Check, subject: Subject, trial: Trial, *, examples: int, qu
     """
     made = subject.make()
     subject.begin_check(made)
+    try:
+        _try_cases(check, subject, trial, only_for_of(made), examples=examples, quiet=quiet, seed=seed)
+    except SmallEnough:
+        assert trial.error is not None
+        raise trial.error from None
+
+
+def _try_cases(
+    check: Check, subject: Subject, trial: Trial, only_for: OnlyFor, *, examples: int, quiet: bool, seed: int | None
+) -> None:
     if check.case is None:
         trial.run(check, subject, None)
         return
-    only_for = only_for_of(made)
     share = check.share * EXPENSIVE.get(check.case.__name__, EXPENSIVE["only_for"] if only_for else 1)
 
     def run(case: Case) -> None:
@@ -140,9 +162,12 @@ def try_cases(check: Check, subject: Subject, trial: Trial, *, examples: int, qu
 
     name = f"{subject.kind}_{subject.name}_{check.name}"  # under which Hypothesis remembers failures
     run.__name__ = re.sub(r"\W", "_", name)
-    test = given(case=CASES[check.case](only_for))(run)
-    test = _settings(max(1, examples // share), quiet)(test)
-    (test if seed is None else hypothesis.seed(seed)(test))()
+    for number in (max(1, examples // share), ENOUGH):
+        test = given(case=CASES[check.case](only_for))(run)
+        test = _settings(number, quiet)(test)
+        (test if seed is None else hypothesis.seed(seed)(test))()
+        if trial.tried or isinstance(trial.set_aside, NeverApplies):
+            break
     if only_for:
         return
     wanted = check.real_sizes if examples >= FULL else min(1, real_sizes.USUALLY[check.case])

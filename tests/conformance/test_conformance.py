@@ -14,6 +14,7 @@ from tests.conformance.small_models import SMALL_MODELS
 REGISTRY = Registry.installed(["scalekv-policies", "scalekv-adapters", "scalekv-metrics"])
 NAMES = sorted({name for _, name in REGISTRY.offers})
 TOY = Registry.of(toy, scalekv_policies)
+SELECTOR_ELSEWHERE = "selector.toy-latest-another_process_agrees"
 
 
 @pytest.mark.thorough
@@ -23,7 +24,17 @@ def test_whatever_is_registered_passes_all_checks(check: Callable[[], None]) -> 
     check()
 
 
-@parametrize_with_checks(["toy", "toy-latest", "fold", "int8"], registry=TOY)
+def quick(marked: pytest.MarkDecorator) -> pytest.MarkDecorator:
+    """The same, where of the checks that start a process only the selector's is made outside of the thorough suite."""
+    names, params = marked.args
+    slow = {param.id for param in params if param.id.endswith("another_process_agrees")} - {SELECTOR_ELSEWHERE}
+    return pytest.mark.parametrize(
+        names,
+        [pytest.param(*p.values, id=p.id, marks=[*p.marks, *[pytest.mark.thorough] * (p.id in slow)]) for p in params],
+    )
+
+
+@quick(parametrize_with_checks(["toy", "toy-latest", "fold", "int8"], registry=TOY))
 def test_one_of_each_kind_passes_all_checks(check: Callable[[], None]) -> None:
     """The toy's policy, selector, adapter and model, which tutorials begin with; a merger, a codec and a folding policy."""
     check()

@@ -45,6 +45,7 @@ def test_a_wrong_strategy_fails_its_check(wrong: Wrong, worker: Worker) -> None:
         examples=EXAMPLES.get(subject.kind, 20),
         timeout=1.0 if wrong.name == "Endless" else 60.0,
         worker=worker,
+        shrinking=0,
     )
 
     assert outcome.is_wrong, f"{wrong.name} ({wrong.fault}) is not caught by {wrong.check}"

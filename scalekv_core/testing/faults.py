@@ -1,0 +1,37 @@
+"""What a failing check says of its fault, and when two checks fail for the same one."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import scalekv_core
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of its message."""
+    return (str(error).strip().splitlines() or ["no reason given"])[0]
+
+
+def in_words(error: BaseException) -> str:
+    """What went wrong, in one line: a check's own sentence, or what the strategy raised."""
+    text = str(error).strip().split("\nassert ")[0].splitlines()
+    first = text[0] if text else "no reason given"
+    return (
+        first.removeprefix("AssertionError: ")
+        if isinstance(error, AssertionError)
+        else (f"raised {type(error).__name__}: {first}")
+    )
+
+
+def fault_of(error: BaseException) -> str:
+    """What names the fault: the line of foreign code that raised, or the sentence."""
+    if isinstance(error, AssertionError):
+        return in_words(error) if error.__cause__ is None else fault_of(error.__cause__)
+    core = str(Path(scalekv_core.__file__).parent)
+    frames = list(traceback.extract_tb(error.__traceback__))
+    own = [one for one in frames if not one.filename.startswith(core) and "site-packages" not in one.filename]
+    if not own and not frames:
+        return in_words(error)
+    where = (own or frames)[-1]
+    return f"{type(error).__name__} {where.filename}:{where.lineno}"
