@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +101,8 @@ def test_one_that_hangs_is_stopped(run, wrong) -> None:
         (("toy-latest", "--kind", "codex"), "did you mean 'codec'"),
         (("toy-latest", "--check", "rows"), "no check of a policy is called 'rows'"),
         (("toy-latest", "--case", "rows=2"), "--case wants --check"),
+        (("toy-latest", "--kind", "selector", "--option", "window"), "an option is written NAME=VALUE; got 'window'"),
+        (("toy-latest", "--option", "window=2"), "say which one the options are for, with --kind"),
         (("no-selector",), "must be a TokenSelector; got dict"),
         (("torch.nn:ReLU",), "ReLU is no strategy"),
         (("torch.nn:Nothing",), "'torch.nn:Nothing' cannot be made (AttributeError"),
@@ -132,6 +135,57 @@ def test_one_case_of_one_check(run) -> None:
 
     assert "rows_permute: passed" in run(*case, "maps=1x3,1x1 keep=2").out
     assert "does not apply to this case" in run(*case, "maps=1x2,1x1 keep=5").out
+
+
+SELECTOR = """
+from attrs import frozen
+from scalekv_core.testing.toy import Latest
+
+@frozen
+class Mine(Latest):
+    more: int = 0
+
+    def select(self, view, keep):
+        return super().select(view, keep + self.more)
+"""
+
+
+def test_options(run, tmp_path: Path) -> None:
+    """The strategy is made with them, and the command that checks a case again repeats them."""
+    (tmp_path / "a_selector_of_mine.py").write_text(SELECTOR)
+    check = ("check", "a_selector_of_mine:Mine", "--check", "fills_its_capacity", "--examples", 2)
+
+    assert 0 == run(*check).code
+    ran = run(*check, "--option", "more=1")
+    assert 1 == ran.code
+    again = "scalekv check a_selector_of_mine:Mine --kind selector --check fills_its_capacity --option more=1 --case"
+    assert again in ran.out
+    assert "cannot take more='few': wanted int" in run(*check, "--option", "more=few").complaint
+
+
+MODELS = """
+from scalekv_core.testing import TestModel, toy
+
+small = TestModel.of_card(toy.ToyCard())
+number = 3
+"""
+
+
+def test_a_model_for_an_adapter(run, tmp_path: Path) -> None:
+    """A TestModel from a Python file takes the place of an installed one."""
+    (tmp_path / "models.py").write_text(MODELS)
+    check = ("check", "toy", "--kind", "adapter", "--check", "restores_exactly", "--examples", 2, "--model")
+
+    assert 0 == run(*check, tmp_path / "models.py:small").code
+    for model, said in {
+        "models.py:number": "is a int; wanted a scalekv_core.testing.TestModel",
+        "models.py:nothing": "cannot be loaded (AttributeError",
+        "nowhere.py:small": "a test model is given as FILE.py:NAME; got 'nowhere.py:small'",
+        "models": "a test model is given as FILE.py:NAME; got 'models'",
+    }.items():
+        ran = run(*check, model)
+        assert 2 == ran.code
+        assert said in ran.complaint
 
 
 def test_python_without_assertions_is_refused(run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,20 @@
-"""What every policy on the shelf promises, whatever its method."""
+"""Every policy on the shelf, whatever its method; the checks of the kit are made in tests/conformance."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
-from attrs import evolve
 
 import scalekv_policies
 from scalekv_core import CacheGeometry, InputError, KVCache, Policy, Registry, ScaleSchedule, plan_policy
 from scalekv_core.contracts.options import options_of
 from scalekv_core.plugins.offers import summary_of
+from scalekv_core.testing import parametrize_with_checks
 
-SELECTORS = dict(scalekv_policies.scalekv_token_selectors()) | {
+VARIANTS = {
     "uniform recent": lambda: scalekv_policies.UniformSelector(pick="recent"),
     "uniform random": lambda: scalekv_policies.UniformSelector(pick="random", seed=3),
     "scalekv max": lambda: scalekv_policies.ScaleKVSelector(pooling="max", kernel=5),
@@ -25,111 +26,13 @@ POLICIES = scalekv_policies.scalekv_policies()
 SQUARE = ScaleSchedule.square(1, 2, 3, 5, 8)
 WIDE = ScaleSchedule([(1, 1), (1, 2), (2, 5), (4, 9), (5, 11)])
 VIDEO = ScaleSchedule([(1, 1), (1, 2, 2), (2, 3, 4), (3, 4, 5)])
-CASES = [
-    (SQUARE, 4, None),
-    (SQUARE, 4, 17),
-    (WIDE, 4, 20),
-    (WIDE, 3, None),
-    (VIDEO, 3, 11),
-    (SQUARE, 1, None),
-    (SQUARE, 4, 0),
-]
-
-every_selector = pytest.mark.parametrize("name", SELECTORS)
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{len(case[0])}scales-{case[1]}-{case[2]}")
 
 
-def keeps(selector, view):
-    """Few, some and nearly all of the tokens, as many as the selector can work with."""
-    least = selector.least(view.schedule, view.scale)
-    return sorted(
-        {max(least, keep) for keep in (1, view.tokens // 3, view.tokens // 2, view.tokens - 1)} - {0, view.tokens}
-    )
-
-
-@pytest.fixture
-def seen(make_view):
-    def make(selector, case, **options):
-        schedule, scale, held = case
-        return make_view(schedule, scale, held=held, statistics=selector.statistics, **options)
-
-    return make
-
-
-@every_selector
-@every_case
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_selectors_answer_unique_ascending_indices_of_exactly_the_wanted_number(name, case, dtype, seen, chosen):
-    """Indices are int64, ascending without repetition, within the view, and ``keep`` of them."""
-    selector = SELECTORS[name]()
-    view = seen(selector, case, dtype=dtype)
-    for keep in keeps(selector, view):
-        kept = chosen(selector, view, keep)
-        assert (2, 3, keep) == kept.shape
-        assert torch.int64 == kept.dtype
-        assert (kept.diff(dim=-1) > 0).all()
-        assert 0 <= int(kept.min()) <= int(kept.max()) < view.tokens
-
-
-@every_selector
-def test_rows_do_not_influence_one_another(name, seen, chosen):
-    """Permuting rows permutes the answer, and a row alone gets what it gets in company."""
-    selector = SELECTORS[name]()
-    view = seen(selector, (WIDE, 4, 20), rows=3)
-    kept = chosen(selector, view, 24)
-    order = torch.tensor([2, 0, 1])
-    assert torch.equal(kept[order], chosen(selector, rows_of(view, order), 24))
-    assert torch.equal(kept[1:2], chosen(selector, rows_of(view, torch.tensor([1])), 24))
-
-
-def rows_of(view, rows):
-    tensors = {name: getattr(view, name)[rows] for name in ("q", "k", "v", "positions")}
-    return evolve(view, **tensors, statistics={name: x[rows] for name, x in view.statistics.items()})
-
-
-@every_selector
-def test_heads_do_not_influence_one_another(name, seen, chosen):
-    """A head that is grouped with others chooses what it chooses alone."""
-    selector = SELECTORS[name]()
-    view = seen(selector, (SQUARE, 4, 17))
-    kept = chosen(selector, view, 30)
-    tensors = {name: getattr(view, name)[:, 1:2] for name in ("q", "k", "v", "positions")}
-    alone = evolve(view, **tensors, heads=(1,), statistics={n: x[:, 1:2] for n, x in view.statistics.items()})
-    assert torch.equal(kept[:, 1:2], chosen(selector, alone, 30))
-
-
-@every_selector
-def test_selectors_change_nothing_and_repeat_themselves(name, seen, chosen):
-    """A second call answers the same, and no tensor of the view was written to."""
-    selector = SELECTORS[name]()
-    view, untouched = (seen(selector, (WIDE, 4, 20)) for _ in range(2))
-    assert torch.equal(chosen(selector, view, 24), chosen(selector, view, 24))
-    for tensor in ("q", "k", "v", "positions"):
-        assert torch.equal(getattr(untouched, tensor), getattr(view, tensor))
-    for statistic in selector.statistics:
-        assert torch.equal(untouched.statistics[statistic], view.statistics[statistic])
-
-
-@every_selector
-def test_selectors_never_ask_what_a_tensor_holds(name, seen, chosen):
-    """They run on tensors without values, so nothing in them can make the host wait for a device."""
-    selector = SELECTORS[name]()
-    view = seen(selector, (WIDE, 4, 20))
-    tensors = {name: getattr(view, name).to("meta") for name in ("q", "k", "v", "positions")}
-    nowhere = evolve(view, **tensors, statistics={n: x.to("meta") for n, x in view.statistics.items()})
-    assert (2, 3, 24) == chosen(selector, nowhere, 24).shape
-
-
-@every_selector
-def test_selectors_follow_a_quota_per_source_scale(name, seen, chosen):
-    """With a quota the answer has the wanted number of every part of the sequence."""
-    selector = SELECTORS[name]()
-    view = seen(selector, (SQUARE, 3, None))
-    view = evolve(view, statistics=dict(selector.observe(view)))
-    parts = [(0, 1, 1), (1, 5, 0), (5, 14, 4), (14, 39, 20)]
-    kept = selector.select_by_source(view, parts)
-    for start, stop, keep in parts:
-        assert (((kept >= start) & (kept < stop)).sum(dim=-1) == keep).all()
+@pytest.mark.thorough
+@parametrize_with_checks(VARIANTS)
+def test_selectors_with_other_options_pass_all_checks(check: Callable[[], None]) -> None:
+    """With their usual options they are checked in tests/conformance."""
+    check()
 
 
 @pytest.mark.parametrize("name", [name for name in POLICIES if name != "scalekv-reference"])

@@ -209,6 +209,26 @@ def hoards_too() -> Policy:
     return policy(globals()["SelectorThatHoards"]())
 
 
+@fails("nothing_is_hoarded")
+@frozen
+class CodecThatHoardsCopies(Codec):
+    """Keeps some copies of what it encoded."""
+
+    copies: ClassVar[list[torch.Tensor]] = []
+
+    def encode(self, x, kind, *, like=None):
+        if like is None and len(self.copies) > 20:
+            self.copies.clear()
+        self.copies.append(x.clone())
+        return super().encode(x, kind, like=like)
+
+
+@fails("nothing_is_hoarded")
+def hoards_copies_too() -> Policy:
+    """Its codec keeps copies of what it encoded."""
+    return policy(Latest(), codec=CodecThatHoardsCopies())
+
+
 @fails("usual_budgets_are_accepted")
 def misspelt_budget() -> Policy:
     """Its own budget is not understood."""

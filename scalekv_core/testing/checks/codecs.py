@@ -300,6 +300,12 @@ def check_images_do_not_mix(make: Make, case: ImageCase) -> None:
     whole.images_do_not_mix(lambda: whole.policy_around(make()), case)
 
 
+@made_on_few(10, real_sizes=0)
+def check_nothing_is_hoarded(make: Make, case: ImageCase) -> None:
+    """While an image is generated, nothing but the codes stays in memory: originals beside them save nothing."""
+    whole.nothing_is_hoarded(lambda: whole.policy_around(make()), case)
+
+
 def check_ignores_global_randomness(make: Make, case: CodecCase) -> None:
     """Global generators are neither read nor moved: seeds belong to the user's sampling."""
     check_randomness(lambda: answer(make(), case))

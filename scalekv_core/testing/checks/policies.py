@@ -288,7 +288,7 @@ def _others(policy: Policy, case: ImageCase) -> Iterator[Image]:
 def check_keeps_nothing(make: Make, case: ImageCase) -> None:
     """Nothing of an image stays in the policy, its parts, their classes or modules; only what its shape decides may."""
     policy = make()
-    case = case if whole.is_for_some(policy) else whole.busy(case)
+    case = whole.busy(policy, case)
     untouched = Contents.of(policy)
 
     def generate(seed: int) -> None:
@@ -390,7 +390,7 @@ def check_outputs_are_numbers(make: Make, case: ImageCase) -> None:
 @made_on_few(10)
 def check_is_quiet(make: Make, case: ImageCase) -> None:
     """It prints nothing, warns of nothing, and leaves the settings of torch and of the process alone."""
-    case = case if whole.is_for_some(make()) else whole.busy(case)
+    case = whole.busy(make(), case)
     quietly(lambda: outputs(make(), case))
 
 

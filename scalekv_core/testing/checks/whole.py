@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from attrs import evolve
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from scalekv_core.cache.kv_cache import KVCache
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import CacheCodec, TokenMerger, TokenSelector
 from scalekv_core.shapes.schedule import ScaleSchedule
@@ -35,18 +36,23 @@ def policy_around(part: Any) -> Policy:
     return Policy(name=f"the kit's, around {type(part).__name__}", budget="50%", **parts)
 
 
-def busy(case: ImageCase) -> ImageCase:
-    """The case with several layers, enough tokens, and half of the history as budget, so that every part is asked."""
+def busy(policy: Policy, case: ImageCase) -> ImageCase:
+    """The case with several layers, enough tokens, and a budget under which every part is asked, if the policy takes any.
+
+    A policy that is for some models only gets the case as it is.
+    """
+    if is_for_some(policy):
+        return case
     maps = case.maps
     if len(maps) < 3 or maps.last_history < 12:
         maps = ScaleSchedule([(1, 1, 2), (1, 2, 3), (1, 3, 3), *maps.maps])
-    return evolve(case.with_several(layers=3), maps=maps, budget="50%")
+    return evolve(case.with_several(layers=3), maps=maps, budget="50%" if policy.allocator.spends_all else "")
 
 
 def images_do_not_mix(make: Callable[[], Policy], case: ImageCase) -> None:
     """Two images of one policy value, scale by scale in turns, are what they are one after the other."""
     policy = make()
-    case = case if is_for_some(policy) else busy(case)
+    case = busy(policy, case)
     untouched = Contents.of(policy)
     try:
         other = evolve(case, seed=case.seed + 1, rows=case.rows + 1)
@@ -65,14 +71,21 @@ def images_do_not_mix(make: Callable[[], Policy], case: ImageCase) -> None:
 
 
 def nothing_is_hoarded(make: Callable[[], Policy], case: ImageCase) -> None:
-    """After each scale no storage of an earlier map's keys and values is alive: the cache keeps copies."""
+    """Within an image no tensor is alive beside the cache's; after it, no storage of the model's keys and values.
+
+    It is the second image of its shape: tables that depend on shapes alone are there already.
+    """
     policy = make()
-    case = case if is_for_some(policy) else busy(case)
+    case = busy(policy, case)
     untouched = Contents.of(policy)
     try:
         image = Image.of(policy, case)
+        image.generate(image.cache())
+        earlier = {id(x): x for x in _tensors()}  # they are held, so that no new tensor gets the id of one that is gone
         cache, given = image.cache(), []
         for scale in range(len(case.maps)):
+            if scale == len(case.maps) - 1:
+                _assert_alone(cache, image.planned.policy, earlier)
             for layer in range(len(image.layers)):
                 maps = [x.clone() for x in image.map(scale, layer)]
                 given += [
@@ -89,15 +102,33 @@ def nothing_is_hoarded(make: Callable[[], Policy], case: ImageCase) -> None:
         untouched.restore()
 
 
-def _bytes_after(image: Image) -> int:
-    """Bytes of all tensors that Python holds after another such image."""
-    cache = image.cache()
-    image.generate(cache)
-    cache.close()
-    del cache
+def _tensors() -> list[Tensor]:
+    """Every tensor with values that Python holds."""
     gc.collect()
-    storages = {}
-    for held in gc.get_objects():
-        if type(held) is Tensor and held.layout is torch.strided and held.device.type != "meta":
-            storages[held.untyped_storage().data_ptr()] = held.untyped_storage().nbytes()
-    return sum(storages.values())
+    return [x for x in gc.get_objects() if type(x) is Tensor and x.device.type != "meta"]
+
+
+def _assert_alone(cache: KVCache, policy: Policy, earlier: dict[int, Tensor]) -> None:
+    """No tensor that was made since is in memory but those of the cache."""
+    own = {x.untyped_storage().data_ptr() for x in _reached_from(cache, policy)}
+    beside = [x for x in _tensors() if id(x) not in earlier and x.untyped_storage().data_ptr() not in own]
+    if beside:
+        sizes = [x.untyped_storage().nbytes() for x in beside]
+        raise AssertionError(
+            f"beside the cache {len(beside)} tensors stay in memory within an image, the largest of {max(sizes)} bytes"
+        )
+
+
+def _reached_from(cache: KVCache, policy: Policy) -> Iterator[Tensor]:
+    """Every tensor that the cache holds, its scratch included, but not what it reaches through the policy."""
+    code = (type, types.ModuleType, types.FunctionType)
+    seen, ahead = {id(policy), *map(id, policy.parts.values())}, [cache]
+    while ahead:
+        value: Any = ahead.pop()
+        if id(value) in seen or isinstance(value, code):
+            continue
+        seen.add(id(value))
+        if type(value) is Tensor:
+            yield value
+        else:
+            ahead += gc.get_referents(value)
