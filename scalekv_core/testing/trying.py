@@ -162,11 +162,11 @@ def _try_cases(
 
     name = f"{subject.kind}_{subject.name}_{check.name}"  # under which Hypothesis remembers failures
     run.__name__ = re.sub(r"\W", "_", name)
-    for number in (max(1, examples // share), ENOUGH):
+    for number in (max(1, examples // share), max(1, ENOUGH // share)):
         test = given(case=CASES[check.case](only_for))(run)
         test = _settings(number, quiet)(test)
         (test if seed is None else hypothesis.seed(seed)(test))()
-        if trial.tried or isinstance(trial.set_aside, NeverApplies):
+        if trial.tried or trial.blocked or isinstance(trial.set_aside, NeverApplies):
             break
     if only_for:
         return
