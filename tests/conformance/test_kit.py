@@ -215,7 +215,7 @@ def test_the_strategies_give_what_they_say(schedule, geometry, budget, labels, p
     assert (view.positions.diff(dim=-1) > 0).all()
     assert ["mass"] == list(view.statistics)
     assert bool(view.statistics["mass"][:, :, view.history :].eq(0).all())
-    assert bool(view.statistics["mass"][:, :, : view.history].gt(0).all())
+    assert bool(view.statistics["mass"][:, :, : view.history].ge(0).all())  # 0 where huge scores leave no attention
 
 
 @given(st.data())

@@ -183,25 +183,28 @@ def test_every_policy_is_there() -> None:
 
 @pytest.mark.parametrize("policy", [name for name in POLICIES if name != "full"])
 def test_a_layer_takes_what_its_cache_takes(policy: str) -> None:
-    """While it attends, above what it held before, scale by scale, within a tenth."""
+    """While it attends, above what it held before, scale by scale, within a tenth. The output is not part of it: it is counted
+    with the model, and is there while tokens are selected, but not yet while kept keys and values grow."""
     geometry = evolve(GEOMETRY, head_dim=64, rows=2)
     profile = assumed_profile(geometry, [0])
     planned = plan_policy(shipped().policy(policy), geometry, budget="30%", profile=profile)
-    real = []
+    real, outputs = [], []
     cache, tracker = KVCache(planned.plan, planned.policy), StorageTracker()
     for tokens in geometry.schedule.tokens:
         x = torch.randn(geometry.rows, geometry.heads, tokens, geometry.head_dim)
         held, scratch, tracker.peak = tracker.live, cache.scratch_bytes, tracker.live
         with tracker:
             out = cache.attend(0, x, x, x, softmax_scale=0.1)
-        real.append(tracker.peak - held - (cache.scratch_bytes - scratch) - out.nbytes)
+        real.append(tracker.peak - held - (cache.scratch_bytes - scratch))
+        outputs.append(out.nbytes)
         del out
 
     sums = [
         4 * geometry.rows * geometry.heads * tokens for tokens in geometry.schedule.tokens
     ]  # that fused attention keeps
-    for measured_bytes, planned_bytes, own in zip(real, attending_bytes(planned)[:, 0].tolist(), sums, strict=True):
-        assert pytest.approx(planned_bytes, rel=NEAR, abs=own) == measured_bytes
+    planned_bytes = attending_bytes(planned)[:, 0].tolist()
+    for most, least, output, own in zip(real, planned_bytes, outputs, sums, strict=True):
+        assert least * (1 - NEAR) - own <= most <= (least + output) * (1 + NEAR) + own
 
 
 class Asking(toy.Latest):
@@ -238,10 +241,10 @@ def test_weights_are_those_of_the_published_model(model: str) -> None:
 
 
 def test_half_precision_halves_the_transformer() -> None:
-    """And leaves the image decoder as it is."""
+    """And leaves the image decoder as it is, and the numbers of maps and their mask (0.06 % of var-tiny)."""
     single, half = (plan_memory("var-tiny", "full", dtype=dtype) for dtype in (None, torch.bfloat16))
 
-    assert pytest.approx(single.need.weights["transformer"] / 2, rel=1e-4) == half.need.weights["transformer"]
+    assert pytest.approx(single.need.weights["transformer"] / 2, rel=1e-3) == half.need.weights["transformer"]
     assert single.need.weights["image decoder"] == half.need.weights["image decoder"]
     assert single.need.cache == 2 * half.need.cache
 
