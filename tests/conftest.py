@@ -28,7 +28,7 @@ _COMMON = {
     "database": DirectoryBasedExampleDatabase(".hypothesis/examples"),
 }
 settings.register_profile("dev", max_examples=10, stateful_step_count=15, **_COMMON)
-settings.register_profile("thorough", max_examples=150, stateful_step_count=40, **_COMMON)
+settings.register_profile("thorough", max_examples=60, stateful_step_count=30, **_COMMON)
 settings.register_profile(
     "same", max_examples=20, stateful_step_count=20, derandomize=True, **_COMMON | {"database": None}
 )
