@@ -85,7 +85,7 @@ class ImageModel(FormerNames, ABC):
             prompts: one per image, in the model's language (digits for var-tiny, text for Infinity).
             seeds: one per image; a generator gives its next numbers.
             sampling: None means the model's defaults.
-            forced: tokens of every scale that replace the model's choices (teacher forcing).
+            forced: tokens of the first scales, or of all, that replace the model's choices (teacher forcing).
             keep_logits: return the logits too.
 
         Raises:
