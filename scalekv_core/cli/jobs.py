@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -98,14 +99,21 @@ def sampling_of(model: str, options: SamplingOptions) -> Sampling:
     Raises:
         InputError: a value is out of range, or not a number.
     """
+    return attrs.evolve(model_card(model).sampling, **sampling_changes(options))
+
+
+def sampling_changes(options: SamplingOptions) -> dict[str, Any]:
+    """{field: value} of a sampling that were given.
+
+    Raises:
+        InputError: a guidance is not a number, or its place not a whole one.
+    """
     changes = attrs.asdict(options)
     if options.guidance is not None:
         changes["guidance"] = read_strengths(options.guidance)
     if options.guidance_at is not None:
         changes["guidance_at"] = read_places(options.guidance_at)
-    return attrs.evolve(
-        model_card(model).sampling, **{k: v for k, v in changes.items() if v is not None and v is not False}
-    )
+    return {name: value for name, value in changes.items() if value is not None and value is not False}
 
 
 def read_strengths(text: str) -> float | tuple[float, ...]:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
 
 from scalekv_core.cli import console, defaults
@@ -19,7 +18,7 @@ from scalekv_core.cli.arguments import SamplingOptions, Shape
 from scalekv_core.cli.compare import Asked, Run
 from scalekv_core.cli.figures import number, percent
 from scalekv_core.cli.installed import the_registry
-from scalekv_core.cli.jobs import read_places, read_strengths
+from scalekv_core.cli.jobs import sampling_changes
 from scalekv_core.cli.loading import read_device, read_dtype
 from scalekv_core.compare.engines import Engine, Loading, RayEngine
 from scalekv_core.compare.prompts import named_sets, prompts_named
@@ -55,23 +54,13 @@ def ask(asked: Asked, shape: Shape, options: SamplingOptions, *, dtype: str | No
         vary=dict(told.vary) | dict(_read_vary(text) for text in asked.vary or ()),
         prompts={name: _prompts_of(name, asked.prompts or (), told.prompts) for name in chosen},
         seeds=tuple(asked.seeds or told.seeds or (0,)),
-        sampling={**told.sampling, **_changes(options)},
+        sampling={**told.sampling, **sampling_changes(options)},
         aspect=shape.aspect or told.aspect,
         size=shape.size or told.size,
         dtype=dtype or told.dtype,
         metrics=tuple(asked.metrics or told.metrics or METRICS),
         batch=asked.batch or told.batch or 1,
     )
-
-
-def _changes(options: SamplingOptions) -> dict[str, Any]:
-    """{field: value} of a sampling that were given."""
-    changes = {name: value for name, value in attrs.asdict(options).items() if value not in (None, False)}
-    if options.guidance is not None:
-        changes["guidance"] = read_strengths(options.guidance)
-    if options.guidance_at is not None:
-        changes["guidance_at"] = read_places(options.guidance_at)
-    return changes
 
 
 def every_policy() -> tuple[str, ...]:
