@@ -85,7 +85,7 @@ def test_every_check_is_failed_by_a_wrong_strategy() -> None:
 
 
 few = settings(
-    max_examples=100,
+    max_examples=2000,
     stateful_step_count=15,
     deadline=None,
     database=None,
