@@ -1,6 +1,6 @@
 """The command line: names in, pictures and tables out. It knows no policy and no model; the registry does.
 
-One module per command, each with a function of the module's name; ``app`` lists them. What several commands share:
+One module per command, each with a function of the module's name; ``application`` lists them. What several commands share:
 
 - ``arguments``, ``groups``: options, each declared once; ``choice``, ``policy_file``: which policies, from both;
 - ``jobs``, ``loading``, ``installed``: prompts and seeds, models and devices, the registry;
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with _safe_output(), _noticing_interrupts():
-            from scalekv_core.cli.app import make_app
+            from scalekv_core.cli.application import make_app
 
             make_app(arguments)(args=arguments, prog_name="scalekv", obj=tuple(arguments))
     except KeyboardInterrupt:  # before a command has begun; commands see to it themselves

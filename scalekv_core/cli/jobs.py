@@ -14,8 +14,8 @@ from scalekv_core.cli.arguments import SamplingOptions, Shape
 from scalekv_core.cli.installed import model_card, the_registry
 from scalekv_core.errors import InputError
 from scalekv_core.memory.batch import Batch
-from scalekv_core.models.requests import check_prompts, check_seeds
-from scalekv_core.models.sampling import Sampling
+from scalekv_core.models.requests import check_prompts, check_seeds, shortened
+from scalekv_core.models.sampling import Sampling, read_places, read_strengths
 
 
 @frozen(kw_only=True)
@@ -87,7 +87,7 @@ def model_for(prompts: Sequence[str] | None) -> str:
         listed = ", ".join(f"{name} (like {card.example!r})" for name, card in shipped.items() if card.example)
         which = "accepts" if len(prompts) == 1 else "accepts all of"
         raise InputError(
-            f"no model that ships with weights {which} {', '.join(map(repr, prompts))}; there is {listed}; "
+            f"no model that ships with weights {which} {', '.join(map(shortened, prompts))}; there is {listed}; "
             "for any other give --model"
         )
     return fitting[0]
@@ -114,33 +114,6 @@ def sampling_changes(options: SamplingOptions) -> dict[str, Any]:
     if options.guidance_at is not None:
         changes["guidance_at"] = read_places(options.guidance_at)
     return {name: value for name, value in changes.items() if value is not None and value is not False}
-
-
-def read_strengths(text: str) -> float | tuple[float, ...]:
-    """A strength of guidance, or one per scale.
-
-    >>> read_strengths("3"), read_strengths("1, 1.5")
-    (3.0, (1.0, 1.5))
-    """
-    try:
-        strengths = tuple(float(number) for number in text.split(","))
-    except ValueError:
-        raise InputError(f"--guidance wants a number, or one per scale with commas between; got {text!r}") from None
-    return strengths[0] if len(strengths) == 1 else strengths
-
-
-def read_places(text: str) -> tuple[int, ...]:
-    """The places where guidance is applied.
-
-    >>> read_places("0, -5")
-    (0, -5)
-    """
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise InputError(
-            f"--guidance-at wants whole numbers with commas between, 0 for the logits; got {text!r}"
-        ) from None
 
 
 def job_of(model: str, request: Request, *, sampling: Sampling, dtype: torch.dtype) -> Job:

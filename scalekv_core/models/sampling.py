@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import Attribute, field, frozen
 
-from scalekv_core.errors import InputError
+from scalekv_core.errors import InputError, shortened
 
 ON_LOGITS = 0
 """The place where every family applies guidance."""
@@ -94,3 +94,30 @@ class Sampling:
         if self.guidance_at != (ON_LOGITS,):
             places = ",".join(map(str, self.guidance_at))
             raise InputError(f"{who} applies guidance on the logits (0) and nowhere else; got {places}")
+
+
+def read_strengths(text: str) -> float | tuple[float, ...]:
+    """A strength of guidance, or one per scale.
+
+    >>> read_strengths("3"), read_strengths("1, 1.5")
+    (3.0, (1.0, 1.5))
+    """
+    try:
+        strengths = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(f"--guidance wants a number, or one per scale with commas between; got {shortened(text)}") from None
+    return strengths[0] if len(strengths) == 1 else strengths
+
+
+def read_places(text: str) -> tuple[int, ...]:
+    """The places where guidance is applied.
+
+    >>> read_places("0, -5")
+    (0, -5)
+    """
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--guidance-at wants whole numbers with commas between, 0 for the logits; got {shortened(text)}"
+        ) from None

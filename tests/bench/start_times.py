@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from scalekv_core.cli.app import COMMANDS
+from scalekv_core.cli.application import COMMANDS
 
 RUNS = 3
 GENERATE = """

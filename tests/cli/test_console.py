@@ -84,7 +84,7 @@ def test_an_interrupted_import_is_an_interruption(monkeypatch: pytest.MonkeyPatc
         except KeyboardInterrupt:
             raise error from None
 
-    monkeypatch.setattr("scalekv_core.cli.app.make_app", interrupted)
+    monkeypatch.setattr("scalekv_core.cli.application.make_app", interrupted)
     with pytest.raises(SystemExit) as ended:
         main(["policies"])
 

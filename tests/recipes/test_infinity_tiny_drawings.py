@@ -188,6 +188,14 @@ def test_what_is_no_caption_is_named(text: str, why: str) -> None:
         parse(text)
 
 
+def test_a_long_caption_is_shortened_in_the_message() -> None:
+    """Ten thousand letters are one readable line."""
+    with pytest.raises(InputError, match=r"\(10000 characters\): unknown word") as refused:
+        parse("a" * 10_000)
+
+    assert 500 > len(str(refused.value))
+
+
 def test_upper_case_and_spaces_do_not_matter() -> None:
     """People write captions as they like."""
     assert parse("  A Red  circle ") == parse("a red circle")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from attrs import frozen
 
 from scalekv_core.errors import InputError
+from scalekv_core.models.requests import shortened
 
 __all__ = ["COLOURS", "NUMBERS", "RELATIONS", "SHAPES", "TASKS", "WORDS", "Caption", "Thing", "parse"]
 
@@ -124,7 +125,7 @@ def known_words(text: str) -> list[str]:
     if not words:
         raise InputError(f"a caption is empty; write for example {_FORMS}")
     if unknown := [word for word in words if word not in WORDS]:
-        raise InputError(f"caption {text!r}: unknown word {unknown[0]!r}; the words are {', '.join(WORDS)}")
+        raise InputError(f"caption {shortened(text)}: unknown word {shortened(unknown[0])}; the words are {', '.join(WORDS)}")
     return words
 
 
@@ -140,4 +141,4 @@ def _things(words: list[str], text: str) -> tuple[Thing, ...]:
 
 
 def _no_caption(text: str) -> InputError:
-    return InputError(f"caption {text!r} has an unknown form; write for example {_FORMS}")
+    return InputError(f"caption {shortened(text)} has an unknown form; write for example {_FORMS}")

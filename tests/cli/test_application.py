@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from scalekv_core.cli.app import COMMANDS
+from scalekv_core.cli.application import COMMANDS
 
 
 def test_as_a_module() -> None:
@@ -54,7 +54,7 @@ def test_an_unknown_command(run) -> None:
 def test_help_imports_nothing_slow() -> None:
     """torch, plots and the models are imported when they are needed."""
     code = (
-        "import sys; from scalekv_core.cli.app import make_app; make_app(); "
+        "import sys; from scalekv_core.cli.application import make_app; make_app(); "
         "print([n for n in ('torch', 'numpy', 'matplotlib', 'scalekv_policies', 'scalekv_adapters') if n in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
