@@ -1,4 +1,4 @@
-"""The names of the adapters and of the models that can be loaded. Nothing is read here."""
+"""The names of the adapters, of the models that can be loaded, and of their judge. Nothing is read here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from scalekv_adapters.infinity.card import InfinityCard
 from scalekv_adapters.infinity.config import PUBLISHED as INFINITIES
 from scalekv_adapters.infinity.official import OfficialInfinityAdapter
 from scalekv_adapters.infinity.tiny.card import TinyInfinityCard
+from scalekv_adapters.judge import Judge
 from scalekv_adapters.var.adapter import VARAdapter
 from scalekv_adapters.var.config import PUBLISHED as VARS
 from scalekv_adapters.var.model import VARCard
@@ -17,6 +18,7 @@ from scalekv_adapters.var.official import OfficialVARAdapter
 from scalekv_adapters.var.tiny.card import TinyVARCard
 from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.models.card import ModelCard
+from scalekv_core.models.metric import Metric
 from scalekv_core.plugins.hookspecs import hookimpl
 
 
@@ -37,3 +39,8 @@ def scalekv_image_models() -> Mapping[str, Callable[[], ModelCard]]:
         | {name: partial(VARCard.published, name) for name in VARS}
         | {name: partial(InfinityCard.published, name) for name in INFINITIES}
     )
+
+
+@hookimpl
+def scalekv_metrics() -> Mapping[str, Callable[[], Metric]]:
+    return {"judge": Judge}

@@ -27,7 +27,7 @@ from scalekv_core.compare.question_file import QuestionFile
 from scalekv_core.compare.ranking import Interval
 from scalekv_core.compare.results import Results, Row, recommend, results_of
 from scalekv_core.compare.store import Store
-from scalekv_core.compare.study import Study, StudyPlan, failures, plan_study
+from scalekv_core.compare.study import Study, StudyPlan, failures, plan_study, unmeasured
 from scalekv_core.errors import InputError, missing_extra, unknown_name
 from scalekv_core.models.card import ModelCard
 from scalekv_core.planning.budget import read_bytes
@@ -169,6 +169,8 @@ def tell_plan(plan: StudyPlan) -> None:
     console.out.print(table)
     for one in plan.refused:
         console.complain(f"{one.setting.label!r} is not measured: {one.refused}")
+    for metric, model, own in unmeasured(question, the_registry()):
+        console.complain(f"metric {metric!r} has no figures of model {model!r}: it measures {own} only")
 
 
 def tell_results(store: Store, folder: Path) -> None:

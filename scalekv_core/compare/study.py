@@ -85,6 +85,7 @@ def plan_study(question: Question, models: Mapping[str, ImageModel], registry: R
             does not accept; no setting can be measured.
     """
     pair_metrics(question, registry)
+    _check_models(question, registry)
     for name in question.models:
         _check_prompts(name, question, registry)
     planned = [_planned(setting, question, models[setting.model], registry) for setting in question.settings(registry)]
@@ -106,6 +107,22 @@ def _planned(setting: Setting, question: Question, model: ImageModel, registry: 
     except ScaleKVError as error:
         return PlannedSetting(setting=setting, footprint=None, refused=str(error).splitlines()[0])
     return PlannedSetting(setting=setting, footprint=made.footprint)
+
+
+def unmeasured(question: Question, registry: Registry) -> list[tuple[str, str, str]]:
+    """(metric, model, models that it measures) wherever a metric has no figures of a model."""
+    made = [(name, registry.make("metric", name).models) for name in question.metrics]
+    return [
+        (name, model, ", ".join(own)) for name, own in made for model in question.models if own and model not in own
+    ]
+
+
+def _check_models(question: Question, registry: Registry) -> None:
+    """Refuses a metric that measures none of the models, since its column would be empty."""
+    missing = unmeasured(question, registry)
+    for name, model, own in missing:
+        if sum(metric == name for metric, _, _ in missing) == len(question.models):
+            raise InputError(f"metric {name!r} has no figures of model {model!r}: it measures {own} only; leave it out")
 
 
 def _check_prompts(name: str, question: Question, registry: Registry) -> None:

@@ -8,8 +8,7 @@ import pytest
 import torch
 from attrs import evolve
 
-from recipes.infinity_tiny.drawings import GROUND, Placed, compose, drawings, render
-from recipes.infinity_tiny.judge import find, holds, judge
+from recipes.infinity_tiny.drawings import Placed, compose, drawings, render
 from recipes.infinity_tiny.random_captions import random_caption
 from scalekv_adapters.infinity.tiny.captions import (
     COLOURS,
@@ -21,6 +20,8 @@ from scalekv_adapters.infinity.tiny.captions import (
     Thing,
     parse,
 )
+from scalekv_adapters.infinity.tiny.judge import find, holds, judge
+from scalekv_adapters.infinity.tiny.outlines import GROUND
 from scalekv_core.errors import InputError, UnknownName
 
 SIZES = ((64, 64), (80, 60), (60, 80), (88, 44), (36, 108))

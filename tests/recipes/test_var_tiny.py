@@ -9,12 +9,12 @@ import torch
 
 from recipes.training import LoopOptions
 from recipes.var_tiny.data import Digits
-from recipes.var_tiny.judge import Judge, accuracy, load_judge
-from recipes.var_tiny.measure import draw_digits
+from recipes.var_tiny.measure import accuracy, draw_digits
 from recipes.var_tiny.objectives import Noise, noisy_tokens, var_loss
 from recipes.var_tiny.train import train_judge, train_var, train_vqvae
 from scalekv_adapters.var import tiny
 from scalekv_adapters.var.config import VARConfig
+from scalekv_adapters.var.tiny.judge import DigitReader, load_reader
 from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
 
@@ -42,7 +42,7 @@ def small_var() -> VAR:
 def test_the_judge_reads_what_the_full_cache_draws() -> None:
     var = tiny.load()
     images, labels = draw_digits(var, 4, tiny.SAMPLING)
-    assert accuracy(load_judge(), images, labels) >= 0.95  # 500 of 500 with seeds 0 to 49, 40 of 40 here
+    assert accuracy(load_reader(), images, labels) >= 0.95  # 500 of 500 with seeds 0 to 49, 40 of 40 here
 
 
 def test_without_noise_the_transformer_reads_the_teacher_inputs(digits: Digits) -> None:
@@ -72,7 +72,7 @@ def test_a_prefix_is_learnt_as_within_the_whole(digits: Digits) -> None:
 @pytest.mark.parametrize("stage", ["judge", "vqvae", "var"])
 def test_training_resumes_as_if_it_had_not_stopped(stage: str, digits: Digits, tmp_path: Path) -> None:
     make, train = {
-        "judge": (lambda: Judge(width=8), train_judge),
+        "judge": (lambda: DigitReader(width=8), train_judge),
         "vqvae": (small_vqvae, train_vqvae),
         "var": (small_var, train_var),
     }[stage]

@@ -13,12 +13,10 @@ from attrs import frozen
 from torch import Tensor
 
 from recipes.infinity_tiny.random_captions import random_caption
-from scalekv_adapters.infinity.tiny.captions import COLOURS, RELATIONS, SHAPES, Caption
+from scalekv_adapters.infinity.tiny.captions import COLOURS, RELATIONS, Caption
+from scalekv_adapters.infinity.tiny.outlines import GROUND, silhouette
 
-__all__ = ["GROUND", "SHARES", "Placed", "compose", "drawings", "render", "silhouette"]
-
-GROUND = (0.08, 0.08, 0.10)
-"""The colour behind everything."""
+__all__ = ["SHARES", "Placed", "compose", "drawings", "render"]
 
 SHARES: Mapping[str, float] = {
     "single object": 0.08,
@@ -70,26 +68,6 @@ def compose(caption: Caption, size: tuple[int, int], source: torch.Generator) ->
         radius = (low + (high - low) * (r + 1) / 2) * min(size)
         placed.append(Placed(thing.colour or colour, thing.shape, x, y, radius))
     return tuple(placed)
-
-
-def silhouette(shapes: Sequence[str], centres: Tensor, radii: Tensor, size: tuple[int, int]) -> Tensor:
-    """How much of every pixel each of N shapes covers: (N, H, W) in [0, 1], from its distance to the outline.
-
-    Args:
-        shapes: N names.
-        centres: (N, 2) x and y in pixels.
-        radii: (N,) in pixels.
-        size: height and width.
-    """
-    grid = torch.meshgrid(torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5, indexing="ij")
-    dx = grid[1] - centres[:, 0, None, None]  # (N, H, W)
-    dy = grid[0] - centres[:, 1, None, None]
-    r = radii[:, None, None]
-    sides = torch.maximum(dx.abs(), dy.abs()) - 0.87 * r
-    slopes = (1.9 * dx.abs() - dy - 0.95 * r) / (1 + 1.9**2) ** 0.5
-    outside = torch.stack([torch.hypot(dx, dy) - r, sides, torch.maximum(slopes, dy - 0.95 * r)])
-    which = torch.tensor([SHAPES.index(shape) for shape in shapes], dtype=torch.long)
-    return (0.5 - outside[which, torch.arange(len(shapes))]).clamp(0, 1)
 
 
 def render(scenes: Sequence[Sequence[Placed]], size: tuple[int, int]) -> Tensor:

@@ -11,11 +11,11 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from recipes.infinity_tiny.judge import judge
 from recipes.infinity_tiny.random_captions import random_caption
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.tiny.captions import TASKS, Caption
+from scalekv_adapters.infinity.tiny.judge import judge
 from scalekv_adapters.infinity.tiny.network import PIXELS, TinyInfinity
 from scalekv_core.models.sampling import Sampling
 

@@ -17,7 +17,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from recipes.infinity_tiny.drawings import drawings
-from recipes.infinity_tiny.judge import judge
 from recipes.infinity_tiny.measure import draw, held_by_task, questions
 from recipes.infinity_tiny.objectives import (
     ASPECTS,
@@ -34,6 +33,7 @@ from recipes.shipping import write_shipped
 from recipes.training import LoopOptions, averaged, rounded, train
 from scalekv_adapters.infinity import tiny
 from scalekv_adapters.infinity.tiny import SAMPLING
+from scalekv_adapters.infinity.tiny.judge import judge
 from scalekv_adapters.infinity.tiny.network import SIZES, SQUARE, TEXT_DEPTH, VAE_SIZES, TinyInfinity
 from scalekv_adapters.infinity.vae import BSQVAE
 from scalekv_adapters.shipped import read_shipped

@@ -8,11 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scalekv_adapters.var.tiny.judge import DigitReader, recognised
 from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAE
 from scalekv_core.models.sampling import Sampling
 
-__all__ = ["draw_digits", "rebuild"]
+__all__ = ["accuracy", "draw_digits", "rebuild"]
 
 
 def draw_digits(var: VAR, per_class: int, how: Sampling, *, batch: int = 50) -> tuple[Tensor, Tensor]:
@@ -52,3 +53,13 @@ def rebuild(vqvae: VQVAE, images: Tensor, *, scales: int | None = None, batch: i
     """
     tokens = [vqvae.encode(part)[:scales] for part in images.split(batch)]
     return torch.cat([(vqvae.decode(vqvae.f_hats(maps)[-1]) + 1) / 2 for maps in tokens])
+
+
+def accuracy(reader: DigitReader, images: Tensor, labels: Tensor) -> float:
+    """Returns the share of images that are read as their label; arguments as `recognised`.
+
+    >>> reader = DigitReader(width=8).eval()
+    >>> 0 <= accuracy(reader, torch.zeros(3, 1, 32, 32), torch.tensor([0, 1, 2])) <= 1
+    True
+    """
+    return recognised(reader, images, labels).float().mean().item()

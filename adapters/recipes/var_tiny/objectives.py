@@ -1,4 +1,4 @@
-"""What the two halves of the generator learn: the loss of one batch, and nothing about schedules or files.
+"""What the judge and the two halves of the generator learn: the loss of one batch, and nothing about schedules or files.
 
 VQVAE: reconstruct from a random number of scales, so that the first ones carry the digit and the last ones only its finish.
 VAR: name the tokens of every map, reading maps in which some tokens were replaced, as its own mistakes will be.
@@ -13,10 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scalekv_adapters.var.tiny.judge import DigitReader
 from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAE
 
-__all__ = ["Noise", "VQVAELoss", "noisy_tokens", "refresh_codes", "running_sums", "var_loss", "vqvae_loss"]
+__all__ = [
+    "Noise",
+    "VQVAELoss",
+    "judge_loss",
+    "noisy_tokens",
+    "refresh_codes",
+    "running_sums",
+    "var_loss",
+    "vqvae_loss",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +40,15 @@ class VQVAELoss:
     """The fewest scales that are ever decoded, minus one."""
     hit_decay: float = 0.99
     """How fast the usage statistic of the codes forgets."""
+
+
+def judge_loss(reader: DigitReader, images: Tensor, labels: Tensor) -> Tensor:
+    """Returns the mean cross entropy with a little label smoothing, a scalar.
+
+    >>> judge_loss(DigitReader(width=8), torch.zeros(2, 1, 32, 32), torch.tensor([1, 2])).shape
+    torch.Size([])
+    """
+    return F.cross_entropy(reader(images), labels, label_smoothing=0.05)
 
 
 def running_sums(vqvae: VQVAE, f: Tensor) -> tuple[list[Tensor], list[Tensor]]:

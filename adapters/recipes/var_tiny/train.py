@@ -19,12 +19,20 @@ from recipes.sheet import sheet
 from recipes.shipping import write_shipped
 from recipes.training import LoopOptions, averaged, rounded, train
 from recipes.var_tiny.data import Augmentation, Digits, augment, load_digits, to_model
-from recipes.var_tiny.judge import Judge, accuracy, judge_loss
-from recipes.var_tiny.measure import draw_digits, rebuild
-from recipes.var_tiny.objectives import Noise, VQVAELoss, noisy_tokens, refresh_codes, var_loss, vqvae_loss
+from recipes.var_tiny.measure import accuracy, draw_digits, rebuild
+from recipes.var_tiny.objectives import (
+    Noise,
+    VQVAELoss,
+    judge_loss,
+    noisy_tokens,
+    refresh_codes,
+    var_loss,
+    vqvae_loss,
+)
 from scalekv_adapters.var import tiny
 from scalekv_adapters.var.tiny import SAMPLING, VQVAE_SIZES
 from scalekv_adapters.var.tiny import SIZES as VAR_SIZES
+from scalekv_adapters.var.tiny.judge import DigitReader
 from scalekv_adapters.var.transformer import VAR, drop_labels
 from scalekv_adapters.var.vqvae import VQVAE
 from scalekv_core.models.sampling import Sampling
@@ -49,7 +57,9 @@ def frozen(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     module.eval().requires_grad_(False)
 
 
-def train_judge(digits: Digits, model: Judge, options: LoopOptions, path: Path, *, stop_at: int | None = None) -> None:
+def train_judge(
+    digits: Digits, model: DigitReader, options: LoopOptions, path: Path, *, stop_at: int | None = None
+) -> None:
     """Trains the judge on strongly varied digits."""
 
     def loss(step: int, source: torch.Generator) -> Tensor:
@@ -92,7 +102,7 @@ def train_var(
 def run_judge(out: Out, steps: Steps = 2500) -> None:
     """Trains the judge: about a minute."""
     torch.manual_seed(0)
-    model = Judge(width=JUDGE_WIDTH)
+    model = DigitReader(width=JUDGE_WIDTH)
     train_judge(
         load_digits("judge"), model, LoopOptions(steps=steps, peak=2e-3, average=0.995, seed=1), out / "judge.pt"
     )
@@ -127,17 +137,16 @@ def _sizes(stage: str) -> dict[str, Any]:
 def run_export(
     out: Out,
     to: Annotated[Path, typer.Option(help="Folder of the shipped weights.")] = Path(tiny.__file__).parent,
-    judge_to: Annotated[Path, typer.Option(help="Folder of the judge's weights.")] = Path(__file__).parent,
 ) -> None:
     """Writes the averaged weights as float16, by default to where they are loaded from."""
-    for stage, folder in (("judge", judge_to), ("vqvae", to), ("var", to)):
-        target = folder / f"{stage}.safetensors"
+    for stage in ("judge", "vqvae", "var"):
+        target = to / f"{stage}.safetensors"
         write_shipped(target, _sizes(stage), averaged(out / f"{stage}.pt"))
         console.print(f"{target.name}: {target.stat().st_size / 1e6:.2f} MB")
 
 
-def _networks(out: Path) -> tuple[Judge, VQVAE, VAR]:
-    judge, vqvae = Judge(width=JUDGE_WIDTH), VQVAE(VQVAE_SIZES)
+def _networks(out: Path) -> tuple[DigitReader, VQVAE, VAR]:
+    judge, vqvae = DigitReader(width=JUDGE_WIDTH), VQVAE(VQVAE_SIZES)
     var = VAR(VAR_SIZES, vqvae)
     for stage, network in (("judge", judge), ("vqvae", vqvae), ("var", var)):
         frozen(network, averaged(out / f"{stage}.pt"))

@@ -68,12 +68,14 @@ def one_of(pair: Pair, row: int) -> Pair:
 
 
 def usable(make: Make) -> PairMetric:
-    """The metric, if it has a figure for every image and what it needs is here."""
+    """The metric, if it has a figure for every image, what it needs is here, and it takes images that no model made."""
     metric = make()
     if not isinstance(metric, PairMetric):
         raise NeverApplies("it measures whole sets")
     try:
         metric.check_available()
+        if metric.models:
+            metric.measure(pair_of(GenerationCase(), metric))
     except ScaleKVError as error:
         raise NeverApplies(str(error).splitlines()[0]) from None
     return metric

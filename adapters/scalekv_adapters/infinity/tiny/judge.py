@@ -1,4 +1,4 @@
-"""Whether a picture shows what its caption says, without any learned part: it would be trusted less than what it judges.
+"""Whether an image of infinity-tiny shows what its caption says, without any learned part: it would be trusted less than what it judges.
 
 Pixels get the colour whose mixture with the ground they are nearest to; connected ones make a thing; its shape is the one
 whose outline of the same area and centre covers it best. A caption holds if exactly its things are there and lie as it says.
@@ -13,10 +13,10 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from recipes.infinity_tiny.drawings import GROUND, silhouette
-from scalekv_adapters.infinity.tiny.captions import COLOURS, RELATIONS, SHAPES, Caption, Thing
+from scalekv_adapters.infinity.tiny.captions import COLOURS, RELATIONS, SHAPES, Caption, Thing, parse
+from scalekv_adapters.infinity.tiny.outlines import GROUND, silhouette
 
-__all__ = ["Found", "find", "holds", "judge"]
+__all__ = ["Found", "find", "holds", "judge", "shows"]
 
 SPECK = 20
 """Pixels; fewer are no thing."""
@@ -131,3 +131,8 @@ def _lie(relation: str | None, found: Sequence[Found]) -> bool:
 def judge(captions: Sequence[Caption], images: Tensor) -> list[bool]:
     """Whether each of N pictures (N, 3, H, W) in [0, 1] shows what its caption says."""
     return [holds(caption, find(image)) for caption, image in zip(captions, images, strict=True)]
+
+
+def shows(images: Tensor, prompts: Sequence[str]) -> list[bool]:
+    """Whether each of N images (N, 3, H, W) in [0, 1] shows what its prompt says."""
+    return judge([parse(prompt) for prompt in prompts], images.float().cpu())
