@@ -104,10 +104,14 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.image is not None
         with torch.inference_mode():
             out = self.image.attend(self.cache, self.scale, self.layer)
-        assert bool(out.isfinite().all()), "attention is nan or inf"
+        self.check_output(out)
         self.layer += 1
         if self.layer == self.plan.layers:
             self.scale, self.layer = self.scale + 1, 0
+
+    def check_output(self, out: Tensor) -> None:
+        """The attention of one layer (B, H, n, D) is finite."""
+        assert bool(out.isfinite().all()), "attention is nan or inf"
 
     @precondition(lambda self: self.open)
     @rule()
