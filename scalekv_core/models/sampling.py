@@ -105,7 +105,9 @@ def read_strengths(text: str) -> float | tuple[float, ...]:
     try:
         strengths = tuple(float(number) for number in text.split(","))
     except ValueError:
-        raise InputError(f"--guidance wants a number, or one per scale with commas between; got {shortened(text)}") from None
+        raise InputError(
+            f"--guidance wants a number, or one per scale with commas between; got {shortened(text)}"
+        ) from None
     return strengths[0] if len(strengths) == 1 else strengths
 
 

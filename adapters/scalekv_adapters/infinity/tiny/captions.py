@@ -125,7 +125,9 @@ def known_words(text: str) -> list[str]:
     if not words:
         raise InputError(f"a caption is empty; write for example {_FORMS}")
     if unknown := [word for word in words if word not in WORDS]:
-        raise InputError(f"caption {shortened(text)}: unknown word {shortened(unknown[0])}; the words are {', '.join(WORDS)}")
+        raise InputError(
+            f"caption {shortened(text)}: unknown word {shortened(unknown[0])}; the words are {', '.join(WORDS)}"
+        )
     return words
 
 
