@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from _pytest.mark import ParameterSet
 import scalekv_core
 from scalekv_core.plugins import hookspecs
 from scalekv_core.plugins.offers import HOOKS
+from scalekv_core.testing.kinds import KINDS, checks_of
 
 from .pages import ROOT, Block, Runner, blocks, forget_plugins
 
@@ -156,6 +159,37 @@ def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and the site make them."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+CHECKS = {check.name for kind in KINDS for check in checks_of(kind)}
+
+
+def test_every_check_is_among_the_invariants() -> None:
+    """With what it guarantees; and every check that the page names exists."""
+    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", (DOCS / "invariants.md").read_text()))
+
+    assert CHECKS == named - {"machine_for"}
+
+
+COMMANDS = sorted(
+    {
+        (page, found["folders"] or "", found["module"])
+        for page in LINKING
+        for found in re.finditer(r"(?:PYTHONPATH=(?P<folders>\S+) )?python -m (?P<module>[\w.]+)", page.read_text())
+    },
+    key=str,
+)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("page", "folders", "module"), COMMANDS, ids=[f"{NAMED[p]}-{m}" for p, _, m in COMMANDS])
+def test_a_module_runs_from_the_root_of_the_repository(page: Path, folders: str, module: str) -> None:
+    """As the page writes it, without whatever this process has on its path."""
+    path = [str(ROOT), str(ROOT / "policies"), *(str(ROOT / folder) for folder in folders.split(":") if folder)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, env=environment, capture_output=True)
+
+    assert 0 == done.returncode, done.stderr.decode()
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -1,4 +1,4 @@
-"""The recipe of infinity-tiny, from a seed to the shipped weights: `python -m recipes.infinity_tiny.train --help`.
+"""The recipe of infinity-tiny, from a seed to the shipped weights: `PYTHONPATH=adapters python -m recipes.infinity_tiny.train --help`.
 
 Every stage can be killed and called again with the same options. Run in the order vae, infinity, export, evaluate. With
 ``--go-on`` the transformer starts from the shipped weights instead of from nothing: training in pieces, on any machine.

@@ -1,4 +1,4 @@
-"""The recipe of var-tiny, from digits to the shipped weights: `python -m recipes.var_tiny.train --help`.
+"""The recipe of var-tiny, from digits to the shipped weights: `PYTHONPATH=adapters python -m recipes.var_tiny.train --help`.
 
 Every stage can be killed and called again with the same options. Run in the order judge, vqvae, var, export, evaluate.
 """
