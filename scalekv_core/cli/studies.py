@@ -20,14 +20,16 @@ from scalekv_core.cli.figures import number, percent
 from scalekv_core.cli.installed import the_registry
 from scalekv_core.cli.jobs import sampling_changes
 from scalekv_core.cli.loading import read_device, read_dtype
-from scalekv_core.compare.engines import Engine, Loading, RayEngine
+from scalekv_core.compare.engines import Engine
 from scalekv_core.compare.prompts import named_sets, prompts_named
 from scalekv_core.compare.question import Question
 from scalekv_core.compare.question_file import QuestionFile
 from scalekv_core.compare.ranking import Interval
+from scalekv_core.compare.ray_engine import RayEngine
 from scalekv_core.compare.results import Results, Row, recommend, results_of
 from scalekv_core.compare.store import Store
 from scalekv_core.compare.study import Study, StudyPlan, failures, plan_study, unmeasured
+from scalekv_core.compare.worker import Loading
 from scalekv_core.errors import InputError, missing_extra, unknown_name
 from scalekv_core.models.card import ModelCard
 from scalekv_core.planning.budget import read_bytes
@@ -112,6 +114,12 @@ def run(question: Question, how: Run, *, plan_only: bool) -> None:
     follow(study)
     study.finish()
     tell_results(study.store, how.out)
+    if missing := study.missing():
+        console.complain(
+            f"{plural(missing, 'cell')} of {plan.cells} not finished: {', '.join(study.store.others) or 'another process'} "
+            "works at the same study; the same command shows them when they are done"
+        )
+    study.store.close()
 
 
 def make_engine(name: str | None, address: str, workers: int | None) -> Engine | None:
@@ -144,8 +152,7 @@ def follow(study: Study) -> None:
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
-        total = study.plan.cells
-        task = bar.add_task("cells", total=total, completed=total - sum(len(t.images) for t in study.missing()))
+        task = bar.add_task("cells", total=study.plan.cells, completed=study.store.cells)
         for progress in study.run():
             bar.update(task, completed=progress.done, description=progress.setting.label)
 

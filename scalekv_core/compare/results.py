@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from attrs import field, frozen
 
+from scalekv_core.compare.cells import WHOLE
+from scalekv_core.compare.picture_files import IMAGES
 from scalekv_core.compare.ranking import Floats, Interval, Pool, Ranked, Resamples, interval, mean, ranking
-from scalekv_core.compare.store import IMAGES, UNMODIFIED, WHOLE, Store
+from scalekv_core.compare.store import UNMODIFIED, Store
 from scalekv_core.errors import InputError, UnknownName
 from scalekv_core.models.metric import Metric, PairMetric
 from scalekv_core.plugins.registry import Registry
@@ -137,7 +139,7 @@ def _of_model(store: Store, model: str, metrics: Mapping[str, Metric | None]) ->
     for image, file in store.pictures(UNMODIFIED, model).items():
         baseline[place[image]] = store.folder / IMAGES / file
     columns = "id, label, policy, budget, codec, options, planned_bytes, unmodified_bytes, refused"
-    settings = store.db.execute(f"SELECT {columns} FROM setting WHERE model = ? ORDER BY id", (model,)).fetchall()
+    settings = store.rows(f"SELECT {columns} FROM setting WHERE model = ? ORDER BY id", (model,))
     rows = [_row(store, setting, place) for setting in settings]
     return Results(model=model, images=images, rows=rows, baseline=baseline, metrics=metrics)
 
@@ -148,7 +150,7 @@ def _row(store: Store, setting: Sequence[Any], place: Mapping[tuple[str, int], i
     files: list[Path | None] = [None] * len(place)
     failed: dict[str, int] = {}
     resident, peak = [], []
-    cells = store.db.execute(
+    cells = store.rows(
         "SELECT i.prompt, i.seed, c.seconds, c.unmodified_seconds, c.selection_share, c.resident_bytes, c.peak_bytes, c.file,"
         " c.failed FROM cell c JOIN image i ON i.id = c.image WHERE c.setting = ?",
         (key,),
@@ -177,7 +179,7 @@ def _row(store: Store, setting: Sequence[Any], place: Mapping[tuple[str, int], i
         refused=refused,
         failed=failed,
         figures=_figures(store, key, place),
-        sets=dict(store.db.execute("SELECT metric, value FROM set_figure WHERE setting = ?", (key,))),
+        sets=dict(store.rows("SELECT metric, value FROM set_figure WHERE setting = ?", (key,))),
         seconds=arrays["seconds"],
         unmodified_seconds=arrays["unmodified"],
         selection=arrays["selection"],
@@ -188,7 +190,7 @@ def _row(store: Store, setting: Sequence[Any], place: Mapping[tuple[str, int], i
 
 def _figures(store: Store, setting: int, place: Mapping[tuple[str, int], int]) -> dict[str, Floats]:
     found: dict[str, Floats] = {}
-    rows = store.db.execute(
+    rows = store.rows(
         "SELECT f.metric, i.prompt, i.seed, f.value FROM figure f JOIN cell c ON c.id = f.cell JOIN image i ON i.id = c.image"
         " WHERE c.setting = ? AND f.scale = ?",
         (setting, WHOLE),
@@ -200,7 +202,7 @@ def _figures(store: Store, setting: int, place: Mapping[tuple[str, int], int]) -
 
 
 def _scales(store: Store, setting: int) -> dict[str, list[float]]:
-    rows = store.db.execute(
+    rows = store.rows(
         "SELECT f.metric, AVG(f.value) FROM figure f JOIN cell c ON c.id = f.cell WHERE c.setting = ? AND f.scale >= 0"
         " GROUP BY f.metric, f.scale ORDER BY f.metric, f.scale",
         (setting,),

@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 from PIL import Image
 
-from scalekv_core.compare.engines import Engine, Finished, InProcess, Loading
+from scalekv_core.compare.engines import Engine, InProcess
 from scalekv_core.compare.environment import environment
+from scalekv_core.compare.measuring import pair_metrics
+from scalekv_core.compare.picture_files import IMAGES
+from scalekv_core.compare.planning import planned_setting
 from scalekv_core.compare.question import Question, Setting
-from scalekv_core.compare.runner import Task, pair_metrics, tasks_of
-from scalekv_core.compare.store import IMAGES, UNMODIFIED, Store
+from scalekv_core.compare.store import UNMODIFIED, Store
+from scalekv_core.compare.tasks import Task, tasks_of
+from scalekv_core.compare.worker import Finished, Loading
 from scalekv_core.errors import InputError, ScaleKVError
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.models.metric import SetMetric
 from scalekv_core.planning.footprint import Footprint
-from scalekv_core.planning.planner import plan_policy
 from scalekv_core.plugins.registry import Registry
 
 
@@ -67,8 +70,8 @@ class StudyPlan:
         return sum(len(self.question.images(setting.model)) for setting in self.measured)
 
     @property
-    def tasks(self) -> list[Task]:
-        """In the order in which they run."""
+    def tasks(self) -> Iterator[Task]:
+        """In the order in which they run, each made when it is asked for."""
         return tasks_of(self.question, self.measured)
 
 
@@ -97,13 +100,8 @@ def plan_study(question: Question, models: Mapping[str, ImageModel], registry: R
 
 
 def _planned(setting: Setting, question: Question, model: ImageModel, registry: Registry) -> PlannedSetting:
-    policy = setting.made(registry)
-    _, adapter = registry.adapter_for(model.module)
-    card: ModelCard = registry.make("model", setting.model)
-    rows = question.batch * card.rows_of(question.sampling_of(model.sampling))
-    geometry = evolve(adapter.geometry(model.module), schedule=model.schedule, rows=rows)
     try:
-        made = plan_policy(policy, geometry, budget=setting.budget or None, profile=model.profile, model=setting.model)
+        made = planned_setting(setting, question, model, registry)
     except ScaleKVError as error:
         return PlannedSetting(setting=setting, footprint=None, refused=str(error).splitlines()[0])
     return PlannedSetting(setting=setting, footprint=made.footprint)
@@ -189,18 +187,22 @@ class Study:
             )
         return cls(plan=plan, store=store, registry=registry, loading=loading, engine=engine or InProcess(registry))
 
-    def missing(self) -> list[Task]:
-        """The tasks that are not finished."""
-        return [task for task in self.plan.tasks if not self._finished(task)]
+    def missing(self) -> int:
+        """How many cells are not finished."""
+        return self.plan.cells - self.store.cells
 
     def run(self) -> Iterator[Progress]:
-        """Runs what is missing; yields after every task. Can be left at any time and begun again."""
-        tasks = self.missing()
-        done = self.plan.cells - sum(len(task.images) for task in tasks)
-        for task, cells, baseline in self.engine.run(tasks, self.loading, self._wanted):
-            self._keep((task, cells, baseline))
-            done += len(task.images)
-            yield Progress(done=done, total=self.plan.cells, setting=task.setting)
+        """Runs what is missing; yields after every task. Can be left at any time and begun again.
+
+        What another process works at is left to it, and taken over where that process has ended meanwhile.
+        """
+        ran = True
+        while ran and (done := self.store.cells) < self.plan.cells:
+            ran = False
+            for task, cells, baseline in self.engine.run(self.plan.tasks, self.loading, self._wanted):
+                self._keep((task, cells, baseline))
+                ran, done = True, done + len(task.images)
+                yield Progress(done=done, total=self.plan.cells, setting=task.setting)
 
     def finish(self) -> None:
         """Computes the metrics of whole sets from the pictures in the store."""
@@ -242,7 +244,7 @@ def failures(store: Store) -> list[tuple[str, str, int]]:
     """(setting, reason, how many images) of all cells that failed, the most frequent first."""
     return [
         (str(label), str(reason), int(number))
-        for label, reason, number in store.db.execute(
+        for label, reason, number in store.rows(
             "SELECT s.label, c.failed, COUNT(*) FROM cell c JOIN setting s ON s.id = c.setting WHERE c.failed IS NOT NULL"
             " GROUP BY s.label, c.failed ORDER BY COUNT(*) DESC, s.label"
         )

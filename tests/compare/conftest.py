@@ -14,9 +14,9 @@ from torch import Tensor
 import scalekv_policies
 from scalekv_core import hookimpl
 from scalekv_core.compare import plugin
-from scalekv_core.compare.engines import Loading
 from scalekv_core.compare.question import Question
 from scalekv_core.compare.study import Study, plan_study
+from scalekv_core.compare.worker import Loading
 from scalekv_core.models.metric import Metric, Pair, PairMetric
 from scalekv_core.plugins.registry import Registry
 from scalekv_core.testing import toy
@@ -33,9 +33,17 @@ class Brightness(PairMetric):
         return torch.where(torch.tensor(pair.seeds) == 1, torch.nan, bright)
 
 
+@frozen
+class Broken(PairMetric):
+    """A metric with a mistake in it."""
+
+    def measure(self, pair: Pair) -> Tensor:
+        raise KeyError("no such image")
+
+
 @hookimpl
 def scalekv_metrics() -> Mapping[str, Callable[[], Metric]]:
-    return {"brightness": Brightness}
+    return {"brightness": Brightness, "broken": Broken}
 
 
 @pytest.fixture(scope="session")

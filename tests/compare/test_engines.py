@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from scalekv_core.compare.engines import InProcess, RayEngine, Worker
+from scalekv_core.compare.engines import InProcess
+from scalekv_core.compare.ray_engine import RayEngine
 from scalekv_core.compare.results import results_of
 from scalekv_core.compare.store import Store
+from scalekv_core.compare.worker import Worker
 from scalekv_core.errors import InputError, MissingExtra
 from scalekv_core.plugins.registry import shared_registry
 from tests.compare.conftest import StudyIn
@@ -39,7 +41,7 @@ def test_what_is_not_wanted_is_left_out(study_in: StudyIn, tmp_path: Path) -> No
 def test_a_worker_finds_the_same_as_another(study_in: StudyIn, tmp_path: Path) -> None:
     """Figures and pictures are equal to the last bit."""
     study = study_in(tmp_path)
-    task = study.plan.tasks[0]
+    task = next(study.plan.tasks)
     one, other = (Worker(study.loading, study.registry).run(task)[1] for _ in range(2))
 
     assert [(c.picture, [f.value for f in c.figures]) for c in one] == [

@@ -10,14 +10,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from scalekv_core.compare.database import FILE, StudyError
 from scalekv_core.compare.engines import InProcess
+from scalekv_core.compare.picture_files import IMAGES
 from scalekv_core.compare.results import needed, recommend, results_of
-from scalekv_core.compare.runner import tasks_of
-from scalekv_core.compare.store import FILE, IMAGES, UNMODIFIED, Store
+from scalekv_core.compare.store import UNMODIFIED, Store
 from scalekv_core.compare.study import failures
+from scalekv_core.compare.tasks import tasks_of
 from scalekv_core.errors import InputError, UnknownName
+from scalekv_core.models.image_model import ImageModel
+from scalekv_core.planning.planner import Planned
 from scalekv_core.plugins.registry import Registry
 from scalekv_core.testing import toy
 from tests.compare.conftest import StudyIn, asked
@@ -41,7 +47,7 @@ def test_every_cell_is_measured_once(study_in: StudyIn, tmp_path: Path, registry
     (results,) = results_of(study.store, registry)
 
     assert (6, 6, 6) == (study.plan.cells, cells(tmp_path), progress[-1].done)
-    assert [] == study.missing()
+    assert 0 == study.missing()
     assert all(results.baseline)
     full = results.rows[0]
     assert [math.inf, math.inf] == full.figures["psnr"].tolist()
@@ -63,10 +69,10 @@ def test_a_study_that_was_left_goes_on(study_in: StudyIn, tmp_path: Path) -> Non
     """After one task the rest is missing; a second run does the rest and nothing twice."""
     next(study_in(tmp_path).run())
     again = study_in(tmp_path)
-    missing = len(again.missing())
+    missing = again.missing()
     done = list(again.run())
 
-    assert len(done) == missing == len(again.plan.tasks) - 1
+    assert 5 == missing == len(done)
     assert 6 == cells(tmp_path)
 
 
@@ -84,8 +90,8 @@ def test_two_processes_do_not_double_a_cell(study_in: StudyIn, tmp_path: Path) -
 def test_a_task_of_a_living_process_is_left_to_it(study_in: StudyIn, tmp_path: Path) -> None:
     """A claim of another process that lives holds; one of a process that is gone does not."""
     study = study_in(tmp_path)
-    task = study.plan.tasks[0]
-    setting = study.store._id("setting", "key", task.setting.key)
+    task = next(study.plan.tasks)
+    setting = study.store._setting(task.setting.key)
     host = os.uname().nodename
     for pid, free in ((os.getppid(), False), (2**22 - 1, True)):
         study.store.db.execute("REPLACE INTO claim VALUES (?, ?, ?, ?, ?)", (setting, task.batch, host, pid, 0.0))
@@ -146,16 +152,55 @@ def test_an_image_that_fails_is_a_cell_with_a_reason(
 
     compress = runner.compress
 
-    def failing(model: object, policy: object, budget: str, **how: object) -> object:
-        if budget == "20%":
+    def failing(model: object, plan: Planned, **how: object) -> object:
+        if "20%" in str(plan.budget):
             raise RuntimeError("the device is on fire\nand more")
-        return compress(model, policy, budget, **how)  # type: ignore[arg-type]
+        return compress(model, plan, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "compress", failing)
     list(study.run())
 
     assert [("uniform 20%", "RuntimeError: the device is on fire", 2)] == failures(study.store)
     assert 4 == cells(tmp_path)
+
+
+def test_a_model_that_is_not_finite_is_marked_with_scale_and_layer(
+    study_in: StudyIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: Registry
+) -> None:
+    """One image of a batch is not finite: its cell says where that began, the other image has its figures, and no mean
+    holds what is no number."""
+    load = toy.ToyCard.load
+
+    def broken(self: toy.ToyCard, **how: object) -> ImageModel:
+        model = load(self, **how)  # type: ignore[arg-type]
+        model.module.prompts.weight.data[1] = torch.inf
+        return model
+
+    monkeypatch.setattr(toy.ToyCard, "load", broken)
+    study = study_in(tmp_path, asked(policies=("uniform",), budgets=("50%",), batch=2))
+    list(study.run())
+    (results,) = results_of(study.store, registry)
+    (row,) = results.rows
+    summary = results.summary(row, "forced-kl")
+
+    ((label, reason, images), _) = failures(study.store)
+    assert ("uniform 50%", 1) == (label, images)
+    assert "the queries of layer 0 at scale 0 are not finite" in reason
+    assert (1, 1, True) == (summary.images, summary.missing, math.isfinite(summary.value))
+    assert [True, False] == [file is not None for file in row.files]
+    assert 0 == study.missing()
+
+
+def test_a_metric_that_raises_costs_its_figure_only(study_in: StudyIn, tmp_path: Path, registry: Registry) -> None:
+    """Whatever a plugin raises: the figure is not a number, with the reason, and the other metrics have theirs."""
+    study = study_in(tmp_path, asked(policies=("uniform",), budgets=("50%",), metrics=("broken", "psnr")))
+    list(study.run())
+    (row,) = results_of(study.store, registry)[0].rows
+
+    assert [("broken", "KeyError: 'no such image'")] == study.store.rows(
+        "SELECT DISTINCT metric, note FROM figure WHERE note NOT NULL"
+    )
+    assert np.isfinite(row.figures["psnr"]).all()
 
 
 def test_a_metric_that_is_not_there_is_refused_first(study_in: StudyIn, tmp_path: Path) -> None:
@@ -177,12 +222,12 @@ def test_a_prompt_that_a_model_does_not_take_is_refused_first(
 def test_settings_take_turns(registry: Registry) -> None:
     """Every batch runs every setting, in another order, so that a slow hour slows all alike; the order is fixed."""
     question = asked(prompts={"toy": tuple(map(str, range(8)))}, budgets=("50%", "40%", "30%", "20%"))
-    tasks = tasks_of(question, question.settings(registry))
+    tasks = list(tasks_of(question, question.settings(registry)))
     orders = [tuple(t.setting.label for t in tasks if t.batch == batch) for batch in range(8)]
 
     assert 1 == len({frozenset(order) for order in orders})
     assert 1 < len(set(orders))
-    assert tasks == tasks_of(question, question.settings(registry))
+    assert tasks == list(tasks_of(question, question.settings(registry)))
 
 
 def test_figures_by_scale_are_kept(study_in: StudyIn, tmp_path: Path, registry: Registry) -> None:
@@ -228,8 +273,33 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
         Store.open(tmp_path)
     (tmp_path / FILE).unlink()
     sqlite3.connect(tmp_path / FILE).execute("CREATE TABLE other (x)").connection.close()
-    with pytest.raises(InputError, match="is not a study of scalekv"):
-        Store.open(tmp_path)
+    before = (tmp_path / FILE).read_bytes()
+    for use in (Store.open, lambda folder: Store.create(folder, asked(), {})):
+        with pytest.raises(InputError, match="is not a study of scalekv"):
+            use(tmp_path)
+    assert before == (tmp_path / FILE).read_bytes()
+
+
+def test_a_study_that_cannot_be_written_is_read(study_in: StudyIn, tmp_path: Path) -> None:
+    """A finished study is one file without a log, so that it can ship."""
+    study = study_in(tmp_path)
+    list(study.run())
+    study.store.close()
+
+    assert {FILE, IMAGES} == {file.name for file in tmp_path.iterdir()}
+    assert 6 == Store.open(tmp_path).cells
+
+
+def test_a_damaged_page_of_a_study_is_one_line(study_in: StudyIn, tmp_path: Path, registry: Registry) -> None:
+    """Also where the damage is found late."""
+    study = study_in(tmp_path)
+    list(study.run())
+    study.store.close()
+    content = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(content[:8192] + b"\xff" * (len(content) - 8192))
+
+    with pytest.raises(StudyError, match=r"study.sqlite cannot be used .*; it is damaged, or not a study of scalekv"):
+        results_of(Store.open(tmp_path), registry)
 
 
 def test_a_full_disk_loses_nothing_that_was_finished(
@@ -262,7 +332,9 @@ from pathlib import Path
 import tests.compare.conftest as c
 from types import SimpleNamespace
 from scalekv_core.compare.study import Study, plan_study
-from scalekv_core.compare.engines import Loading
+from scalekv_core.compare.worker import Loading
+from scalekv_core.models.image_model import ImageModel
+from scalekv_core.planning.planner import Planned
 from scalekv_core.plugins.registry import Registry
 registry = Registry.of(c.toy, c.scalekv_policies, c.plugin)
 question = c.asked()

@@ -1,0 +1,85 @@
+"""What one setting made of one image: a picture, its figures, what it took, or why there is none of it."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import frozen
+from PIL import Image
+
+WHOLE = -1
+"""The scale of a figure of the whole image."""
+
+
+@frozen(kw_only=True)
+class Figure:
+    """One number of one image.
+
+    Attributes:
+        metric: its name.
+        scale: which scale it is of, or :data:`WHOLE`.
+        value: infinity and not-a-number are kept as such.
+        note: why it is not a number, where that is known.
+    """
+
+    metric: str
+    scale: int
+    value: float
+    note: str | None = None
+
+    @property
+    def stored(self) -> tuple[float | None, str | None]:
+        """(value, note): SQLite has no not-a-number, so that null stands for it and the note says why."""
+        return (None, self.note or "not a number") if math.isnan(self.value) else (self.value, None)
+
+
+@frozen(eq=False, kw_only=True)
+class Cell:
+    """What one setting made of one image.
+
+    Attributes:
+        prompt, seed: which image.
+        picture: the image as PNG; None if it failed.
+        figures: of every metric, whole and by scale.
+        seconds, unmodified_seconds: to generate it, its share of the batch.
+        resident_bytes, peak_bytes: of the batch's cache.
+        selection_share: of the time in the cache, what choosing tokens took.
+        failed: why there are no figures; None if there are.
+    """
+
+    prompt: str
+    seed: int
+    picture: bytes | None = None
+    figures: Sequence[Figure] = ()
+    seconds: float | None = None
+    unmodified_seconds: float | None = None
+    resident_bytes: int | None = None
+    peak_bytes: int | None = None
+    selection_share: float | None = None
+    failed: str | None = None
+
+    @property
+    def measured(self) -> tuple[float | int | None, ...]:
+        """The columns of what it took, in the order of the table ``cell``."""
+        return self.seconds, self.unmodified_seconds, self.resident_bytes, self.peak_bytes, self.selection_share
+
+
+def reason_of(error: Exception) -> str:
+    """One line that says why a cell has no figures.
+
+    >>> reason_of(RuntimeError("out of memory"))
+    'RuntimeError: out of memory'
+    """
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0] if said else 'no message'}"
+
+
+def as_png(image: Any) -> bytes:
+    """(3, H, W) in [0, 1] as a PNG."""
+    pixels = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()

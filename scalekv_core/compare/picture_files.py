@@ -1,0 +1,35 @@
+"""The images of a study: files by the hash of their content, so that equal images are kept once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+from scalekv_core.compare.database import FILE, StudyError
+
+IMAGES = "images"
+
+
+def keep_picture(folder: Path, png: bytes) -> str:
+    """The file of a picture. It is written aside and renamed, so that no half of one is ever there.
+
+    Raises:
+        StudyError: it cannot be written.
+    """
+    name = f"{hashlib.sha256(png).hexdigest()[:32]}.png"
+    file = folder / IMAGES / name
+    if not file.exists():
+        aside = file.with_suffix(f".{os.getpid()}.part")
+        try:
+            aside.write_bytes(png)
+            aside.replace(file)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            raise StudyError(
+                f"image {file} cannot be written: {error.strerror}; what was finished before is in {folder / FILE}, and "
+                "the same command goes on from there"
+            ) from error
+    return name
