@@ -27,7 +27,7 @@ def release(db: sqlite3.Connection, setting: int, batch: int) -> None:
 
 
 def others(db: sqlite3.Connection) -> list[str]:
-    """Whoever else works at the study now, as ``host:pid``."""
+    """Every other process that works at the study now, as ``host:pid``."""
     mine = (socket.gethostname(), os.getpid())
     rows = db.execute("SELECT host, pid, MAX(at) FROM claim GROUP BY host, pid ORDER BY host, pid").fetchall()
     return [f"{host}:{pid}" for host, pid, at in rows if (host, pid) != mine and _alive(host, pid, at)]
