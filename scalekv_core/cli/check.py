@@ -111,7 +111,7 @@ def subjects_of(
     """
     from scalekv_core.cli.installed import the_registry
     from scalekv_core.testing.kinds import KINDS
-    from scalekv_core.testing.running import registered
+    from scalekv_core.testing.subjects import registered
 
     given, test_model = read_options(options), None if model is None else test_model_in(model)
     if ":" in name:
@@ -173,7 +173,7 @@ def _problems(registry: Registry) -> str:
 
 def _imported(name: str, kind: str | None, options: dict[str, str], test_model: TestModel | None) -> Subject:
     """The class or function at ``module:name``, found from the current directory too."""
-    from scalekv_core.testing.running import Factory, kind_in_time
+    from scalekv_core.testing.subjects import Factory, kind_in_time
     from scalekv_core.testing.trying import Subject
 
     module, _, attribute = name.partition(":")
@@ -246,7 +246,7 @@ def replayed(subjects: list[tuple[Subject, str]], check_name: str | None, case: 
     from scalekv_core.cli.installed import the_registry
     from scalekv_core.testing.common import NotApplicable
     from scalekv_core.testing.kinds import check_named
-    from scalekv_core.testing.running import test_model_for
+    from scalekv_core.testing.subjects import test_model_for
 
     if check_name is None or len(subjects) != 1:
         raise InputError("--case wants --check, and --kind where several kinds have the name")

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from scalekv_core.testing.conformance import parametrize_with_checks
     from scalekv_core.testing.kinds import Check, checks_of
     from scalekv_core.testing.machine import machine_for
-    from scalekv_core.testing.running import Outcome, replay, run_checks
+    from scalekv_core.testing.outcomes import Outcome
+    from scalekv_core.testing.running import replay, run_checks
     from scalekv_core.testing.testmodels import TestModel
 
 __all__ = [

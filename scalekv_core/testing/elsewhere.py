@@ -58,6 +58,17 @@ def elsewhere(ask: Ask, make: Callable[[], Any], cases: Sequence[Any]) -> list[s
     return answer.split(",")
 
 
+def agrees_elsewhere(ask: Ask, make: Callable[[], Any], cases: Sequence[Any], otherwise: str) -> None:
+    """Another process answers the same; AssertionError that says what it does ``otherwise``.
+
+    Raises:
+        NotApplicable: the strategy cannot be sent there.
+    """
+    assert digests(ask, make, cases) == elsewhere(ask, make, cases), (
+        f"another process {otherwise}: it depends on the hash of a text, on an id or on the clock"
+    )
+
+
 def _sendable(make: Callable[[], Any]) -> Any:
     """The factory, or where it has no name of its own what it makes; NotApplicable if neither can be sent."""
     for what in (make, _Made(make)):

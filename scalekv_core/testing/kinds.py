@@ -22,13 +22,13 @@ from scalekv_core.testing.cases import Case
 from scalekv_core.testing.testmodels import TestModel
 
 KINDS: dict[str, tuple[type, tuple[types.ModuleType, ...]]] = {
-    "policy": (Policy, (checks.policies,)),
+    "policy": (Policy, (checks.policies, checks.policies_cached, checks.policies_apart)),
     "classifier": (LayerClassifier, (checks.classifiers,)),
     "allocator": (BudgetAllocator, (checks.allocators,)),
-    "selector": (TokenSelector, (checks.selectors, checks.claims)),
-    "merger": (TokenMerger, (checks.mergers,)),
-    "codec": (CacheCodec, (checks.codecs,)),
-    "adapter": (ModelAdapter, (checks.adapters,)),
+    "selector": (TokenSelector, (checks.selectors, checks.viewers, checks.viewers_cost, checks.claims)),
+    "merger": (TokenMerger, (checks.mergers, checks.viewers, checks.viewers_cost)),
+    "codec": (CacheCodec, (checks.codecs, checks.codecs_apart)),
+    "adapter": (ModelAdapter, (checks.adapters, checks.adapters_attached, checks.adapters_failing)),
     "model": (ModelCard, (checks.models,)),
     "metric": (Metric, (checks.metrics,)),
 }

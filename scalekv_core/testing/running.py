@@ -5,66 +5,22 @@ A strategy that raises fails a check, one that hangs is stopped, and in either c
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from attrs import evolve, field, frozen
+from attrs import evolve
 
-from scalekv_core.contracts.options import set_options
-from scalekv_core.contracts.policy import Policy
 from scalekv_core.errors import InputError, ScaleKVError
 from scalekv_core.plugins.registry import Registry, shared_registry
-from scalekv_core.testing.common import NeverApplies
-from scalekv_core.testing.faults import fault_of, first_line, in_words
-from scalekv_core.testing.kinds import Check, check_named, checks_of, kind_of
+from scalekv_core.testing.faults import in_words
+from scalekv_core.testing.kinds import Check, check_named, checks_of
+from scalekv_core.testing.outcomes import Outcome, State, outcome_of, too_slow, unblocked
+from scalekv_core.testing.subjects import registered, test_model_for
 from scalekv_core.testing.testmodels import TestModel, find_test_model
 from scalekv_core.testing.trying import SHRINKING_SECONDS, Subject, Trial, try_cases
 from scalekv_core.testing.warm_up import warm_up
 from scalekv_core.testing.worker import Hangs, Worker
-
-State = Literal["passed", "failed", "timed out", "not applicable"]
-WRONG: tuple[State, ...] = ("failed", "timed out")
-
-
-@frozen(kw_only=True)
-class Outcome:
-    """How one check went.
-
-    Attributes:
-        check: its name.
-        state: ``passed``, ``failed``, ``timed out`` or ``not applicable``.
-        seconds: of processor time that it took.
-        cases: on how many cases it was made.
-        refused: how many more the strategy refused.
-        reason: what is wrong, or why it does not apply, in a sentence.
-        case: the smallest case that fails, as a line; "" if there is none.
-        replay: the command that checks this case again.
-        fault: what is the same for two checks that fail for one reason: where it was raised, or the reason.
-    """
-
-    check: str
-    state: State
-    seconds: float
-    cases: int = 0
-    refused: int = 0
-    reason: str = ""
-    case: str = ""
-    replay: str = ""
-    fault: str = ""
-    blocked: tuple[str, str, str] | None = field(default=None, repr=False)
-    """By which other check, why, and on which case it was not made."""
-
-    @property
-    def promise(self) -> str:
-        """The former name of :attr:`check`."""
-        return self.check
-
-    @property
-    def is_wrong(self) -> bool:
-        """Whether it failed or timed out."""
-        return self.state in WRONG
 
 
 def run_checks(
@@ -134,7 +90,7 @@ def try_all(
                 outcomes.append(try_check(one, subject, **how))
                 known |= {outcomes[-1].fault} - {""}
         passed = {outcome.check for outcome in outcomes if outcome.state == "passed"}
-        yield from (_unblocked(outcome, passed, subject) for outcome in outcomes)
+        yield from (unblocked(outcome, passed, subject) for outcome in outcomes)
     finally:
         worker.close()
 
@@ -159,7 +115,7 @@ def _made(
     if isinstance(error, ScaleKVError):
         raise error
     state: State = "timed out" if isinstance(error, Hangs) else "failed"
-    reason = _too_slow(timeout) if isinstance(error, Hangs) else in_words(error)
+    reason = too_slow(timeout) if isinstance(error, Hangs) else in_words(error)
     seconds = time.process_time() - start
     return subject, None, Outcome(check="can_be_made", state=state, seconds=seconds, reason=reason, fault=reason)
 
@@ -189,7 +145,7 @@ def try_check(
     error = mine.do(act, limit=timeout, steps=lambda: trial.steps)
     if worker is None:
         mine.close()
-    return _outcome(one, subject, trial, error, time.process_time() - start, timeout)
+    return outcome_of(one, subject, trial, error, time.process_time() - start, timeout)
 
 
 def _never_applies(one: Check, subject: Subject, made: Any) -> str | None:
@@ -199,21 +155,6 @@ def _never_applies(one: Check, subject: Subject, made: Any) -> str | None:
         return one.not_for(made)
     except Exception:  # a property of the strategy raises; the check itself tells
         return None
-
-
-def _unblocked(outcome: Outcome, passed: Collection[str], subject: Subject) -> Outcome:
-    """A check that was not made because of another one fails if that one passed: nothing goes unchecked in silence."""
-    if outcome.blocked is None or outcome.blocked[0] not in passed:
-        return outcome
-    by, reason, case = outcome.blocked
-    return evolve(
-        outcome,
-        state="failed",
-        reason=f"{reason} (in a case that {by} did not try)",
-        case=case,
-        fault=reason,
-        replay=_replay_line(check_named(subject.kind, outcome.check), subject, case),
-    )
 
 
 def replay(
@@ -245,89 +186,6 @@ def replay(
     one.call(subject.make, subject.test_model, None if one.case is None else one.case.parse(case))
 
 
-@frozen
-class Factory:
-    """Makes a strategy with options: what a subject's ``make`` is, so that it can be sent to another process.
-
-    Attributes:
-        factory: makes the strategy.
-        name: for messages.
-        options: {option: value}, as pairs.
-    """
-
-    factory: Any
-    name: str
-    options: tuple[tuple[str, Any], ...] = ()
-
-    def __call__(self) -> Any:
-        made = self.factory()
-        if isinstance(made, Policy):
-            return made.with_options(dict(self.options))
-        return set_options(self.name, made, dict(self.options)) if self.options else made
-
-
-def kind_in_time(make: Any, name: str, timeout: float = 10.0) -> str:
-    """The kind of what a factory makes, which it has to do within this processor time.
-
-    Raises:
-        InputError: it cannot be made, takes too long, or is no strategy.
-    """
-    worker, found = Worker(), list[Any]()
-    error = worker.do(lambda: found.append(make()), limit=timeout)
-    worker.close()
-    if isinstance(error, ScaleKVError):
-        raise error
-    if error is not None:
-        why = _too_slow(timeout) if isinstance(error, Hangs) else f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"{name!r} cannot be made ({why})") from error
-    return kind_of(found[0])
-
-
-def registered(
-    registry: Registry,
-    kind: str,
-    name: str,
-    test_model: TestModel | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> Subject:
-    """A registered strategy, ready to be checked; it is not made yet.
-
-    Raises:
-        UnknownName: nothing installed has that name.
-    """
-    registry.offer(kind, name)
-    given = tuple((options or {}).items())
-    make = Factory(_Registered(registry, kind, name), f"{kind} {name!r}", given)
-    return Subject(kind, name, make, test_model, tuple(f"{option}={value}" for option, value in given))
-
-
-@frozen(eq=False)
-class _Registered:
-    """Makes a registered strategy, with the registry's own refusals; travels as the bare factory."""
-
-    registry: Registry
-    kind: str
-    name: str
-
-    def __call__(self) -> Any:
-        return self.registry.make(self.kind, self.name)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _itself, (self.registry.offer(self.kind, self.name).factory,)
-
-
-def _itself(factory: Any) -> Any:
-    return factory
-
-
-def test_model_for(registry: Registry | None, kind: str, strategy: Any) -> TestModel | None:
-    """A model for an adapter, from those that are installed; None for everything else."""
-    return find_test_model(registry or shared_registry(), strategy) if kind == "adapter" else None
-
-
-test_model_for.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
-
-
 def _checks_are_on() -> bool:
     return __debug__
 
@@ -336,50 +194,3 @@ def refuse_switched_off() -> None:
     """Raises InputError under ``python -O``, where every check would seem to pass."""
     if not _checks_are_on():
         raise InputError("checks are assert statements, and python -O switches them off; run it without -O")
-
-
-def _outcome(
-    one: Check, subject: Subject, trial: Trial, error: BaseException | None, seconds: float, timeout: float
-) -> Outcome:
-    state: State = "passed"
-    reason, fault, case = "", "", None
-    if trial.error is not None or (error is not None and not isinstance(error, Hangs)):
-        wrong = trial.error or error
-        assert wrong is not None
-        state, reason, fault, case = "failed", in_words(wrong), fault_of(wrong), trial.failing
-        if isinstance(error, Hangs):
-            reason += f" (and on {trial.case} it takes more than {timeout:g} s)"
-    elif isinstance(error, Hangs):
-        state, reason, case = "timed out", _too_slow(timeout), trial.case
-        fault = reason
-    elif not trial.tried:
-        state, reason, case = "not applicable", str(trial.set_aside), trial.case
-        if not isinstance(trial.set_aside, NeverApplies):
-            state, case, fault = "failed", None, "refuses everything"
-            reason = f"not checked, no case was accepted; the last: {reason}"
-    line = "" if state == "passed" or case is None else str(case)
-    blocked = trial.blocked if state in ("passed", "not applicable") else None
-    return Outcome(
-        check=one.name,
-        state=state,
-        seconds=seconds,
-        cases=trial.tried,
-        refused=trial.refused,
-        reason=reason,
-        case=line,
-        fault=fault,
-        blocked=None if blocked is None else (blocked[1].by, blocked[1].reason, str(blocked[0] or "")),
-        replay=_replay_line(one, subject, line) if state in WRONG else "",
-    )
-
-
-def _too_slow(timeout: float) -> str:
-    return f"no answer within {timeout:g} s of processor time"
-
-
-def _replay_line(one: Check, subject: Subject, case: str) -> str:
-    words = ["scalekv", "check", subject.name, "--kind", subject.kind, "--check", one.name]
-    for option in subject.options:
-        words += ["--option", option]
-    line = " ".join(map(shlex.quote, words))
-    return f'{line} --case "{case}"' if case else line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar, cast
 
 import torch
@@ -28,6 +29,8 @@ class TestModel:
     Attributes:
         load: makes a new one; the same one every time.
         draw: (loaded, rows, seed) -> all tensors that one batch gives.
+        force: (loaded, rows, seed, scales) -> the same of one image or batch in which the tokens of the first ``scales``
+            scales are given instead of chosen, as teacher forcing does; None if the model cannot.
         module: what the adapter attaches to; of an image model its ``module``.
     """
 
@@ -35,22 +38,39 @@ class TestModel:
 
     load: Callable[[], Any]
     draw: Callable[[Any, int, int], Sequence[Tensor]]
+    force: Callable[[Any, int, int, int], Sequence[Tensor]] | None = None
     module: Callable[[Any], nn.Module] = _itself
 
     @classmethod
     def of_card(cls, card: ModelCard) -> TestModel:
         """An image model that comes with its weights, generating its own example."""
 
-        def draw(model: ImageModel, rows: int, seed: int) -> list[Tensor]:
-            made = model.generate([card.example] * rows, seeds=range(seed, seed + rows), keep_logits=True)
+        def generate(model: ImageModel, rows: int, seed: int, forced: Sequence[Tensor] | None = None) -> list[Tensor]:
+            prompts, seeds = [card.example] * rows, range(seed, seed + rows)
+            made = model.generate(prompts, seeds=seeds, forced=forced, keep_logits=True)
             return [made.images, *made.tokens, *made.choices, *(made.logits or ())]
 
-        return cls(load=card.load, draw=draw)
+        @cache
+        def tokens(rows: int, seed: int) -> list[Tensor]:
+            """Each token's neighbour, of a model that no adapter knows of."""
+            model = card.load()
+            return [x.roll(1, dims=1) for x in generate(model, rows, seed)[1 : 1 + len(model.schedule)]]
+
+        def force(model: ImageModel, rows: int, seed: int, scales: int) -> list[Tensor]:
+            return generate(model, rows, seed, tokens(rows, seed)[:scales])
+
+        return cls(load=card.load, draw=generate, force=force)
 
     def generated(self, loaded: Any, rows: int, seed: int) -> list[Tensor]:
         """What comes out, without gradients."""
         with torch.inference_mode():
             return list(self.draw(loaded, rows, seed))
+
+    def forced(self, loaded: Any, rows: int, seed: int, scales: int) -> list[Tensor]:
+        """What comes out with the tokens of the first ``scales`` scales given, without gradients."""
+        assert self.force is not None
+        with torch.inference_mode():
+            return list(self.force(loaded, rows, seed, scales))
 
 
 def find_test_model(registry: Registry, adapter: ModelAdapter) -> TestModel | None:

@@ -70,9 +70,7 @@ class ToyModel(nn.Module):
         self.head = nn.Linear(width, CODES)
         self.new_cache: Callable[[ScaleSchedule], AttentionCache] = ConcatCache
 
-    def draw(
-        self, labels: Tensor, forced: Sequence[Tensor] | None = None
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def draw(self, labels: Tensor, forced: Sequence[Tensor] = ()) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """(tokens, choices, logits) of every scale; (B, n), (B, n), (B, n, codes)."""
         cache = self.new_cache(self.schedule)
         try:
@@ -87,7 +85,7 @@ class ToyModel(nn.Module):
         return tokens, choices, logits
 
     def steps(
-        self, labels: Tensor, cache: AttentionCache, forced: Sequence[Tensor] | None = None
+        self, labels: Tensor, cache: AttentionCache, forced: Sequence[Tensor] = ()
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yields tokens, choices and logits, scale by scale."""
         x = self.prompts(labels)[:, None]  # (B, 1, C)
@@ -98,7 +96,7 @@ class ToyModel(nn.Module):
                 x = block(x, cache)
             logits = self.head(x)
             choices = logits.argmax(dim=-1)
-            tokens = choices if forced is None else forced[scale]
+            tokens = forced[scale] if scale < len(forced) else choices
             yield tokens, choices, logits
             x = self.codes(tokens)
 
@@ -154,7 +152,8 @@ class ToyImageModel(ImageModel):
         prompts, seeds = self.check_prompts(prompts), self.check_seeds(prompts, seeds)
         if not all(prompt in "0123456789" and len(prompt) == 1 for prompt in prompts):
             raise InputError(f"model 'toy' generates from the prompts 0 to 9; got {', '.join(prompts)}")
-        if forced is not None and len(forced) != len(self.schedule):
+        forced = forced or ()
+        if len(forced) > len(self.schedule):
             raise InputError(f"model 'toy' has {len(self.schedule)} scales; got forced tokens of {len(forced)}")
         labels = torch.tensor([int(prompt) for prompt in prompts])
         tokens, choices, logits = cast(ToyModel, self.module).draw(labels, forced)

@@ -53,6 +53,7 @@ class Watch:
         silent: whether attention returns nothing but zeros.
         before: is called before every call of attention.
         schedules, calls, closed: of every image, what it was begun with, its calls, and how often it was closed.
+        open_before: of every image, how many caches of earlier ones were not closed when its own was asked for.
         caches: weak references to the caches.
     """
 
@@ -63,10 +64,12 @@ class Watch:
     schedules: list[ScaleSchedule] = field(factory=list)
     calls: list[list[Call]] = field(factory=list)
     closed: list[int] = field(factory=list)
+    open_before: list[int] = field(factory=list)
     caches: list[weakref.ref[_WatchedCache]] = field(factory=list)
 
     def new_cache(self, schedule: ScaleSchedule | Sequence[tuple[int, int, int]]) -> _WatchedCache:
         self.schedules.append(schedule if isinstance(schedule, ScaleSchedule) else ScaleSchedule(schedule))
+        self.open_before.append(self.closed.count(0))
         self.calls.append([])
         self.closed.append(0)
         cache = _WatchedCache(self, len(self.calls) - 1)

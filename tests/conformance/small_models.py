@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -42,10 +44,16 @@ def small_official_var() -> nn.Module:
     return StandInVAR(small_var()).eval().requires_grad_(False)
 
 
-def draw_ours(model: VAR, rows: int, seed: int) -> list[Tensor]:
+def draw_ours(model: VAR, rows: int, seed: int, forced: Sequence[Tensor] = ()) -> list[Tensor]:
     """Images, tokens and logits of one batch."""
-    drawn = model.generate([3] * rows, seeds=range(seed, seed + rows), guidance=2.0, keep_logits=True)
+    drawn = model.generate([3] * rows, seeds=range(seed, seed + rows), guidance=2.0, forced=forced, keep_logits=True)
     return [drawn.images, *drawn.tokens, *(drawn.logits or ())]
+
+
+def force_ours(model: VAR, rows: int, seed: int, scales: int) -> list[Tensor]:
+    """The same with other tokens at the first scales."""
+    tokens = draw_ours(small_var(), rows, seed)[1:]
+    return draw_ours(model, rows, seed, [x.roll(1, dims=1) for x in tokens[:scales]])
 
 
 def draw_official(model: nn.Module, rows: int, seed: int) -> list[Tensor]:
@@ -84,10 +92,17 @@ def small_official_infinity() -> nn.Module:
     return StandInInfinity(infinity).eval().requires_grad_(False)
 
 
-def draw_infinity(model: Infinity, rows: int, seed: int) -> list[Tensor]:
+def draw_infinity(model: Infinity, rows: int, seed: int, forced: Sequence[Tensor] = ()) -> list[Tensor]:
     """Images, bits and logits of one batch."""
-    drawn = model.generate(small_text(rows), seeds=range(seed, seed + rows), guidance=2.0, keep_logits=True)
+    seeds, text = range(seed, seed + rows), small_text(rows)
+    drawn = model.generate(text, seeds=seeds, guidance=2.0, forced=forced, keep_logits=True)
     return [drawn.images, *drawn.tokens, *(drawn.logits or ())]
+
+
+def force_infinity(model: Infinity, rows: int, seed: int, scales: int) -> list[Tensor]:
+    """The same with other bits at the first scales."""
+    bits = draw_infinity(small_infinity(), rows, seed)[1:]
+    return draw_infinity(model, rows, seed, [~x for x in bits[:scales]])
 
 
 def draw_official_infinity(model: nn.Module, rows: int, seed: int) -> list[Tensor]:
@@ -103,8 +118,8 @@ def draw_official_infinity(model: nn.Module, rows: int, seed: int) -> list[Tenso
 
 
 SMALL_MODELS = {
-    "adapter.infinity": TestModel(load=small_infinity, draw=draw_infinity),
+    "adapter.infinity": TestModel(load=small_infinity, draw=draw_infinity, force=force_infinity),
     "adapter.infinity-official": TestModel(load=small_official_infinity, draw=draw_official_infinity),
-    "adapter.var": TestModel(load=small_var, draw=draw_ours),
+    "adapter.var": TestModel(load=small_var, draw=draw_ours, force=force_ours),
     "adapter.var-official": TestModel(load=small_official_var, draw=draw_official),
 }

@@ -27,8 +27,9 @@ from scalekv_core.testing import (
     toy,
 )
 from scalekv_core.testing.kinds import KINDS
-from scalekv_core.testing.running import registered, try_all
+from scalekv_core.testing.running import try_all
 from scalekv_core.testing.strategies import CASES, budgets, geometries, profiles, roles, schedules, views
+from scalekv_core.testing.subjects import registered
 from tests.wrong_strategies.selectors import FirstRow
 
 SUITE = """

@@ -180,12 +180,12 @@ class PatchesTheClass(ToyAdapter):
     """Replaces a method of the class."""
 
     def attach(self, model, source):
-        original = ToyModel._blocks
-        ToyModel._blocks = lambda self, x, cache: original(self, x, cache)
+        original = ToyModel.steps
+        ToyModel.steps = lambda *given: original(*given)
         detach = super().attach(model, source)
 
         def restore():
-            ToyModel._blocks = original
+            ToyModel.steps = original
             detach()
 
         return restore
@@ -238,6 +238,67 @@ class ForgetsTheLastTokens(Wrapping):
                 return super().attend(layer, q, k, v, softmax_scale=softmax_scale)
             out = super().attend(layer, q[:, :, :-1], k[:, :, :-1], v[:, :, :-1], softmax_scale=softmax_scale)
             return torch.cat([out, out[:, :, -1:]], dim=2)
+
+
+@fails("forced_tokens_go_through_the_cache")
+class LeavesOutGivenTokens(ToyAdapter):
+    """Lets the model keep everything itself where tokens are given."""
+
+    def attach(self, model, source):
+        detach, draw = super().attach(model, source), model.draw
+
+        def either(labels, forced=()):
+            if not forced:
+                return draw(labels)
+            compressed, model.new_cache = model.new_cache, ConcatCache
+            try:
+                return draw(labels, forced)
+            finally:
+                model.new_cache = compressed
+
+        def restore():
+            del model.draw
+            detach()
+
+        model.draw = either
+        return restore
+
+
+@fails("closes_after_a_failure")
+class ClosesLate(ToyAdapter):
+    """Closes the cache of an image that failed when the next one attends for the first time."""
+
+    def attach(self, model, source):
+        late = []
+
+        class Late(Through):
+            calls = 0
+
+            def attend(self, layer, q, k, v, *, softmax_scale):
+                for cache in [one for one in late if one is not self.cache]:
+                    late.remove(cache)
+                    cache.close()
+                self.calls += 1
+                return super().attend(layer, q, k, v, softmax_scale=softmax_scale)
+
+            def close(self):
+                if self.calls == 12:
+                    late.remove(self.cache)
+                    super().close()
+
+        def new_cache(schedule):
+            late.append(source.new_cache(schedule))
+            return Late(late[-1])
+
+        before = model.new_cache
+        model.new_cache = new_cache
+
+        def detach():
+            model.new_cache = before
+            while late:
+                late.pop().close()
+
+        return detach
 
 
 @fails("the_whole_cache_is_lossless")

@@ -195,6 +195,17 @@ class CountsFromZero(IntoNearest):
         return super().assign(view, kept)
 
 
+@fails("leaves_indices_alone")
+@frozen
+class NumbersKept(IntoNearest):
+    """Numbers the kept tokens where their indices are."""
+
+    def assign(self, view, kept):
+        target = super().assign(view, kept)
+        kept.copy_(torch.arange(kept.shape[2]).expand_as(kept))
+        return target
+
+
 @fails("stays_on_the_device")
 @frozen
 class TokenByToken(IntoNearest):

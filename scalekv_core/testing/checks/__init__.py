@@ -1,7 +1,7 @@
-"""The promises: one module per kind of strategy, one plain function per promise, callable by hand on one case.
+"""The checks: one module or a few per kind of strategy, one plain function per check, callable by hand on one case.
 
-A check takes a factory and, mostly, a case. It returns if the promise is kept, raises AssertionError with a sentence if
-it is broken, and NotApplicable where the case does not bear on it. Nothing here needs Hypothesis or pytest.
+A check takes a factory and, mostly, a case. It returns if all is well, raises AssertionError with a sentence if not,
+and NotApplicable where the case does not bear on it. Nothing here needs Hypothesis or pytest.
 
 >>> from scalekv_core.testing.cases import ViewCase
 >>> from scalekv_core.testing.toy import Latest
@@ -10,28 +10,42 @@ it is broken, and NotApplicable where the case does not bear on it. Nothing here
 
 from scalekv_core.testing.checks import (
     adapters,
+    adapters_attached,
+    adapters_failing,
     allocators,
     claims,
     classifiers,
     codecs,
+    codecs_apart,
     mergers,
     metrics,
     models,
     policies,
+    policies_apart,
+    policies_cached,
     selectors,
+    viewers,
+    viewers_cost,
 )
 from scalekv_core.testing.common import NotApplicable
 
 __all__ = [
     "NotApplicable",
     "adapters",
+    "adapters_attached",
+    "adapters_failing",
     "allocators",
     "claims",
     "classifiers",
     "codecs",
+    "codecs_apart",
     "mergers",
     "metrics",
     "models",
     "policies",
+    "policies_apart",
+    "policies_cached",
     "selectors",
+    "viewers",
+    "viewers_cost",
 ]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +11,12 @@ from torch import Tensor, nn
 from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.session.session import Session, attached
+from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.testing.cases import GenerationCase
-from scalekv_core.testing.common import NeverApplies, NotApplicable, all_same, check_randomness, made_on_few, same_bits
-from scalekv_core.testing.manners import quietly
-from scalekv_core.testing.state import Contents
-from scalekv_core.testing.testmodels import TestModel, differences, inside, shared
+from scalekv_core.testing.common import NeverApplies, NotApplicable, all_same, made_on_few, same_bits
+from scalekv_core.testing.testmodels import TestModel, differences, inside
 from scalekv_core.testing.toy import Even, Latest, ToyModel
-from scalekv_core.testing.watching import FAILURES, CtrlC, Inside, Lines, Steps, Watch, stored_bytes, watched
+from scalekv_core.testing.watching import Watch, stored_bytes, watched
 
 Make = Callable[[], ModelAdapter]
 
@@ -29,21 +25,6 @@ def start(make: Make, test_model: TestModel) -> tuple[ModelAdapter, Any, nn.Modu
     """A new adapter, a new test model, and the module in it."""
     loaded = test_model.load()
     return make(), loaded, test_model.module(loaded)
-
-
-def generate_until_it_stops(test_model: TestModel, loaded: Any, case: GenerationCase) -> None:
-    """An image that fails in the middle; what went wrong has to come through."""
-    try:
-        test_model.generated(loaded, case.rows, case.seed)
-    except FAILURES:
-        return
-    raise AssertionError("an exception in the middle of an image does not reach the caller")
-
-
-def middle(adapter: ModelAdapter, module: nn.Module, case: GenerationCase) -> int:
-    """The call at which this case stops, always one that happens."""
-    geometry = adapter.geometry(module)
-    return case.stop % (geometry.layers * len(geometry.schedule))
 
 
 class _LookAlike(nn.Module):
@@ -102,9 +83,14 @@ def check_geometry_is_true(make: Make, test_model: TestModel, case: GenerationCa
 def check_every_map_reaches_the_cache(make: Make, test_model: TestModel, case: GenerationCase) -> None:
     """Every layer hands over every map, whole, once and in order: a policy that is never asked is no policy."""
     adapter, loaded, module = start(make, test_model)
-    geometry, watch = adapter.geometry(module), Watch()
+    watch = Watch()
     with watched(adapter, module, watch):
         test_model.generated(loaded, case.rows, case.seed)
+    _assert_whole(watch, adapter.geometry(module))
+
+
+def _assert_whole(watch: Watch, geometry: CacheGeometry) -> None:
+    """Every image handed over every map of every layer."""
     expected = [(layer, n) for n in geometry.schedule.tokens for layer in range(geometry.layers)]
     assert watch.calls, "no image asked for a cache"
     for calls in watch.calls:
@@ -115,6 +101,21 @@ def check_every_map_reaches_the_cache(make: Make, test_model: TestModel, case: G
         )
 
 
+@made_on_few(2)
+def check_forced_tokens_go_through_the_cache(make: Make, test_model: TestModel, case: GenerationCase) -> None:
+    """Also where the tokens of the first scales are given, or of all: a prefix is no reason to leave out the cache."""
+    if test_model.force is None:
+        raise NeverApplies("its test model has no force, which generates from given tokens")
+    adapter, loaded, module = start(make, test_model)
+    geometry, last = adapter.geometry(module), len(adapter.geometry(module).schedule)
+    for scales in sorted({1, 1 + case.stop % last, last}):
+        expected, watch = test_model.forced(loaded, case.rows, case.seed, scales), Watch()
+        with watched(adapter, module, watch):
+            actual = test_model.forced(loaded, case.rows, case.seed, scales)
+        assert all_same(expected, actual), f"with the tokens of {scales} of {last} scales given it is another image"
+        _assert_whole(watch, geometry)
+
+
 def check_closes_its_caches(make: Make, test_model: TestModel, case: GenerationCase) -> None:
     """The cache of an image that is done is closed, once, and nothing holds on to it."""
     adapter, loaded, module = start(make, test_model)
@@ -123,25 +124,6 @@ def check_closes_its_caches(make: Make, test_model: TestModel, case: GenerationC
         test_model.generated(loaded, case.rows, case.seed)
         assert [1] * len(watch.calls) == watch.closed, f"the image is done; its cache was closed {watch.closed} times"
         assert not watch.alive, "the image is done, and something still holds its cache"
-
-
-def check_closes_after_a_failure(make: Make, test_model: TestModel, case: GenerationCase) -> None:
-    """So is the cache of an image that failed or was interrupted by Ctrl-C: by the next image, or by detaching, at the latest."""
-    adapter, loaded, module = start(make, test_model)
-    for failure in FAILURES:
-        for then in ("the next image", "detaching"):
-            watch = Watch(stop=middle(adapter, module, case), failure=failure)
-            with watched(adapter, module, watch):
-                generate_until_it_stops(test_model, loaded, case)
-                if then == "the next image":
-                    test_model.generated(loaded, case.rows, case.seed)
-                    _assert_closed(watch, f"after {_in_words(failure)} and {then}")
-            _assert_closed(watch, f"after {_in_words(failure)} and {then}")
-
-
-def _assert_closed(watch: Watch, when: str) -> None:
-    assert all(watch.closed), f"{when} the cache of the image that failed is not closed"
-    assert not watch.alive, f"{when} something still holds the cache of an image"
 
 
 def check_the_whole_cache_is_lossless(make: Make, test_model: TestModel, case: GenerationCase) -> None:
@@ -216,163 +198,6 @@ def check_the_model_stores_nothing(make: Make, test_model: TestModel, case: Gene
     )
 
 
-def check_restores_exactly(make: Make, test_model: TestModel, case: GenerationCase) -> None:
-    """After detaching the instance is what it was: attributes, hooks, weights; whether an image was generated or not."""
-    adapter, loaded, module = start(make, test_model)
-    before = Inside.of(test_model, loaded, module, case)
-    for images in (0, 1):
-        with watched(adapter, module, Watch()):
-            for _ in range(images):
-                test_model.generated(loaded, case.rows, case.seed)
-        changed = before.changes(module)
-        assert not changed, f"after {images} images and detaching {changed[0]} ({len(changed)} differences)"
-
-
-def check_restores_modes(make: Make, test_model: TestModel) -> None:
-    """Also of a model that is being trained: parts in training mode stay in it, frozen weights stay frozen."""
-    adapter, _, module = start(make, test_model)
-    for training in (True, False):
-        module.train(training)
-        for i, part in enumerate(module.children()):
-            part.train(training if i % 2 else not training)
-        for i, weight in enumerate(module.parameters()):
-            weight.requires_grad_(bool(i % 2))
-        before = inside(module)
-        with watched(adapter, module, Watch()):
-            pass
-        changed = differences(before, inside(module))
-        assert not changed, f"after attaching and detaching {changed[0]} ({len(changed)} differences)"
-
-
-def check_restores_after_an_exception(make: Make, test_model: TestModel, case: GenerationCase) -> None:
-    """Also when an image fails in the middle: nothing is left in the model, and nothing holds the image's cache."""
-    adapter, loaded, module = start(make, test_model)
-    expected, before = test_model.generated(loaded, case.rows, case.seed), Inside.of(test_model, loaded, module, case)
-    for failure in FAILURES:
-        watch = Watch(stop=middle(adapter, module, case), failure=failure)
-        with watched(adapter, module, watch):
-            generate_until_it_stops(test_model, loaded, case)
-        changed, how = before.changes(module), f"after {_in_words(failure)} in the middle of an image and detaching"
-        assert not changed, f"{how} {changed[0]} ({len(changed)} differences)"
-        assert not watch.alive, f"{how} something still holds the image's cache"
-        assert all_same(expected, test_model.generated(loaded, case.rows, case.seed)), f"{how} images are other ones"
-
-
-def check_goes_on_after_an_exception(make: Make, test_model: TestModel, case: GenerationCase) -> None:
-    """The image after one that failed starts from nothing, while the adapter is still attached."""
-    adapter, loaded, module = start(make, test_model)
-    expected = test_model.generated(loaded, case.rows, case.seed)
-    for failure in FAILURES:
-        watch = Watch(stop=middle(adapter, module, case), failure=failure)
-        with watched(adapter, module, watch):
-            generate_until_it_stops(test_model, loaded, case)
-            begun, how = len(watch.calls), f"after {_in_words(failure)} the next image"
-            assert all_same(expected, test_model.generated(loaded, case.rows, case.seed)), f"{how} is another one"
-            assert len(watch.calls) > begun, f"{how} goes on with the cache of the one that failed"
-
-
-def check_fails_cleanly_anywhere(make: Make, test_model: TestModel, case: GenerationCase) -> None:
-    """An image that fails outside of attention, before, between and after its calls, leaves no more behind."""
-    adapter, loaded, module = start(make, test_model)
-    expected, before = test_model.generated(loaded, case.rows, case.seed), Inside.of(test_model, loaded, module, case)
-    with watched(adapter, module, Watch()), Steps() as steps:
-        test_model.generated(loaded, case.rows, case.seed)
-    stops = {steps.taken - 1, *((case.stop + 1000 * part // 5) % 1000 * steps.taken // 1000 for part in range(5))}
-    for i, stop in enumerate(sorted(stops)):
-        failure, watch = FAILURES[(i + case.seed) % 2], Watch()
-        how = f"after {_in_words(failure)} at step {stop} of {steps.taken} of an image"
-        with watched(adapter, module, watch):
-            with Steps(stop, failure):
-                generate_until_it_stops(test_model, loaded, case)
-            assert all_same(expected, test_model.generated(loaded, case.rows, case.seed)), (
-                f"{how} the next is another one"
-            )
-        _assert_closed(watch, how)
-        changed = before.changes(module)
-        assert not changed, f"{how} and detaching {changed[0]} ({len(changed)} differences)"
-
-
-def check_is_attached_all_or_nothing(make: Make, test_model: TestModel) -> None:
-    """Ctrl-C between any two steps of attaching or detaching leaves the model as it was.
-
-    It may come to nothing where the step was the last one; what counts is that no half of the adapter stays in the model.
-    """
-    adapter, _, module = start(make, test_model)
-    lossless = Policy(name="lossless", allocator=Even(), selector=Latest(), budget="100%")
-    session, before = Session(module, adapter, lossless), inside(module)
-    with Lines() as lines, attached(module, adapter, session, "the kit"):
-        pass
-    every = max(1, lines.taken // 40)
-    for stop in [*range(0, lines.taken, every), *range(max(0, lines.taken - 3), lines.taken)]:
-        with contextlib.suppress(CtrlC), Lines(stop), attached(module, adapter, session, "the kit"):
-            pass
-        changed = differences(before, inside(module))
-        assert not changed, (
-            f"after Ctrl-C at step {stop} of {lines.taken} of attaching and detaching {changed[0]} "
-            f"({len(changed)} differences)"
-        )
-
-
-def check_leaves_classes_alone(make: Make, test_model: TestModel, case: GenerationCase) -> None:
-    """Only the instance is touched: classes, modules and torch stay as they are, and another instance works as always."""
-    adapter, _, module = start(make, test_model)
-    other, watch = test_model.load(), Watch()
-    expected, before = test_model.generated(other, case.rows, case.seed), shared(module)
-    detach = adapter.attach(module, watch)
-    try:
-        changed = differences(before, shared(module))
-        assert not changed, f"attaching patches what other models use: {changed[0]}"
-        actual = test_model.generated(other, case.rows, case.seed)
-        assert not watch.calls, "another instance of the model uses this one's cache"
-        assert all_same(expected, actual), "another instance of the model gives other images while this one is attached"
-    finally:
-        detach()
-    changed = differences(before, shared(module))
-    assert not changed, f"detaching patches what other models use: {changed[0]}"
-
-
-@made_on_few(2)
-def check_serves_two_models(make: Make, test_model: TestModel, case: GenerationCase) -> None:
-    """One adapter attached to two models serves both, each with caches of its own, and lets go of them in any order."""
-    adapter = make()
-    loaded = [test_model.load() for _ in range(2)]
-    modules, watches = [test_model.module(one) for one in loaded], [Watch(), Watch()]
-    expected = [test_model.generated(one, case.rows, case.seed + i) for i, one in enumerate(loaded)]
-    before = [Inside.of(test_model, one, module, case) for one, module in zip(loaded, modules, strict=True)]
-    with contextlib.ExitStack() as second:
-        with watched(adapter, modules[0], watches[0]):
-            second.enter_context(watched(adapter, modules[1], watches[1]))
-            for i in (0, 1, 0):
-                _assert_generates(test_model, loaded[i], case, i, expected[i], "of two attached models number")
-        _assert_generates(test_model, loaded[1], case, 1, expected[1], "when the other is detached, model")
-    for i, images in enumerate((2, 2)):
-        begun = len(watches[i].calls)
-        assert begun == images, f"two models were attached; number {i} began {begun} caches for {images} images"
-        changed = before[i].changes(modules[i])
-        assert not changed, f"after two models were attached and detached, in number {i} {changed[0]}"
-
-
-def _assert_generates(
-    test_model: TestModel, loaded: Any, case: GenerationCase, i: int, expected: list[Tensor], which: str
-) -> None:
-    actual = test_model.generated(loaded, case.rows, case.seed + i)
-    assert all_same(expected, actual), f"{which} {i} gives another image"
-
-
-def check_lets_go(make: Make, test_model: TestModel) -> None:
-    """After detaching the adapter holds neither the model nor the source of its caches."""
-    adapter, loaded, module = start(make, test_model)
-    untouched, watch = Contents.of(adapter), Watch()
-    with watched(adapter, module, watch):
-        test_model.generated(loaded, 1, 0)
-    changed = untouched.changes(Contents.of(adapter))
-    references = {"the model": weakref.ref(module)}
-    del loaded, module, watch
-    gc.collect()
-    held = [name for name, reference in references.items() if reference() is not None]
-    assert not held or not changed, f"after detaching the adapter still holds {held[0]}, in {changed[0]}"
-
-
 def check_holds_what_was_planned(make: Make, test_model: TestModel, case: GenerationCase) -> None:
     """Under a budget tokens are dropped, and after every scale resident bytes are planned bytes."""
     adapter, loaded, module = start(make, test_model)
@@ -386,41 +211,3 @@ def check_holds_what_was_planned(make: Make, test_model: TestModel, case: Genera
     if not any(image.planned.plan.drops for image in session.report().images):
         raise NotApplicable("the model is too small for this budget to drop anything")
     session.check_used()
-
-
-def check_ignores_global_randomness(make: Make, test_model: TestModel) -> None:
-    """Attaching and detaching move no global generator."""
-    adapter, _, module = start(make, test_model)
-
-    def attach_and_detach() -> list[Tensor]:
-        with watched(adapter, module, Watch()):
-            return []
-
-    check_randomness(attach_and_detach)
-
-
-def check_is_quiet(make: Make, test_model: TestModel) -> None:
-    """It prints nothing, warns of nothing, and leaves the settings of torch and of the process alone."""
-    adapter, loaded, module = start(make, test_model)
-    unmodified = _complaint(lambda: test_model.generated(loaded, 1, 0))
-
-    def generate() -> list[Tensor]:
-        with watched(adapter, module, Watch()):
-            return test_model.generated(loaded, 1, 0)
-
-    complaint = _complaint(generate)
-    assert complaint is None or complaint == unmodified, (
-        complaint
-    )  # what the model itself does is not the adapter's fault
-
-
-def _complaint(act: Callable[[], list[Tensor]]) -> str | None:
-    try:
-        quietly(act)
-    except AssertionError as error:
-        return str(error).splitlines()[0]
-    return None
-
-
-def _in_words(failure: type[BaseException]) -> str:
-    return "Ctrl-C" if failure is CtrlC else "an exception"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.testing import real_sizes
 from scalekv_core.testing.cases import PlanCase
 from scalekv_core.testing.checks import options
+from scalekv_core.testing.checks.remembering import forgotten, keeps_nothing, remembers_nothing, repeats
 from scalekv_core.testing.common import (
     Blocked,
     NeverApplies,
@@ -31,9 +33,8 @@ from scalekv_core.testing.common import (
     only_if,
     refused,
 )
-from scalekv_core.testing.elsewhere import digests, elsewhere
+from scalekv_core.testing.elsewhere import agrees_elsewhere
 from scalekv_core.testing.manners import quietly
-from scalekv_core.testing.state import Contents
 
 Make = Callable[[], BudgetAllocator]
 SECONDS = 1.0
@@ -163,16 +164,12 @@ def check_rows_do_not_matter(make: Make, case: PlanCase) -> None:
 
 def check_repeats_itself(make: Make, case: PlanCase) -> None:
     """The same question gets the same plan, from the same and from an equal allocator."""
-    allocator = make()
-    first = held(allocator, case)
-    assert all_same(first, held(allocator, case)), "the second call gives another plan"
-    assert all_same(first, held(make(), case)), "an equal allocator gives another plan"
+    repeats(make, lambda allocator: held(allocator, case), "another plan")
 
 
 def check_remembers_nothing(make: Make, case: PlanCase) -> None:
     """The plan does not depend on what was asked before: other models, roles, schedules and budgets change nothing."""
     allocator = make()
-    untouched = Contents.of(allocator)
     others = (
         evolve(case, seed=case.seed + 1),
         evolve(case, seed=case.seed + 1, spread="one", roles="drafter,refiner"),
@@ -180,31 +177,20 @@ def check_remembers_nothing(make: Make, case: PlanCase) -> None:
         evolve(case, layers=case.layers + 1, heads=case.heads + 1, budget="100%"),
         PlanCase(),
     )
-    try:
-        first = held(allocator, case)
-        for other in others:
-            untouched.restore()
-            with contextlib.suppress(Exception):  # what it is not for is another check's business
-                allocator.allocate(other.geometry, other.layer_roles(), slots_of(other))
-            assert all_same(first, held(allocator, case)), "after a plan for another model it gives another plan"
-    finally:
-        untouched.restore()
+
+    def ask(other: PlanCase) -> None:
+        with contextlib.suppress(Exception):  # what it is not for is another check's business
+            allocator.allocate(other.geometry, other.layer_roles(), slots_of(other))
+
+    remembers_nothing(allocator, lambda: held(allocator, case), [partial(ask, one) for one in others], "another plan")
 
 
 @made_on_few(5, real_sizes=1)
 def check_keeps_nothing(make: Make, case: PlanCase) -> None:
     """Nothing of a plan stays in the allocator, its class or its module; only what the model's shape decides may."""
     allocator = make()
-    untouched = Contents.of(allocator)
-    try:
-        for seed in (0, 1):
-            held(allocator, evolve(case, seed=case.seed + seed))
-        before = Contents.of(allocator)
-        held(allocator, evolve(case, seed=case.seed + 2))
-        changed = before.changes(Contents.of(allocator))
-        assert not changed, f"every plan changes what {changed[0]} holds"
-    finally:
-        untouched.restore()
+    with forgotten(allocator):
+        keeps_nothing(allocator, lambda seed: held(allocator, evolve(case, seed=case.seed + seed)), "plan")
 
 
 def check_ignores_global_randomness(make: Make, case: PlanCase) -> None:
@@ -245,9 +231,7 @@ def check_another_process_agrees(make: Make) -> None:
     if make().only_for:
         raise NeverApplies("it is for the roles of one classifier")
     cases = [evolve(case, budget=budget) for case in real_sizes.plans()[:2] for budget in ("10%", "100%")]
-    assert digests(held, make, cases) == elsewhere(held, make, cases), (
-        "another process gets another plan: it depends on the hash of a text, on an id or on the clock"
-    )
+    agrees_elsewhere(held, make, cases, "gives another plan")
 
 
 def _for(geometry: CacheGeometry, budget: str) -> PlanCase:

@@ -16,8 +16,8 @@ from scalekv_core.contracts.strategies import ScoringSelector
 from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import ViewCase
-from scalekv_core.testing.checks.selectors import Make, answer, keep_of, seen_by, view_of
-from scalekv_core.testing.checks.views import mapped
+from scalekv_core.testing.checks.asking import answer, keep_of, mapped, seen_by, view_of
+from scalekv_core.testing.checks.selectors import Make
 from scalekv_core.testing.common import Blocked, NotApplicable, all_same, only_if
 
 ROOM = 24

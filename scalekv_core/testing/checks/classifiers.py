@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from scalekv_core.contracts.strategies import LayerClassifier
 from scalekv_core.testing import real_sizes
 from scalekv_core.testing.cases import ProfileCase
 from scalekv_core.testing.checks import options
+from scalekv_core.testing.checks.remembering import forgotten, keeps_nothing, remembers_nothing, repeats
 from scalekv_core.testing.common import (
     Blocked,
     NeverApplies,
@@ -26,9 +28,8 @@ from scalekv_core.testing.common import (
     only_if,
     refused,
 )
-from scalekv_core.testing.elsewhere import digests, elsewhere
+from scalekv_core.testing.elsewhere import agrees_elsewhere
 from scalekv_core.testing.manners import quietly
-from scalekv_core.testing.state import Contents
 
 Make = Callable[[], LayerClassifier]
 
@@ -112,47 +113,34 @@ def check_rows_do_not_matter(make: Make, case: ProfileCase) -> None:
 
 def check_repeats_itself(make: Make, case: ProfileCase) -> None:
     """The same question gets the same roles, from the same and from an equal classifier."""
-    classifier = make()
-    first = labels(classifier, case)
-    assert all_same(first, labels(classifier, case)), "the second call gives other roles"
-    assert all_same(first, labels(make(), case)), "an equal classifier gives other roles"
+    repeats(make, lambda classifier: labels(classifier, case), "other roles")
 
 
 def check_remembers_nothing(make: Make, case: ProfileCase) -> None:
     """Roles do not depend on what was asked before: other profiles, of this model or another, change nothing."""
     classifier = make()
-    untouched = Contents.of(classifier)
     others = (
         evolve(case, seed=case.seed + 1),
         evolve(case, seed=case.seed + 2, content="peaked"),
         evolve(case, layers=case.layers + 1, seed=case.seed + 1),
         ProfileCase(),
     )
-    try:
-        first = labels(classifier, case)
-        for other in others:
-            untouched.restore()
-            with contextlib.suppress(Exception):  # what it is not for is another check's business
-                labels(classifier, other)
-            assert all_same(first, labels(classifier, case)), "after another model or profile it gives other roles"
-    finally:
-        untouched.restore()
+
+    def ask(other: ProfileCase) -> None:
+        with contextlib.suppress(Exception):  # what it is not for is another check's business
+            labels(classifier, other)
+
+    remembers_nothing(
+        classifier, lambda: labels(classifier, case), [partial(ask, one) for one in others], "other roles"
+    )
 
 
 @made_on_few(5, real_sizes=1)
 def check_keeps_nothing(make: Make, case: ProfileCase) -> None:
     """Nothing of a profile stays in the classifier, its class or its module; only what the model's shape decides may."""
     classifier = make()
-    untouched = Contents.of(classifier)
-    try:
-        for seed in (0, 1):
-            labels(classifier, evolve(case, seed=case.seed + seed))
-        before = Contents.of(classifier)
-        labels(classifier, evolve(case, seed=case.seed + 2))
-        changed = before.changes(Contents.of(classifier))
-        assert not changed, f"every profile changes what {changed[0]} holds"
-    finally:
-        untouched.restore()
+    with forgotten(classifier):
+        keeps_nothing(classifier, lambda seed: labels(classifier, evolve(case, seed=case.seed + seed)), "profile")
 
 
 def check_ignores_global_randomness(make: Make, case: ProfileCase) -> None:
@@ -181,10 +169,7 @@ def check_another_process_agrees(make: Make) -> None:
     """The same profile gets the same roles tomorrow: hashes of texts, ids and the clock are others in every process."""
     if make().only_for:
         raise NeverApplies("it is for other models")
-    cases = real_sizes.profiles()[:2]
-    assert digests(labels, make, cases) == elsewhere(labels, make, cases), (
-        "another process gives other roles: it depends on the hash of a text, on an id or on the clock"
-    )
+    agrees_elsewhere(labels, make, real_sizes.profiles()[:2], "gives other roles")
 
 
 @made_on_few(3)

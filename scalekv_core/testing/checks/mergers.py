@@ -9,61 +9,12 @@ from torch import Tensor
 
 from scalekv_core import ops
 from scalekv_core.contracts.strategies import TokenMerger
-from scalekv_core.contracts.view import CacheView
-from scalekv_core.testing.cases import ImageCase, ViewCase
-from scalekv_core.testing.checks import options, views, whole
-from scalekv_core.testing.common import Blocked, check_value, made_on_few, only_if, refused, rounding, same_bits
+from scalekv_core.testing.cases import ViewCase
+from scalekv_core.testing.checks import options
+from scalekv_core.testing.checks.asking import counts_of, kept_of, targets, weights
+from scalekv_core.testing.common import Blocked, made_on_few, only_if, refused, rounding, same_bits
 
 Make = Callable[[], TokenMerger]
-
-
-def kept_of(view: CacheView, case: ViewCase) -> Tensor:
-    """(B, H, keep) tokens that are kept: in every row and head others, that depend on its keys alone."""
-    score = view.k.float().sum(dim=-1) * (1 + view.positions % 3) + view.positions % 5
-    return ops.top_tokens(score, case.keep)
-
-
-def targets(merger: TokenMerger, case: ViewCase, view: CacheView, kept: Tensor | None = None) -> list[Tensor]:
-    """Where every token goes; Blocked if that is of another form, which one check is about."""
-    target = merger.assign(view, kept_of(view, case) if kept is None else kept)
-    if not isinstance(target, Tensor) or target.shape != view.positions.shape or target.dtype != torch.int64:
-        raise Blocked("assigns_every_token", f"it returned {refused(target)}")
-    return [target]
-
-
-def weights(merger: TokenMerger, view: CacheView) -> list[Tensor]:
-    """What every token weighs, if that is not what it counts; Blocked if that is of another form, as above."""
-    weight = merger.weights(view)
-    if weight is None:
-        return []
-    if not isinstance(weight, Tensor) or weight.shape != view.positions.shape or weight.dtype != torch.float32:
-        raise Blocked("weights_are_positive", f"its weights are {refused(weight)}")
-    return [weight]
-
-
-def counts_of(view: CacheView) -> Tensor:
-    """(B, H, N) how many tokens each one stands for."""
-    return torch.ones_like(view.k[..., 0], dtype=torch.float32) if view.counts is None else view.counts
-
-
-def answer(merger: TokenMerger, case: ViewCase, view: CacheView) -> list[Tensor]:
-    """Where every token goes, and its weight if it has one."""
-    return targets(merger, case, view) + weights(merger, view)
-
-
-def asked(make: Make) -> views.Questions:
-    """How mergers are asked."""
-    return views.Questions(make, lambda _, case: case.view(), answer)
-
-
-def answer_anew(merger: TokenMerger, case: ViewCase) -> list[Tensor]:
-    """What it answers to the view of a case."""
-    return answer(merger, case, case.view())
-
-
-def check_is_a_value(make: Make) -> None:
-    """A frozen attrs class without tensors: one merger can serve many models at once."""
-    check_value(make)
 
 
 @made_on_few(1, real_sizes=4)
@@ -156,92 +107,16 @@ def check_drops_what_it_says(make: Make, case: ViewCase) -> None:
     assert not folded, f"it says drops = True and folds {folded} tokens"
 
 
-def check_rows_permute(make: Make, case: ViewCase) -> None:
-    """Rows in another order get the answers in that order: an image does not depend on its place in the batch."""
-    views.rows_permute(asked(make), case)
-
-
-def check_rows_are_apart(make: Make, case: ViewCase) -> None:
-    """A row gets the same answer alone and in a batch: an image does not depend on the images beside it."""
-    views.rows_alone(asked(make), case)
-
-
-def check_heads_are_apart(make: Make, case: ViewCase) -> None:
-    """A head gets the same answer alone and in a group: the cache decides which heads are stored together."""
-    views.heads_alone(asked(make), case)
-
-
-def check_repeats_itself(make: Make, case: ViewCase) -> None:
-    """The same view gets the same answer, from the same and from an equal merger, with and without gradients."""
-    views.repeats(asked(make), case)
-
-
-@made_on_few(2)
-def check_remembers_nothing(make: Make, case: ViewCase) -> None:
-    """The answer does not depend on what was asked before: other images, batches, layers and schedules change nothing."""
-    views.remembers_nothing(asked(make), case)
-
-
-@made_on_few(10, real_sizes=1)
-def check_keeps_nothing(make: Make, case: ViewCase) -> None:
-    """No tensor and no number of an image stays in the merger, its class or its module: that is memory, or state."""
-    views.keeps_nothing(asked(make), case)
-
-
-@made_on_few(4, real_sizes=0)
-def check_images_do_not_mix(make: Make, case: ImageCase) -> None:
-    """Two images that are generated alternately are what they are one after the other."""
-    whole.images_do_not_mix(lambda: whole.policy_around(make()), case)
-
-
-@made_on_few(10, real_sizes=0)
-def check_nothing_is_hoarded(make: Make, case: ImageCase) -> None:
-    """While an image is generated, no key or value of an earlier scale stays in memory beside the cache."""
-    whole.nothing_is_hoarded(lambda: whole.policy_around(make()), case)
-
-
-def check_ignores_global_randomness(make: Make, case: ViewCase) -> None:
-    """Global generators are neither read nor moved: seeds belong to the user's sampling."""
-    views.ignores_randomness(asked(make), case)
-
-
-def check_leaves_its_input_alone(make: Make, case: ViewCase) -> None:
-    """Keys, values and positions are the cache's; nothing of a view, and no index of a kept token, is written to."""
-    views.leaves_its_input(asked(make), case)
-    view = case.view()
+def check_leaves_indices_alone(make: Make, case: ViewCase) -> None:
+    """The indices of kept tokens are not written to, and its answer is no view of them."""
+    merger, view = make(), case.view()
     kept = kept_of(view, case)
     untouched = kept.clone()
-    answered = targets(make(), case, view, kept)[0]
+    answered = targets(merger, case, view, kept)[0]
     assert same_bits(untouched, kept), "it writes to the indices of the tokens that are kept"
     assert answered.untyped_storage().data_ptr() != kept.untyped_storage().data_ptr(), (
         "its answer is a view of its input"
     )
-
-
-def check_stays_on_the_device(make: Make, case: ViewCase) -> None:
-    """It never asks what a tensor holds and makes no tensor elsewhere, so that the host need not wait for the device."""
-    views.stays_on_the_device(asked(make), case)
-
-
-def check_memory_is_linear(make: Make) -> None:
-    """Temporary memory grows with the cached tokens, not with their square: at 1024 x 1024 there are 6,425 in each head."""
-    views.memory_is_linear(asked(make))
-
-
-def check_is_quick(make: Make) -> None:
-    """At the size of a published model it answers within a second: it is asked some hundred times for each image."""
-    views.is_quick(asked(make))
-
-
-@made_on_few(10, real_sizes=0)
-def check_is_quiet(make: Make, case: ViewCase) -> None:
-    """It prints nothing, warns of nothing, and leaves the settings of torch and of the process alone."""
-    views.is_quiet(asked(make), case)
-
-
-def check_another_process_agrees(make: Make) -> None:
-    """The same seed gives the same image tomorrow: hashes of texts, ids and the clock are others in every process."""
-    views.agrees_elsewhere(make, answer_anew)
 
 
 @made_on_few(3)

@@ -179,16 +179,19 @@ def check_sampling_is_followed(make: Make, case: GenerationCase) -> None:
 
 @with_weights
 def check_forced_tokens_are_taken(make: Make, case: GenerationCase) -> None:
-    """Given its own tokens it gives the same images and would choose the same: teacher forcing changes nothing else."""
+    """Given its own tokens, of the first scales or of all, it gives the same images and would choose the same."""
     card = make()
     model = card.load()
     free = generated(card, model, seeds_of(case))
-    forced = generated(card, model, seeds_of(case), forced=free.tokens)
-    assert all_same(tensors(free), tensors(forced)), "forced to its own tokens it gives or chooses something else"
     other = [x.roll(1, dims=1) for x in free.tokens]  # each token's neighbour
     given = [x.clone() for x in other]
-    assert all_same(list(generated(card, model, seeds_of(case), forced=other).tokens), other), "it takes other tokens"
-    assert all_same(given, other), "it writes to the tokens that it is forced to"
+    for scales in sorted({1, 1 + case.stop % len(other), len(other)}):
+        forced = generated(card, model, seeds_of(case), forced=free.tokens[:scales])
+        which = f"forced to its own tokens at {scales} of {len(other)} scales"
+        assert all_same(tensors(free), tensors(forced)), f"{which} it gives or chooses something else"
+        taken = generated(card, model, seeds_of(case), forced=other[:scales]).tokens
+        assert all_same(list(taken[:scales]), other[:scales]), "it takes other tokens"
+        assert all_same(given, other), "it writes to the tokens that it is forced to"
 
 
 @with_weights

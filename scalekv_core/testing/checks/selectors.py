@@ -1,4 +1,4 @@
-"""What a token selector promises. Each check can be called by hand: ``check_rows_permute(MySelector, ViewCase(...))``."""
+"""What a token selector promises. Each check can be called by hand: ``check_indices_ascend(MySelector, ViewCase(...))``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ from attrs import evolve
 from torch import Tensor
 
 from scalekv_core.contracts.strategies import ScoringSelector, TokenSelector
-from scalekv_core.contracts.view import CacheView
-from scalekv_core.testing.cases import ImageCase, ViewCase
-from scalekv_core.testing.cases.views import observed
-from scalekv_core.testing.checks import options, views, whole
+from scalekv_core.testing.cases import ViewCase
+from scalekv_core.testing.checks import options
+from scalekv_core.testing.checks.asking import ask, keep_of, seen_by, view_of
 from scalekv_core.testing.common import (
-    Blocked,
     NotApplicable,
-    Refused,
-    check_value,
     made_on_few,
     only_if,
     refused,
@@ -26,47 +22,6 @@ from scalekv_core.testing.common import (
 from scalekv_core.testing.real_sizes import INFINITY_1M, VAR_256, WIDE
 
 Make = Callable[[], TokenSelector]
-
-
-def keep_of(selector: TokenSelector, case: ViewCase, view: CacheView) -> int:
-    """How many tokens it is asked to keep: what the case says, but not less than it can work with."""
-    keep = max(case.keep, selector.least(view.schedule, view.scale))
-    if keep >= view.tokens:
-        raise Refused(f"it keeps at least {keep}; there are {view.tokens}")
-    return keep
-
-
-def seen_by(selector: TokenSelector, view: CacheView) -> CacheView:
-    """The view as ``select`` sees it: with the statistics brought up to date."""
-    return evolve(view, statistics=observed(selector, view)) if selector.statistics else view
-
-
-def answer(selector: TokenSelector, case: ViewCase, view: CacheView) -> list[Tensor]:
-    """Statistics and indices; Blocked if the indices are of another form, which one check is about."""
-    seen, keep = seen_by(selector, view), keep_of(selector, case, view)
-    kept = selector.select(seen, keep)
-    if not isinstance(kept, Tensor) or kept.shape != (*view.k.shape[:2], keep):
-        raise Blocked("fills_its_capacity", f"it returned {refused(kept)}")
-    return [*(seen.statistics[name] for name in selector.statistics), kept]
-
-
-def view_of(selector: TokenSelector, case: ViewCase) -> CacheView:
-    return case.view(selector)
-
-
-def asked(make: Make) -> views.Questions:
-    """How selectors are asked."""
-    return views.Questions(make, view_of, answer)
-
-
-def answer_anew(selector: TokenSelector, case: ViewCase) -> list[Tensor]:
-    """What it answers to the view of a case."""
-    return answer(selector, case, view_of(selector, case))
-
-
-def check_is_a_value(make: Make) -> None:
-    """A frozen attrs class without tensors: one selector can serve many models at once."""
-    check_value(make)
 
 
 @made_on_few(1, real_sizes=5)
@@ -85,20 +40,20 @@ def check_fills_its_capacity(make: Make, case: ViewCase) -> None:
 
 def check_indices_are_in_range(make: Make, case: ViewCase) -> None:
     """Every index names one of the view's N tokens."""
-    kept = answer_anew(make(), case)[-1]
+    kept = ask(make(), case)[-1]
     low, high = int(kept.min()), int(kept.max())
     assert 0 <= low <= high < case.tokens, f"its indices go from {low} to {high}; there are {case.tokens} tokens"
 
 
 def check_indices_are_unique(make: Make, case: ViewCase) -> None:
     """No token is kept twice: the second one would be paid for and double its weight in attention."""
-    kept = answer_anew(make(), case)[-1].sort(dim=-1).values
+    kept = ask(make(), case)[-1].sort(dim=-1).values
     assert bool((kept.diff(dim=-1) != 0).all()), "an index occurs twice"
 
 
 def check_indices_ascend(make: Make, case: ViewCase) -> None:
     """Kept tokens are in the order of the sequence, which positions and quotas rely on."""
-    kept = answer_anew(make(), case)[-1]
+    kept = ask(make(), case)[-1]
     assert bool((kept.diff(dim=-1) >= 0).all()), "the indices are not ascending"
 
 
@@ -187,86 +142,6 @@ def _check_scores(make: Make, case: ViewCase) -> None:
     assert not bool(scores.isnan().any()), (
         f"score returned nan for {case.content} tokens, although every dot product is finite"
     )
-
-
-def check_rows_permute(make: Make, case: ViewCase) -> None:
-    """Rows in another order get the answers in that order: an image does not depend on its place in the batch."""
-    views.rows_permute(asked(make), case)
-
-
-def check_rows_are_apart(make: Make, case: ViewCase) -> None:
-    """A row gets the same answer alone and in a batch: an image does not depend on the images beside it."""
-    views.rows_alone(asked(make), case)
-
-
-def check_heads_are_apart(make: Make, case: ViewCase) -> None:
-    """A head gets the same answer alone and in a group: the cache decides which heads are stored together."""
-    views.heads_alone(asked(make), case)
-
-
-def check_repeats_itself(make: Make, case: ViewCase) -> None:
-    """The same view gets the same answer, from the same and from an equal selector, with and without gradients."""
-    views.repeats(asked(make), case)
-
-
-@made_on_few(2)
-def check_remembers_nothing(make: Make, case: ViewCase) -> None:
-    """The answer does not depend on what was asked before: other images, batches, layers and schedules change nothing."""
-    views.remembers_nothing(asked(make), case)
-
-
-@made_on_few(10, real_sizes=1)
-def check_keeps_nothing(make: Make, case: ViewCase) -> None:
-    """No tensor and no number of an image stays in the selector, its class or its module: that is memory, or state."""
-    views.keeps_nothing(asked(make), case)
-
-
-@made_on_few(4, real_sizes=0)
-def check_images_do_not_mix(make: Make, case: ImageCase) -> None:
-    """Two images that are generated alternately are what they are one after the other."""
-    whole.images_do_not_mix(lambda: whole.policy_around(make()), case)
-
-
-@made_on_few(10, real_sizes=0)
-def check_nothing_is_hoarded(make: Make, case: ImageCase) -> None:
-    """While an image is generated, no key or value of an earlier scale stays in memory beside the cache."""
-    whole.nothing_is_hoarded(lambda: whole.policy_around(make()), case)
-
-
-def check_ignores_global_randomness(make: Make, case: ViewCase) -> None:
-    """Global generators are neither read nor moved: seeds belong to the user's sampling."""
-    views.ignores_randomness(asked(make), case)
-
-
-def check_leaves_its_input_alone(make: Make, case: ViewCase) -> None:
-    """Keys, values and positions are the cache's; nothing of a view is written to."""
-    views.leaves_its_input(asked(make), case)
-
-
-def check_stays_on_the_device(make: Make, case: ViewCase) -> None:
-    """It never asks what a tensor holds and makes no tensor elsewhere, so that the host need not wait for the device."""
-    views.stays_on_the_device(asked(make), case)
-
-
-def check_memory_is_linear(make: Make) -> None:
-    """Temporary memory grows with the cached tokens, not with their square: at 1024 x 1024 there are 6,425 in each head."""
-    views.memory_is_linear(asked(make))
-
-
-def check_is_quick(make: Make) -> None:
-    """At the size of a published model it answers within a second: it is asked some hundred times for each image."""
-    views.is_quick(asked(make))
-
-
-@made_on_few(10, real_sizes=0)
-def check_is_quiet(make: Make, case: ViewCase) -> None:
-    """It prints nothing, warns of nothing, and leaves the settings of torch and of the process alone."""
-    views.is_quiet(asked(make), case)
-
-
-def check_another_process_agrees(make: Make) -> None:
-    """The same seed gives the same image tomorrow: hashes of texts, ids and the clock are others in every process."""
-    views.agrees_elsewhere(make, answer_anew)
 
 
 @made_on_few(3)

@@ -16,9 +16,9 @@ from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import CacheCodec, TokenMerger, TokenSelector
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import ImageCase
+from scalekv_core.testing.checks.remembering import forgotten
 from scalekv_core.testing.common import all_same
 from scalekv_core.testing.images import Image
-from scalekv_core.testing.state import Contents
 from scalekv_core.testing.toy import Even, Latest
 
 
@@ -53,8 +53,7 @@ def images_do_not_mix(make: Callable[[], Policy], case: ImageCase) -> None:
     """Two images of one policy value, scale by scale in turns, are what they are one after the other."""
     policy = make()
     case = busy(policy, case)
-    untouched = Contents.of(policy)
-    try:
+    with forgotten(policy) as untouched:
         other = evolve(case, seed=case.seed + 1, rows=case.rows + 1)
         one, two = Image.of(policy, case), Image.of(policy, other)
         expected = one.generate(one.cache()), two.generate(two.cache())
@@ -66,8 +65,6 @@ def images_do_not_mix(make: Callable[[], Policy], case: ImageCase) -> None:
                 outputs += image.generate_scale(cache, scale)
         for name, before, after in zip(("first", "second"), expected, actual, strict=True):
             assert all_same(before, after), f"of two images that are generated alternately the {name} is another one"
-    finally:
-        untouched.restore()
 
 
 def nothing_is_hoarded(make: Callable[[], Policy], case: ImageCase) -> None:
@@ -77,8 +74,7 @@ def nothing_is_hoarded(make: Callable[[], Policy], case: ImageCase) -> None:
     """
     policy = make()
     case = busy(policy, case)
-    untouched = Contents.of(policy)
-    try:
+    with forgotten(policy):
         image = Image.of(policy, case)
         image.generate(image.cache())
         earlier = {id(x): x for x in _tensors()}  # they are held, so that no new tensor gets the id of one that is gone
@@ -98,8 +94,6 @@ def nothing_is_hoarded(make: Callable[[], Policy], case: ImageCase) -> None:
         assert not alive, (
             f"beside the cache {len(alive)} tensors of the model are kept in memory, among them {alive[0]}"
         )
-    finally:
-        untouched.restore()
 
 
 def _tensors() -> list[Tensor]:
