@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from scalekv_adapters.infinity.adapter import InfinityAdapter
-from scalekv_adapters.infinity.card import InfinityCard
+from scalekv_adapters.infinity.card import PublishedInfinityCard
 from scalekv_adapters.infinity.config import PUBLISHED as INFINITIES
 from scalekv_adapters.infinity.official import OfficialInfinityAdapter
 from scalekv_adapters.infinity.tiny.card import TinyInfinityCard
 from scalekv_adapters.judge import Judge
 from scalekv_adapters.var.adapter import VARAdapter
+from scalekv_adapters.var.card import PublishedVARCard
 from scalekv_adapters.var.config import PUBLISHED as VARS
-from scalekv_adapters.var.model import VARCard
 from scalekv_adapters.var.official import OfficialVARAdapter
 from scalekv_adapters.var.tiny.card import TinyVARCard
 from scalekv_core.contracts.adapter import ModelAdapter
@@ -36,8 +36,8 @@ def scalekv_model_adapters() -> Mapping[str, Callable[[], ModelAdapter]]:
 def scalekv_image_models() -> Mapping[str, Callable[[], ModelCard]]:
     return (
         {"var-tiny": TinyVARCard, "infinity-tiny": TinyInfinityCard}
-        | {name: partial(VARCard.published, name) for name in VARS}
-        | {name: partial(InfinityCard.published, name) for name in INFINITIES}
+        | {name: partial(PublishedVARCard.of, name) for name in VARS}
+        | {name: partial(PublishedInfinityCard.of, name) for name in INFINITIES}
     )
 
 

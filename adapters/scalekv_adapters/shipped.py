@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from scalekv_core.errors import InputError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 DERIVED = ("lvl_1L", "attn_bias_for_masking", "zero_k_bias", "mask")
 """Buffers that follow from the sizes; they would be a sixth of var-tiny."""
@@ -19,6 +21,23 @@ DERIVED = ("lvl_1L", "attn_bias_for_masking", "zero_k_bias", "mask")
 def is_stored(name: str) -> bool:
     """Whether a tensor of a state dict is in the file: all but the derived buffers are."""
     return name.rpartition(".")[2] not in DERIVED
+
+
+def shipped(package: str, name: str, make: Callable[[dict[str, Any]], Module]) -> Module:
+    """A network that ships, in evaluation mode and without gradients.
+
+    Args:
+        package: with the file ``<name>.safetensors``.
+        name: of the file.
+        make: builds the network of these sizes.
+
+    Raises:
+        InputError: the weights are those of another network.
+    """
+    sizes, weights = read_shipped(package, name)
+    module = make(sizes)
+    fill_shipped(module, weights)
+    return module
 
 
 def read_shipped(package: str, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -25,3 +25,8 @@ def future_mask(levels: Tensor) -> Tensor:
     """Additive mask (1, 1, L, L) of tokens with these levels (L,): 0 where the query's is no earlier, else -inf."""
     mask = torch.zeros(1, 1, len(levels), len(levels))
     return mask.masked_fill(levels[:, None] < levels[None, :], float("-inf"))
+
+
+def dropped(drop: Tensor | float, batch: int, generator: torch.Generator | None) -> Tensor:
+    """(B,) which prompts say nothing, so that guidance can be learnt: a mask as it is, or each with this probability."""
+    return drop if isinstance(drop, Tensor) else torch.rand(batch, generator=generator) < drop

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from scalekv_adapters.infinity.checkpoint import InfinityFormat, load_infinity
 from scalekv_adapters.infinity.config import InfinityConfig
-from scalekv_adapters.infinity.transformer import Infinity
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_core.models.weights import find_weights, write_safetensors
 
 GIB = 2**30

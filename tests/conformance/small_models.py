@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from scalekv_adapters.infinity.config import InfinityConfig
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.templates import Canvas
-from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_adapters.var.config import VARConfig
-from scalekv_adapters.var.transformer import VAR
+from scalekv_adapters.var.generation import VAR
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.testing import TestModel
 from tests.adapters.infinity.official_standin import StandInInfinity

@@ -14,8 +14,8 @@ from recipes.var_tiny.objectives import Noise, noisy_tokens, var_loss
 from recipes.var_tiny.train import train_judge, train_var, train_vqvae
 from scalekv_adapters.var import tiny
 from scalekv_adapters.var.config import VARConfig
+from scalekv_adapters.var.generation import VAR
 from scalekv_adapters.var.tiny.judge import DigitReader, load_reader
-from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
 
 SIDES = (1, 2, 4, 16)

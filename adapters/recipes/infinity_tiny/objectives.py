@@ -17,11 +17,11 @@ from torch import Tensor
 
 from recipes.infinity_tiny.drawings import drawings
 from scalekv_adapters.infinity.bits import Grid, codes_of, grid_of, on_grid, to_tokens
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.tiny.network import PIXELS, TinyInfinity
-from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE
 
 __all__ = ["ASPECTS", "Labels", "Lesson", "VAELoss", "label", "lesson_loss", "map_losses", "vae_loss"]

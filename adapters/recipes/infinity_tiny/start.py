@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from scalekv_adapters.infinity.transformer import Infinity
+from scalekv_adapters.infinity.generation import Infinity
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scalekv_adapters.var.generation import VAR
 from scalekv_adapters.var.tiny.judge import DigitReader, recognised
-from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAE
 from scalekv_core.models.sampling import Sampling
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scalekv_adapters.var.generation import VAR
 from scalekv_adapters.var.tiny.judge import DigitReader
-from scalekv_adapters.var.transformer import VAR
 from scalekv_adapters.var.vqvae import VQVAE
 
 __all__ = [

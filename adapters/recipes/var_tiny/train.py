@@ -30,10 +30,11 @@ from recipes.var_tiny.objectives import (
     vqvae_loss,
 )
 from scalekv_adapters.var import tiny
+from scalekv_adapters.var.generation import VAR
 from scalekv_adapters.var.tiny import SAMPLING, VQVAE_SIZES
 from scalekv_adapters.var.tiny import SIZES as VAR_SIZES
 from scalekv_adapters.var.tiny.judge import DigitReader
-from scalekv_adapters.var.transformer import VAR, drop_labels
+from scalekv_adapters.var.transformer import drop_labels
 from scalekv_adapters.var.vqvae import VQVAE
 from scalekv_core.models.sampling import Sampling
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-
 import attrs
 import torch
 from torch import Tensor
 
+from scalekv_adapters.bare import BareFamily
 from scalekv_adapters.decoding import most_decoding, most_weights
 from scalekv_adapters.infinity.config import InfinityConfig
-from scalekv_adapters.infinity.generation import BitSampling, draw
-from scalekv_adapters.infinity.guidance import Guidance
+from scalekv_adapters.infinity.generation import Infinity, InfinityImages
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.templates import Canvas
-from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
-from scalekv_adapters.sampling import image_generators
-from scalekv_core.contracts.adapter import AttentionCache
-from scalekv_core.models.bare_model import BareModel
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.models.size_bound import SizeBound
 
@@ -26,17 +20,16 @@ PROMPT = 64
 """Text tokens of a prompt: some sentences."""
 
 
-class BareInfinity(BareModel):
+class BareInfinity(BareFamily):
     """An Infinity and its VAE with the weights that they are made with, and prompts that say nothing."""
 
     def __init__(self, infinity: Infinity, sampling: Sampling) -> None:
+        blocks = list(infinity.blocks)
+        projections = [(block.sa, block.sa.mat_qkv.weight) for block in blocks]
+        schedule = infinity.canvas.schedule
+        super().__init__(infinity, infinity.vae, schedule=schedule, blocks=blocks, projections=projections)
         self.infinity = infinity
         self.sampling = sampling
-        self.schedule = infinity.canvas.schedule
-        self.parts = {"transformer": infinity, "image decoder": infinity.vae}
-        blocks = list(infinity.blocks)
-        self.blocks = blocks
-        self.projections = [(block.sa, block.sa.mat_qkv.weight) for block in blocks]
 
     @classmethod
     def of(
@@ -48,38 +41,37 @@ class BareInfinity(BareModel):
         *,
         layers: int | None,
         device: str | torch.device,
-        dtype: torch.dtype,
     ) -> BareInfinity:
-        """Of these sizes; in half precision the blocks and text projections alone, as in the published runs.
+        """Of these sizes, in float32.
 
         Args:
             config, vae, canvas: the sizes.
             sampling: the sampling of the family.
             layers: in place of the config's; None leaves it.
-            device, dtype: where and how it runs.
+            device: where it runs.
         """
         sizes = config if layers is None else attrs.evolve(config, depth=layers, block_chunks=1)
         with torch.device(device):
             decoder = BSQVAE(vae).eval().requires_grad_(False)
             infinity = Infinity(sizes, decoder, canvas=canvas).eval().requires_grad_(False)
-        return cls(infinity if dtype == torch.float32 else infinity.blocks_to(dtype), sampling)
+        return cls(infinity, sampling)
 
-    def generate(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Generator[None, None, None]:
-        config, canvas = self.infinity.config, self.infinity.canvas
-        how, scales = self.sampling, len(self.schedule)
+    def batch(self, images: int, *, guidance: bool) -> InfinityImages:
+        config, how = self.infinity.config, self.sampling
         length = min(PROMPT, config.text_maxlen)
         features = self.infinity.cfg_uncond.new_zeros(images * length, config.text_channels)
-        guided = Guidance.of(how.guidance if guidance else 0.0, (0,), scales=scales, depth=config.depth)
-        bits = BitSampling.of(temperature=how.temperature, top_k=how.top_k, top_p=how.top_p, scales=scales)
-        text = PackedText(features, [length] * images)
-        generators = image_generators(range(images), images)
-        for _ in draw(self.infinity, text, canvas, cache, guided, bits, generators, ()):
-            yield
+        return self.infinity.batch(
+            PackedText(features, [length] * images),
+            guidance=how.guidance if guidance else 0.0,
+            guidance_at=how.guidance_at,
+            top_k=how.top_k,
+            top_p=how.top_p,
+            temperature=how.temperature,
+        )
 
     def decode(self, images: int) -> Tensor:
         vae, canvas = self.infinity.vae, self.infinity.canvas
-        total = vae.empty_sum(images, canvas.grids(self.infinity.config.patch)[-1])
-        return vae.pictures(total)
+        return vae.pictures(vae.empty_sum(images, canvas.grids(self.infinity.config.patch)[-1]))
 
 
 def size_bound(config: InfinityConfig, vae: BSQVAEConfig, canvas: Canvas, *, text_encoder: int) -> SizeBound:

@@ -1,6 +1,7 @@
 """Infinity by name: what the command line lists, plans and loads.
 
-The published models want the official files, which are not moved. Any of them also runs with random weights.
+The published models want the official files, which are not moved. Any of them also runs with random weights. infinity-tiny
+ships (`scalekv_adapters.infinity.tiny`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from pathlib import Path
 import torch
 from attrs import frozen
 
+from scalekv_adapters.cards import profiles_beside
 from scalekv_adapters.infinity.bare import BareInfinity, size_bound
 from scalekv_adapters.infinity.checkpoint import FORMATS
 from scalekv_adapters.infinity.config import CANVASES, InfinityConfig
-from scalekv_adapters.infinity.files import in_words, load_parts, parts_in, parts_of
+from scalekv_adapters.infinity.files import folder_for, load_parts, parts_in, parts_of
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.guidance import check_sampling, rows_of
 from scalekv_adapters.infinity.model import InfinityImageModel
 from scalekv_adapters.infinity.random_weights import RandomText, random_infinity
@@ -42,59 +45,41 @@ T5_WEIGHTS = 1_223_527_424
 """Parameters of the encoder of flan-t5-xl, which reads the prompts of the published models."""
 
 
-def profiles_beside(file: Path) -> list[AttentionProfile]:
-    """The attention profiles in the folder of this file; ProfileError if one is damaged."""
-    return [AttentionProfile.load(path) for path in sorted(file.parent.glob("profile*.safetensors"))]
+PROFILES = "profile*.safetensors"
 
 
 @frozen(kw_only=True)
 class InfinityCard(ModelCard):
-    """An Infinity: its name, its sizes, and where its weights come from.
+    """An Infinity: its name and its sizes.
 
     Attributes:
         name: that it is loaded by.
         config, vae: sizes of the transformer and of its VAE.
         canvas: its default aspect ratio and size.
+        text_encoder: numbers in the weights of what reads prompts.
     """
 
     name: str
     config: InfinityConfig
     vae: BSQVAEConfig
     canvas: Canvas
-
-    needs_weights = True
-    fetches = True
-    aspects = tuple(ASPECTS)
-    sizes = tuple(PIXELS)
-
-    @classmethod
-    def published(cls, name: str) -> InfinityCard:
-        """The card of a published model, such as "infinity-2b"; UnknownName if there is none."""
-        config, canvas = InfinityConfig.published(name), CANVASES[name]
-        height, width = canvas.image_size()
-        return cls(
-            name=name,
-            summary=f"text, {width} x {height} pixels, or 14 other aspect ratios and 3 other sizes",
-            weights=in_words(name),
-            geometry=published_shape(config, canvas),
-            config=config,
-            vae=BSQVAEConfig.published(VAES[name]),
-            canvas=canvas,
-            sampling=OFFICIAL[name],
-        )
+    text_encoder: int
 
     def shape(self, *, aspect: str | None = None, size: str | None = None) -> CacheGeometry:
-        return published_shape(self.config, self.drawn_on(aspect, size))
+        return self.config.geometry(self.drawn_on(aspect, size), self.geometry.dtype)
 
     def drawn_on(self, aspect: str | None, size: str | None) -> Canvas:
         """The canvas of this aspect ratio and size; InputError if there is none."""
         return Canvas(aspect or self.canvas.aspect, size or self.canvas.pixels)
 
-    def text_encoder_bytes(self, dtype: torch.dtype) -> int:
-        return T5_WEIGHTS * dtype.itemsize
+    def rows_of(self, sampling: Sampling) -> int:
+        return rows_of(sampling)
+
+    def check_sampling(self, sampling: Sampling, shape: CacheGeometry) -> None:
+        check_sampling(sampling, shape)
 
     def size_bound(self, *, aspect: str | None = None, size: str | None = None) -> SizeBound:
-        return size_bound(self.config, self.vae, self.drawn_on(aspect, size), text_encoder=T5_WEIGHTS)
+        return size_bound(self.config, self.vae, self.drawn_on(aspect, size), text_encoder=self.text_encoder)
 
     def bare(
         self,
@@ -105,15 +90,48 @@ class InfinityCard(ModelCard):
         device: str | torch.device = "meta",
         dtype: torch.dtype | None = None,
     ) -> BareInfinity:
-        return BareInfinity.of(
-            self.config,
-            self.vae,
-            self.drawn_on(aspect, size),
-            self.sampling,
-            layers=layers,
-            device=device,
-            dtype=dtype or self.geometry.dtype,
+        canvas = self.drawn_on(aspect, size)
+        made = BareInfinity.of(self.config, self.vae, canvas, self.sampling, layers=layers, device=device)
+        self.cast(made.infinity, dtype or self.geometry.dtype)
+        return made
+
+    def cast(self, infinity: Infinity, dtype: torch.dtype) -> None:
+        """Puts into this dtype what the loaded model has in it: here blocks and text projections."""
+        infinity.blocks_to(dtype)
+
+    @property
+    def example(self) -> str:
+        return "a red circle left of a blue square"
+
+
+@frozen(kw_only=True)
+class PublishedInfinityCard(InfinityCard):
+    """A published Infinity, loaded from the official files, or with random weights."""
+
+    needs_weights = True
+    fetches = True
+    aspects = tuple(ASPECTS)
+    sizes = tuple(PIXELS)
+
+    @classmethod
+    def of(cls, name: str) -> PublishedInfinityCard:
+        """The card of a published model, such as "infinity-2b"; UnknownName if there is none."""
+        config, canvas = InfinityConfig.published(name), CANVASES[name]
+        height, width = canvas.image_size()
+        return cls(
+            name=name,
+            summary=f"text, {width} x {height} pixels, or 14 other aspect ratios and 3 other sizes",
+            weights=folder_for(name),
+            geometry=config.geometry(canvas, torch.bfloat16),  # as the published code runs
+            config=config,
+            vae=BSQVAEConfig.published(VAES[name]),
+            canvas=canvas,
+            text_encoder=T5_WEIGHTS,
+            sampling=OFFICIAL[name],
         )
+
+    def text_encoder_bytes(self, dtype: torch.dtype) -> int:
+        return self.text_encoder * dtype.itemsize
 
     @property
     def formats(self) -> tuple[WeightsFormat, ...]:
@@ -146,24 +164,9 @@ class InfinityCard(ModelCard):
         return InfinityImageModel(self.name, infinity, encoder, sampling=self.sampling, profiles=profiles)
 
     def profiles(self, weights: Path | None = None) -> list[AttentionProfile]:
-        return [] if weights is None else profiles_beside(parts_in(self.name, Path(weights)).transformer)
-
-    def rows_of(self, sampling: Sampling) -> int:
-        return rows_of(sampling)
-
-    def check_sampling(self, sampling: Sampling, shape: CacheGeometry) -> None:
-        check_sampling(sampling, shape)
+        return [] if weights is None else profiles_beside(parts_in(self.name, Path(weights)).transformer, PROFILES)
 
     def random(self, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32) -> InfinityImageModel:
         infinity = random_infinity(self.config, self.vae, canvas=self.canvas, seed=seed, device=device, dtype=dtype)
         encoder = RandomText(self.config.text_channels, self.config.text_maxlen)
         return InfinityImageModel(self.name, infinity, encoder, sampling=self.sampling)
-
-    @property
-    def example(self) -> str:
-        return "a red circle left of a blue square"
-
-
-def published_shape(config: InfinityConfig, canvas: Canvas) -> CacheGeometry:
-    """The cache of the published code, one row: attention in bfloat16."""
-    return config.geometry(canvas, torch.bfloat16)

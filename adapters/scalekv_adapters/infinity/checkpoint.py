@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from scalekv_adapters.infinity.config import CANVASES, PUBLISHED, InfinityConfig
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.templates import Canvas
-from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_core.errors import CheckpointError
 from scalekv_core.models.weights import Weights, WeightsFormat, fill, find_weights

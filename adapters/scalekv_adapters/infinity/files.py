@@ -10,8 +10,8 @@ from attrs import frozen
 from scalekv_adapters.hub import fetched
 from scalekv_adapters.infinity.checkpoint import load_bsq_vae, load_infinity
 from scalekv_adapters.infinity.config import InfinityConfig
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.text import T5Encoder
-from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_core.errors import CheckpointError
 from scalekv_core.models.weights import beside
 from scalekv_core.models.weights.shards import shards_of
@@ -54,7 +54,7 @@ class Parts:
     t5: Path
 
 
-def in_words(name: str) -> str:
+def folder_for(name: str) -> str:
     """What a folder for this model holds, for messages and lists."""
     files = FILES[name]
     return (
@@ -87,14 +87,14 @@ def parts_in(name: str, weights: Path) -> Parts:
     vae = _first([beside(folder, vae) for vae in files.vaes])
     t5 = _first([folder / t5 for t5 in T5_FOLDERS])
     if missing := [str(path) for path in (transformer, vae, t5) if not path.exists()]:
-        raise CheckpointError(f"model {name!r} lacks {' and '.join(missing)}; give {in_words(name)}")
+        raise CheckpointError(f"model {name!r} lacks {' and '.join(missing)}; give {folder_for(name)}")
     return Parts(transformer=transformer, vae=vae, t5=t5)
 
 
 def parts_from_hub(name: str) -> Parts:
     """Where the parts are in the hub's cache, after they were fetched if they were not there."""
     files = FILES[name]
-    otherwise = f"or give --weights PATH ({in_words(name)}), or --random-weights to measure memory and time"
+    otherwise = f"or give --weights PATH ({folder_for(name)}), or --random-weights to measure memory and time"
     folder = fetched(REPOSITORY, [files.transformer, f"{files.transformer}/*", files.vaes[0]], otherwise=otherwise)
     t5 = fetched(T5_REPOSITORY, T5_FILES, otherwise=otherwise)
     parts = Parts(transformer=folder / files.transformer, vae=folder / files.vaes[0], t5=t5)

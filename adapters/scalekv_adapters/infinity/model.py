@@ -6,17 +6,16 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from scalekv_adapters.image_model import FamilyModel
+from scalekv_adapters.infinity.generation import Infinity, InfinityImages
 from scalekv_adapters.infinity.prompts import PackedText, TextEncoder
 from scalekv_adapters.infinity.templates import Canvas
-from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
-from scalekv_core.models.image_model import Generation, ImageModel
-from scalekv_core.models.requests import Seeds
 from scalekv_core.models.sampling import Sampling
 
 
-class InfinityImageModel(ImageModel):
+class InfinityImageModel(FamilyModel):
     """An Infinity whose prompts are text, on a canvas that can be chosen.
 
     Args:
@@ -55,28 +54,14 @@ class InfinityImageModel(ImageModel):
         fitting = [profile for profile in self.profiles if profile.schedule == self.schedule]
         self.profile = fitting[0] if fitting else None
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Seeds,
-        sampling: Sampling | None = None,
-        forced: Sequence[Tensor] | None = None,
-        keep_logits: bool = False,
-    ) -> Generation:
-        prompts = self.check_prompts(prompts)
-        seeds = self.check_seeds(prompts, seeds)
-        how = sampling or self.sampling
-        return self.infinity.generate(
+    def batch(self, prompts: Sequence[str], sampling: Sampling) -> InfinityImages:
+        return self.infinity.batch(
             self.read(prompts),
-            seeds=None if how.greedy else seeds,
-            guidance=how.guidance,
-            guidance_at=how.guidance_at,
-            top_k=how.top_k,
-            top_p=how.top_p,
-            temperature=how.temperature,
-            forced=forced or (),
-            keep_logits=keep_logits,
+            guidance=sampling.guidance,
+            guidance_at=sampling.guidance_at,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            temperature=sampling.temperature,
         )
 
     def read(self, prompts: Sequence[str]) -> PackedText:

@@ -11,8 +11,8 @@ from attrs import frozen
 from torch import Tensor
 
 from scalekv_adapters.infinity.config import InfinityConfig
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.templates import Canvas
-from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_core.errors import InputError
 

@@ -16,50 +16,36 @@ from torch import Tensor, nn
 
 from scalekv_adapters.infinity.block import Block, BlockChunk, Condition, HeadNorm
 from scalekv_adapters.infinity.config import MAX_SCALES, InfinityConfig
-from scalekv_adapters.infinity.generation import generate
-from scalekv_adapters.infinity.inputs import check_inputs, check_pair, check_text
+from scalekv_adapters.infinity.inputs import check_inputs, check_text
 from scalekv_adapters.infinity.precision import FromCondition, apart_from_autocast, wide
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.text_attention import TextNorm, TextPool
-from scalekv_adapters.infinity.vae import BSQVAE
 from scalekv_adapters.initial import init_near_identity
-from scalekv_adapters.teacher_forcing import MaskedAttention, future_mask
-from scalekv_core.cache.concat_cache import ConcatCache
+from scalekv_adapters.teacher_forcing import MaskedAttention, dropped, future_mask
 from scalekv_core.contracts.adapter import AttentionCache
-from scalekv_core.errors import InputError
 from scalekv_core.shapes.schedule import ScaleSchedule
 
 NO_PROMPT_STD = 1.2
 """Of the features that stand for no prompt, before they are divided by the root of their width."""
 
 
-class Infinity(nn.Module):
+class InfinityTransformer(nn.Module):
     """A text-conditional Infinity transformer.
 
     Args:
         config: its sizes.
-        vae: turns bits into images; needed by `generate` only. It is no part of this module: neither the state dict nor
-            `.to()` see it.
         canvas: its default aspect ratio and size.
 
     Attributes:
         canvas: as given; may be assigned.
-        new_cache: makes the cache of one generation from its schedule; assign another one to an instance to change how
-            it keeps its keys and values.
     """
 
-    generate = generate
-
-    def __init__(self, config: InfinityConfig, vae: BSQVAE | None = None, *, canvas: Canvas | None = None) -> None:
+    def __init__(self, config: InfinityConfig, *, canvas: Canvas | None = None) -> None:
         super().__init__()
         self.config = config
         self.canvas = canvas or Canvas()
-        if vae is not None:
-            check_pair(config, vae)
-        self._vae = (vae,)  # in a tuple, where nn.Module does not look
-        self.new_cache: Callable[[ScaleSchedule], AttentionCache] = ConcatCache
         C = config.width
         self.cfg_uncond = nn.Parameter(torch.zeros(config.text_maxlen, config.text_channels))  # stands for no prompt
         self.text_norm = TextNorm(config.text_channels)
@@ -81,13 +67,6 @@ class Infinity(nn.Module):
         nn.init.trunc_normal_(self.cfg_uncond.data, std=NO_PROMPT_STD).div_(math.sqrt(config.text_channels))
 
     @property
-    def vae(self) -> BSQVAE:
-        """The VAE given to the constructor; InputError if there was none."""
-        if self._vae[0] is None:
-            raise InputError("this Infinity has no VAE, so it generates no images; build it with Infinity(config, vae)")
-        return self._vae[0]
-
-    @property
     def blocks(self) -> Iterator[Block]:
         """All blocks, in order."""
         for chunk in self.block_chunks:
@@ -100,16 +79,6 @@ class Infinity(nn.Module):
     def dtype(self) -> torch.dtype:
         """In which attention computes, unless autocast says otherwise."""
         return next(self.blocks).sa.mat_qkv.weight.dtype
-
-    def blocks_to(self, dtype: torch.dtype) -> Infinity:
-        """Puts blocks and text projections into this dtype, in place, and leaves the rest as it is.
-
-        The published runs do the same in bfloat16: embeddings, shared condition and head stay in float32. ``.to(dtype)``
-        is there for those who want every weight in one.
-        """
-        for part in (self.block_chunks, self.text_proj_for_ca, self.text_proj_for_sos):
-            part.to(dtype)
-        return self
 
     # what goes into the blocks
 
@@ -196,10 +165,8 @@ class Infinity(nn.Module):
 
     def with_dropped(self, text: PackedText, drop: Tensor | float, generator: torch.Generator | None) -> PackedText:
         """The text with some prompts saying nothing: those of a mask (B,), or each with a probability."""
-        if not isinstance(drop, Tensor):
-            drop = torch.rand(len(text), generator=generator) < drop
-        dropped = drop.to(text.features.device)[text.prompt_of]
-        return text.with_features(torch.where(dropped[:, None], self.without_prompt(text).features, text.features))
+        silent = dropped(drop, len(text), generator).to(text.features.device)[text.prompt_of]
+        return text.with_features(torch.where(silent[:, None], self.without_prompt(text).features, text.features))
 
 
 def levels_of(schedule: ScaleSchedule, device: torch.device) -> Tensor:

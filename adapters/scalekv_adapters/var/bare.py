@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-
 import attrs
 import torch
 from torch import Tensor
 
+from scalekv_adapters.bare import BareFamily
 from scalekv_adapters.decoding import most_decoding, most_weights
-from scalekv_adapters.sampling import image_generators
 from scalekv_adapters.var.config import VARConfig
-from scalekv_adapters.var.generation import draw
-from scalekv_adapters.var.transformer import VAR, Block
+from scalekv_adapters.var.generation import VAR, VARImages
+from scalekv_adapters.var.transformer import Block
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
-from scalekv_core.contracts.adapter import AttentionCache
-from scalekv_core.models.bare_model import BareModel
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.models.size_bound import SizeBound
 
 
-class BareVAR(BareModel):
+class BareVAR(BareFamily):
     """A VAR and its VQVAE with the weights that they are made with."""
 
     def __init__(self, var: VAR, sampling: Sampling) -> None:
+        blocks = [block for block in var.blocks if isinstance(block, Block)]
+        projections = [(block.attn, block.attn.mat_qkv.weight) for block in blocks]
+        super().__init__(var, var.vqvae, schedule=var.config.schedule, blocks=blocks, projections=projections)
         self.var = var
         self.sampling = sampling
-        self.schedule = var.config.schedule
-        self.parts = {"transformer": var, "image decoder": var.vqvae}
-        blocks = [block for block in var.blocks if isinstance(block, Block)]
-        self.blocks = blocks
-        self.projections = [(block.attn, block.attn.mat_qkv.weight) for block in blocks]
 
     @classmethod
     def of(
@@ -58,11 +52,9 @@ class BareVAR(BareModel):
         decoder.eval().requires_grad_(False)
         return cls(var.eval().requires_grad_(False), sampling)
 
-    def generate(self, images: int, cache: AttentionCache, *, guidance: bool = True) -> Generator[None, None, None]:
+    def batch(self, images: int, *, guidance: bool) -> VARImages:
         labels = torch.zeros(images, dtype=torch.int64, device=self.var.head.weight.device)
-        sampling = self.sampling if guidance else attrs.evolve(self.sampling, guidance=0.0)
-        for _ in draw(self.var, labels, cache, sampling, image_generators(range(images), images), ()):
-            yield
+        return VARImages(self.var, labels, self.sampling if guidance else attrs.evolve(self.sampling, guidance=0.0))
 
     def decode(self, images: int) -> Tensor:
         return self.var.vqvae.pictures(self.var.vqvae.empty_map(images))

@@ -9,21 +9,15 @@ Source: Tian et al., Visual Autoregressive Modeling, 2024 (arXiv 2404.02905).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalekv_adapters.initial import init_near_identity
-from scalekv_adapters.teacher_forcing import MaskedAttention, future_mask
+from scalekv_adapters.teacher_forcing import MaskedAttention, dropped, future_mask
 from scalekv_adapters.var.config import VARConfig
-from scalekv_adapters.var.generation import generate
-from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
-from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.adapter import AttentionCache
-from scalekv_core.errors import InputError
-from scalekv_core.shapes.schedule import ScaleSchedule
 
 MAX_LOG_HEAD_SCALE = math.log(100)
 
@@ -125,30 +119,15 @@ class HeadNorm(nn.Module):
         return out
 
 
-class VAR(nn.Module):
-    """A class-conditional VAR transformer.
-
-    Args:
-        config: its sizes.
-        vqvae: turns tokens into images; needed by `generate` only. It is no part of this module: neither the state dict
-            nor `.to()` see it.
-
-    Attributes:
-        new_cache: makes the cache of one generation from its schedule; assign another one to an instance to change how
-            it keeps its keys and values.
-    """
+class VARTransformer(nn.Module):
+    """A class-conditional VAR transformer of these sizes."""
 
     lvl_1L: Tensor
     attn_bias_for_masking: Tensor
-    generate = generate
 
-    def __init__(self, config: VARConfig, vqvae: VQVAE | None = None) -> None:
+    def __init__(self, config: VARConfig) -> None:
         super().__init__()
         self.config = config
-        if vqvae is not None:
-            check_pair(config, vqvae)
-        self._vqvae = (vqvae,)  # in a tuple, where nn.Module does not look
-        self.new_cache: Callable[[ScaleSchedule], AttentionCache] = ConcatCache
         C, L = config.width, config.tokens
         self.word_embed = nn.Linear(config.code_width, C)
         self.class_emb = nn.Embedding(config.num_classes + 1, C)  # the last row is "no class"
@@ -165,13 +144,6 @@ class VAR(nn.Module):
         self.register_buffer("attn_bias_for_masking", future_mask(levels))
         tables = (self.class_emb.weight, self.lvl_embed.weight, self.pos_start, self.pos_1LC)
         init_near_identity(self, self.blocks, tables=tables, depth=config.depth, width=C)
-
-    @property
-    def vqvae(self) -> VQVAE:
-        """The VQVAE given to the constructor; InputError if there was none."""
-        if self._vqvae[0] is None:
-            raise InputError("this VAR has no VQVAE, so it generates no images; build it with VAR(config, vqvae)")
-        return self._vqvae[0]
 
     def embed(self, d: Tensor, x: Tensor | None, start: int) -> Tensor:
         """Block input (B, n, C) of the tokens from `start` on: the first one from d (B, C), later ones from x (B, n, Cvae)."""
@@ -207,18 +179,4 @@ class VAR(nn.Module):
 
 def drop_labels(labels: Tensor, drop: Tensor | float, no_class: int, generator: torch.Generator | None) -> Tensor:
     """Labels (B,) with some replaced by `no_class`: those of a mask (B,), or each with a probability."""
-    if not isinstance(drop, Tensor):
-        drop = torch.rand(len(labels), generator=generator) < drop
-    return labels.masked_fill(drop.to(labels.device), no_class)
-
-
-def shared_sizes(config: VARConfig | VQVAEConfig) -> tuple[int, int, tuple[int, ...]]:
-    """What a transformer and its VQVAE must agree on."""
-    return config.codes, config.code_width, config.patch_sides
-
-
-def check_pair(config: VARConfig, vqvae: VQVAE) -> None:
-    """Raises InputError if the tokens of the VQVAE are not those of the transformer."""
-    wanted, got = shared_sizes(config), shared_sizes(vqvae.config)
-    if got != wanted:
-        raise InputError(f"VAR wants a VQVAE of (codes, code width, patch sides) {wanted}, got one of {got}")
+    return labels.masked_fill(dropped(drop, len(labels), generator).to(labels.device), no_class)

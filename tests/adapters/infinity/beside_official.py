@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from scalekv_adapters.infinity.bits import codes_of
 from scalekv_adapters.infinity.config import InfinityConfig
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.templates import Canvas
-from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_core import ScaleKVError, calibrate, compress, shared_registry
 

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from scalekv_adapters.infinity.bits import add_bits, on_grid, to_bits, to_tokens
 from scalekv_adapters.infinity.block import Block, Condition, SelfAttention
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.guidance import mixed
 from scalekv_adapters.infinity.precision import layer_norm, wide
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import ASPECTS, PIXELS, Canvas
-from scalekv_adapters.infinity.transformer import Infinity, levels_of
+from scalekv_adapters.infinity.transformer import levels_of
 from scalekv_adapters.teacher_forcing import future_mask
 
 PADDED = 128

@@ -8,9 +8,9 @@ from torch import nn
 
 from scalekv_adapters.infinity.adapter import InfinityAdapter
 from scalekv_adapters.infinity.config import CANVASES, PUBLISHED, InfinityConfig
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.official import OfficialInfinityAdapter
 from scalekv_adapters.infinity.templates import Canvas
-from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_core import BudgetError, ProfileError, SessionError, calibrate, compress, shared_registry
 from scalekv_core.cache.concat_cache import ConcatCache
 from tests.adapters.drawing import draw_until_block, every_policy, everything_in, policy_and_budget, same

@@ -10,7 +10,8 @@ import torch
 from attrs import evolve
 
 from scalekv_adapters.infinity.bare import BareInfinity
-from scalekv_adapters.infinity.config import CANVASES, InfinityConfig
+from scalekv_adapters.infinity.card import PublishedInfinityCard
+from scalekv_adapters.infinity.config import InfinityConfig
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.vae import BSQVAEConfig
 from scalekv_core import compress, load_model, shared_registry
@@ -25,10 +26,10 @@ from scalekv_core.models.sampling import Sampling
 from scalekv_core.planning.planner import plan_policy
 
 MANIFESTS = Path(__file__).parents[2] / "data" / "manifests"
-VAES = {
-    "infinity-125m": ("infinity_layer12_125m", "infinity-vae-d16", "infinity_vae_d16"),
-    "infinity-2b": ("infinity_2b", "infinity-vae-d32", "infinity_vae_d32"),
-    "infinity-8b": ("infinity_8b", "infinity-vae-d56-f8-14-patchify", "infinity_vae_d56_f8_14_patchify"),
+MANIFESTS_OF = {
+    "infinity-125m": ("infinity_layer12_125m", "infinity_vae_d16"),
+    "infinity-2b": ("infinity_2b", "infinity_vae_d32"),
+    "infinity-8b": ("infinity_8b", "infinity_vae_d56_f8_14_patchify"),
 }
 SMALL = InfinityConfig(depth=4, width=64, heads=2, bits=16, text_channels=128, text_maxlen=8)
 SMALL_VAE = BSQVAEConfig(bits=16, base_channels=32, multipliers=(1, 1), blocks=1)
@@ -38,21 +39,16 @@ HOW = Sampling(guidance=3.0, top_p=0.97)
 
 def bare(config: InfinityConfig = SMALL, *, layers: int | None = None, device: str = "meta") -> BareInfinity:
     canvas = Canvas("3:4", "0.06M")
-    return BareInfinity.of(config, SMALL_VAE, canvas, HOW, layers=layers, device=device, dtype=torch.float32)
+    return BareInfinity.of(config, SMALL_VAE, canvas, HOW, layers=layers, device=device)
 
 
-@pytest.mark.parametrize("model", VAES)
+@pytest.mark.parametrize("model", MANIFESTS_OF)
 def test_weights_are_those_of_the_published_model(model: str) -> None:
     """Every parameter of the manifests, in float32; and in half precision what the published runs halve."""
-    transformer, vae, decoder = VAES[model]
-    config, canvas = InfinityConfig.published(model), CANVASES[model]
+    transformer, decoder = MANIFESTS_OF[model]
+    card = PublishedInfinityCard.of(model)
     manifests = [json.loads((MANIFESTS / f"{name}.json").read_text()) for name in (transformer, decoder)]
-    single, half = (
-        weight_bytes(
-            BareInfinity.of(config, BSQVAEConfig.published(vae), canvas, HOW, layers=None, device="meta", dtype=dtype)
-        )
-        for dtype in (torch.float32, torch.bfloat16)
-    )
+    single, half = (weight_bytes(card.bare(dtype=dtype)) for dtype in (torch.float32, torch.bfloat16))
 
     for part, manifest in zip(("transformer", "image decoder"), manifests, strict=True):
         assert pytest.approx(4 * manifest["n_params"], rel=1e-3) == single[part]

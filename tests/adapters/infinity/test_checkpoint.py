@@ -20,8 +20,8 @@ from scalekv_adapters.infinity.checkpoint import (
     long_name,
 )
 from scalekv_adapters.infinity.config import InfinityConfig
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.prompts import PackedText
-from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_core.errors import CheckpointError
 from scalekv_core.models.weights import Weights, check_fit

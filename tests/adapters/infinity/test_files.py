@@ -10,7 +10,7 @@ import torch
 
 from scalekv_adapters.infinity import files
 from scalekv_adapters.infinity.config import PUBLISHED
-from scalekv_adapters.infinity.files import FILES, Parts, in_words, load_parts, parts_of
+from scalekv_adapters.infinity.files import FILES, Parts, folder_for, load_parts, parts_of
 from scalekv_core.errors import CheckpointError, MissingExtra
 
 
@@ -32,7 +32,7 @@ def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
 def test_every_published_model_has_files() -> None:
     """And a text that names them."""
     assert set(PUBLISHED) == set(FILES)
-    assert all(FILES[name].transformer in in_words(name) for name in FILES)
+    assert all(FILES[name].transformer in folder_for(name) for name in FILES)
 
 
 def test_parts_are_found_under_their_official_names(folder: Path) -> None:
@@ -82,7 +82,7 @@ def test_an_empty_folder_says_what_belongs_there(tmp_path: Path, name: str) -> N
     message, wanted = one_line(error), FILES[name]
     for file in (wanted.transformer, wanted.vaes[0], "flan-t5-xl"):
         assert str(tmp_path / file) in message
-    assert message.endswith(f"give {in_words(name)}")
+    assert message.endswith(f"give {folder_for(name)}")
 
 
 def test_one_missing_part_is_named_alone(folder: Path) -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.templates import Canvas
-from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.errors import InputError
 

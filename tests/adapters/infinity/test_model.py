@@ -11,7 +11,7 @@ from attrs import evolve
 
 import scalekv_adapters
 import scalekv_policies
-from scalekv_adapters.infinity.card import InfinityCard, published_shape
+from scalekv_adapters.infinity.card import PublishedInfinityCard
 from scalekv_adapters.infinity.config import CANVASES, PUBLISHED, InfinityConfig
 from scalekv_adapters.infinity.model import InfinityImageModel
 from scalekv_adapters.infinity.random_weights import RandomText
@@ -27,7 +27,7 @@ PROMPTS = ["a red circle", "three small blue squares in a row"]
 def small_card(name="infinity-small", **changes):
     """A card of an Infinity of two layers, on the smallest canvas."""
     config = InfinityConfig(depth=2, width=32, heads=2, bits=4, mlp_ratio=8, text_channels=16, text_maxlen=12)
-    card = InfinityCard(
+    card = PublishedInfinityCard(
         name=name,
         summary="small",
         weights="nowhere",
@@ -35,6 +35,7 @@ def small_card(name="infinity-small", **changes):
         config=config,
         vae=BSQVAEConfig(bits=4, base_channels=32, multipliers=(1,), blocks=1),
         canvas=Canvas("1:1", "0.06M"),
+        text_encoder=0,
         sampling=Sampling(guidance=3.0, top_p=0.97),
     )
     return evolve(card, **changes)
@@ -53,7 +54,7 @@ def test_cards_tell_the_published_shape(name):
     """Layers, heads, width and maps of every aspect ratio and size, without a file being there."""
     card = shared_registry().make("model", name)
     config = InfinityConfig.published(name)
-    assert published_shape(config, CANVASES[name]) == card.geometry == card.shape()
+    assert config.geometry(CANVASES[name], torch.bfloat16) == card.geometry == card.shape()
     assert (config.depth, config.heads, config.head_dim) == (
         card.geometry.layers,
         card.geometry.heads,
@@ -129,7 +130,7 @@ def test_rows_are_those_that_attention_sees(model, guidance, rows):
         model.generate(PROMPTS[:1], seeds=[0], sampling=sampling)
     assert (
         rows
-        == InfinityCard.published("infinity-2b").rows_of(sampling)
+        == PublishedInfinityCard.of("infinity-2b").rows_of(sampling)
         == session.report().images[0].planned.geometry.rows
     )
 

@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 from scalekv_adapters.infinity.bits import codes_of, on_grid, to_bits, to_tokens
 from scalekv_adapters.infinity.config import PUBLISHED, InfinityConfig
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.templates import Canvas
-from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.errors import CheckpointError, InputError, UnknownName
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from scalekv_adapters.var.config import VARConfig
-from scalekv_adapters.var.transformer import VAR
+from scalekv_adapters.var.generation import VAR
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
 
 DATA = Path(__file__).parents[2] / "data"

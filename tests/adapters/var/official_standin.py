@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalekv_adapters.sampling import choose, filter_logits, image_generators
+from scalekv_adapters.var.generation import VAR
 from scalekv_adapters.var.guidance import guide
-from scalekv_adapters.var.transformer import VAR, Block, SelfAttention, layer_norm
+from scalekv_adapters.var.transformer import Block, SelfAttention, layer_norm
 
 
 class StandInAttention(nn.Module):

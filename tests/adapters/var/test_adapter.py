@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from scalekv_adapters.var.adapter import VARAdapter
+from scalekv_adapters.var.generation import VAR
 from scalekv_adapters.var.official import OfficialVARAdapter
-from scalekv_adapters.var.transformer import VAR
 from scalekv_core import (
     InputError,
     ScaleSchedule,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scalekv_adapters.var.transformer import VAR
+from scalekv_adapters.var.generation import VAR
 from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.errors import InputError
 from scalekv_core.shapes.schedule import ScaleSchedule
@@ -118,7 +118,7 @@ def test_on_scale_is_told_every_scale(plain_var):
     steps = []
     got = plain_var.generate(LABELS, seeds=SEEDS, on_scale=steps.append)
     assert list(range(6)) == [step.scale for step in steps]
-    assert torch.equal(got.images, (plain_var.vqvae.decode(steps[-1].f_hat) + 1) / 2)
+    assert torch.equal(got.images, (plain_var.vqvae.decode(steps[-1].total) + 1) / 2)
 
 
 class Closing(ConcatCache):

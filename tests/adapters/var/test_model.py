@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from scalekv_adapters.var import tiny
+from scalekv_adapters.var.card import OFFICIAL
 from scalekv_adapters.var.config import PUBLISHED, VARConfig
-from scalekv_adapters.var.model import FILES, OFFICIAL, VARImageModel
+from scalekv_adapters.var.files import FILES
+from scalekv_adapters.var.model import VARImageModel
 from scalekv_core import (
     CheckpointError,
     InputError,
@@ -137,7 +139,7 @@ def test_without_weights_they_come_from_the_hub(small_d16, monkeypatch):
         asked.append((repository, *patterns, otherwise))
         return small_d16
 
-    monkeypatch.setattr("scalekv_adapters.var.model.fetched", fetched)
+    monkeypatch.setattr("scalekv_adapters.var.files.fetched", fetched)
     load_model("var-d16")
     (repository, *files, otherwise), *more = asked
     assert ("FoundationVision/var", ["var_d16.pth", "vae_ch160v4096z32.pth"], []) == (repository, files, more)

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from scalekv_adapters.var.config import PUBLISHED, VARConfig
-from scalekv_adapters.var.transformer import VAR
+from scalekv_adapters.var.generation import VAR
 from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.errors import InputError, UnknownName
 
@@ -69,9 +69,9 @@ def test_greedy_generation_is_the_one_recorded(var, variant, golden, case, guida
         assert_close(got.logits[k], want[f"{case}.logits_s{k}"], rtol=0, atol=2e-4)
         assert torch.equal(want[f"{case}.idx_s{k}"], got.tokens[k])
         if f"{case}.fhat_s{k}" in want:
-            assert_close(steps[k].f_hat, want[f"{case}.fhat_s{k}"], rtol=0, atol=2e-5)
+            assert_close(steps[k].total, want[f"{case}.fhat_s{k}"], rtol=0, atol=2e-5)
         if f"{case}.next_s{k}" in want:
-            next_input = var.vqvae.next_input(steps[k].f_hat, k)
+            next_input = var.vqvae.next_input(steps[k].total, k)
             assert_close(next_input, want[f"{case}.next_s{k}"].flatten(2).mT, rtol=0, atol=2e-5)
     assert_close(got.images, want[f"{case}.image"], rtol=0, atol=5e-5)
 

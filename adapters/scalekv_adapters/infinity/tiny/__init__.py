@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import torch
 
-from scalekv_adapters.infinity.config import InfinityConfig
 from scalekv_adapters.infinity.tiny.network import TinyInfinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
-from scalekv_adapters.shipped import fill_shipped, read_shipped
+from scalekv_adapters.shipped import shipped
 from scalekv_core.models.sampling import Sampling
 
 __all__ = ["SAMPLING", "load"]
@@ -32,12 +31,7 @@ def load(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32)
     >>> tiny.transformer.config.depth, tiny.transformer.canvas.schedule.total, tiny.transformer.vae.config.stride
     (6, 521, 4)
     """
-    sizes, weights = read_shipped(__name__, "vae")
-    vae = BSQVAE(BSQVAEConfig(**sizes))
-    fill_shipped(vae, weights)
-    sizes, weights = read_shipped(__name__, "infinity")
-    text_depth = sizes.pop("text_depth")
-    model = TinyInfinity(InfinityConfig(**sizes), text_depth=text_depth, vae=vae.to(device))
-    fill_shipped(model, weights)
+    vae = shipped(__name__, "vae", lambda sizes: BSQVAE(BSQVAEConfig(**sizes))).to(device)
+    model = shipped(__name__, "infinity", lambda sizes: TinyInfinity.of(sizes, vae))
     model.to(device).transformer.to(dtype)
     return model

@@ -5,12 +5,14 @@ The transformer is the published one at another size: same code, same names of w
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from scalekv_adapters.infinity.config import InfinityConfig
+from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.tiny.words import WordEncoder
-from scalekv_adapters.infinity.transformer import Infinity
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 
 __all__ = ["ASPECTS", "PIXELS", "SIZES", "SQUARE", "TEXT_DEPTH", "VAE_SIZES", "TinyInfinity"]
@@ -37,3 +39,9 @@ class TinyInfinity(nn.Module):
         super().__init__()
         self.transformer = Infinity(sizes, vae, canvas=SQUARE)
         self.text = WordEncoder(sizes.text_channels, text_depth)
+
+    @classmethod
+    def of(cls, sizes: dict[str, Any], vae: BSQVAE) -> TinyInfinity:
+        """Of the sizes in the header of the shipped file."""
+        transformer = {name: value for name, value in sizes.items() if name != "text_depth"}
+        return cls(InfinityConfig(**transformer), text_depth=sizes["text_depth"], vae=vae)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from scalekv_adapters.shipped import fill_shipped, read_shipped
+from scalekv_adapters.shipped import shipped
 from scalekv_adapters.var.config import VARConfig
-from scalekv_adapters.var.transformer import VAR
+from scalekv_adapters.var.generation import VAR
 from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.models.sampling import Sampling
 
@@ -33,10 +33,6 @@ def load(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32)
     >>> var.config.depth, var.config.tokens, var.vqvae.config.image_side
     (6, 680, 32)
     """
-    sizes, weights = read_shipped(__name__, "vqvae")
-    vqvae = VQVAE(VQVAEConfig(**sizes))
-    fill_shipped(vqvae, weights)
-    sizes, weights = read_shipped(__name__, "var")
-    var = VAR(VARConfig(**sizes), vqvae.to(device))
-    fill_shipped(var, weights)
+    vqvae = shipped(__name__, "vqvae", lambda sizes: VQVAE(VQVAEConfig(**sizes))).to(device)
+    var = shipped(__name__, "var", lambda sizes: VAR(VARConfig(**sizes), vqvae))
     return var.to(device=device, dtype=dtype)
