@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
@@ -11,47 +13,57 @@ from scalekv_adapters.infinity.config import CANVASES, PUBLISHED, InfinityConfig
 from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.official import OfficialInfinityAdapter
 from scalekv_adapters.infinity.templates import Canvas
-from scalekv_core import BudgetError, ProfileError, SessionError, calibrate, compress, shared_registry
-from scalekv_core.cache.concat_cache import ConcatCache
-from tests.adapters.drawing import draw_until_block, every_policy, everything_in, policy_and_budget, same
+from scalekv_core import BudgetError, ProfileError, calibrate, compress, shared_registry
+from tests.adapters.drawing import same
+from tests.adapters.promises import AdapterPromises, Drawer
 
 LENS = (5, 9)
 SQUARE = Canvas("1:1", "0.06M")
-SCALES = 7
 
 
-class Ours:
-    """Our Infinity, which generates by its own method."""
+class DrawsTexts(Drawer):
+    """An Infinity, of either structure."""
+
+    scales = 7
+    unguided, guided = 1.0, 3.0
 
     def __init__(self, model, text):
         self.model, self.text = model, text
 
-    def draw(self, guidance=3.0, canvas=None, text=None):
-        """Everything that comes out: bytes, then bits and logits of every scale; the likelier bits."""
-        drawn = self.model.generate(text or self.text, seeds=None, guidance=guidance, canvas=canvas, keep_logits=True)
+    @property
+    def second_block(self):
+        return [block for chunk in self.model.block_chunks for block in chunk.module][1]
+
+
+class Ours(DrawsTexts):
+    """Our Infinity, which generates by its own method."""
+
+    def draw(self, *, guidance=DrawsTexts.guided, canvas=None):
+        drawn = self.model.generate(self.text, seeds=None, guidance=guidance, canvas=canvas, keep_logits=True)
         image = (drawn.images.permute(0, 2, 3, 1) * 255).to(torch.uint8).flip(3)
         return [image, *drawn.tokens, *drawn.logits]
 
 
-class Official:
+class Official(DrawsTexts):
     """An object with the official structure, which generates by the official method."""
 
-    def __init__(self, model, text):
-        self.model, self.text = model, text
-
-    def draw(self, guidance=3.0, canvas=None, text=None):
+    def draw(self, *, guidance=DrawsTexts.guided, canvas=None):
         (ours,) = self.model.ours
-        text, canvas = text or self.text, canvas or ours.canvas
-        schedule = [(1, h, w) for h, w in canvas.maps]
+        schedule = [(1, h, w) for h, w in (canvas or ours.canvas).maps]
         _, _, image = self.model.autoregressive_infer_cfg(
             vae=ours.vae,
             scale_schedule=schedule,
-            label_B_or_BLT=(text.features, list(text.lens), None, max(text.lens)),
-            B=len(text),
+            label_B_or_BLT=(self.text.features, list(self.text.lens), None, max(self.text.lens)),
+            B=len(self.text),
             cfg_list=[guidance] * len(schedule),
         )
         logits, bits = zip(*self.model.drawn, strict=True)
         return [image, *bits, *logits]
+
+
+@pytest.fixture
+def variant(size):
+    return size
 
 
 @pytest.fixture
@@ -75,15 +87,26 @@ def make(request):
     return request.getfixturevalue(request.param)
 
 
-def bits_of(drawn):
-    """All bits of a generation, in order, (B, L, d')."""
-    return torch.cat(drawn[1 : 1 + SCALES], dim=1)
+def first_attention(model):
+    """The self-attention of the first block."""
+    return model.block_chunks[0].module[0].sa
 
 
-def draw_until(drawer, error):
-    """Draws, and is stopped at the third scale, between two layers."""
-    second = [block for chunk in drawer.model.block_chunks for block in chunk.module][1]
-    draw_until_block(drawer, error, second)
+@pytest.fixture(
+    params=[
+        lambda model: setattr(first_attention(model), "k_norm", nn.LayerNorm(32)),
+        lambda model: delattr(first_attention(model), "q_bias"),
+        lambda model: delattr(first_attention(model), "cached_k"),
+        lambda model: delattr(model.block_chunks[0].module[0], "sa"),
+        lambda model: setattr(first_attention(model), "forward", lambda x, attn_bias: x),
+        lambda model: setattr(model, "block_chunks", nn.ModuleList()),
+        lambda model: delattr(model, "rope2d_freqs_grid"),
+    ],
+    ids=["more weights", "fewer weights", "no cache", "no attention", "another call", "no blocks", "no rotations"],
+)
+def change(request):
+    """What makes of the official structure a similar one."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -95,27 +118,16 @@ def profile(make_infinity, plain_text):
     return calibration.profile()
 
 
-def test_the_stand_in_is_ours(ours, official, size):
-    """The stand-in generates what our Infinity generates, so whatever the adapters promise of one can be checked on the other."""
-    mine, theirs = ours(size).draw(), official(size).draw()
-    assert torch.equal(bits_of(mine), bits_of(theirs))
-    for a, b in zip(mine[1 + SCALES :], theirs[1 + SCALES :], strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=2e-4)
+class TestAdapters(AdapterPromises):
+    """What every family promises."""
 
+    adapters: ClassVar = {"infinity": InfinityAdapter, "infinity-official": OfficialInfinityAdapter}
+    shape: ClassVar = {"schedule": SQUARE.schedule, "layers": 4, "heads": 2, "head_dim": 16, "rows": 1}
+    stand_in = "StandInInfinity"
 
-# Nothing is dropped: nothing changes
-
-
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_full_is_bit_identical(make, size, guidance):
-    """Policy `full` changes no bit of images, tokens or logits, with and without guidance."""
-    drawer = make(size)
-    before = drawer.draw(guidance)
-    with compress(drawer.model, "full", check=True) as session:
-        during = drawer.draw(guidance)
-    assert same(before, during)
-    assert same(before, drawer.draw(guidance))
-    assert [image.as_planned for image in session.report().images] == [True]
+    @staticmethod
+    def drop_out(model):
+        model.block_chunks[0].module[0].sa.proj_drop = nn.Dropout(0.1)
 
 
 @pytest.mark.thorough
@@ -131,16 +143,6 @@ def test_full_is_bit_identical_in_half_precision(ours, dtype, everything):
     assert str(dtype).removeprefix("torch.") == session.report().as_dict()["dtype"]
 
 
-def test_full_is_bit_identical_under_autocast(make, size):
-    """So it is under autocast, as the official demonstration generates; the cache holds what attention reads."""
-    drawer = make(size)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        before = drawer.draw()
-        with compress(drawer.model, "full") as session:
-            assert same(before, drawer.draw())
-    assert "bfloat16" == session.report().as_dict()["dtype"]
-
-
 @pytest.mark.parametrize("aspect", ["4:5", "3:1"])
 def test_full_is_bit_identical_on_other_canvases(make, aspect):
     """A schedule that is not the model's own is planned when it comes."""
@@ -149,49 +151,6 @@ def test_full_is_bit_identical_on_other_canvases(make, aspect):
     with compress(drawer.model, "full", check=True) as session:
         assert same(before, drawer.draw(canvas=canvas))
     assert canvas.schedule == session.report().images[0].planned.plan.schedule
-
-
-# Something is dropped
-
-
-@every_policy
-def test_every_policy_draws_the_same_with_both(ours, official, profile, name, budget):
-    """Each holds what was planned, drops what it must, and generates the same bits with either structure."""
-    policy, budget = policy_and_budget(name, budget)
-    drawn = []
-    for drawer in (ours(), official()):
-        with compress(drawer.model, policy, budget, check=True, profile=profile) as session:
-            drawn.append(drawer.draw())
-        (image,) = session.report().images
-        assert image.as_planned
-        assert policy.allocator.spends_all == image.dropped
-    assert torch.equal(bits_of(drawn[0]), bits_of(drawn[1]))
-    for a, b in zip(drawn[0][1 + SCALES :], drawn[1][1 + SCALES :], strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=5e-4)
-
-
-def test_dropout_is_refused(official):
-    """In training mode the official object drops out at random, and generates another image every time; that is named."""
-    drawer = official()
-    drawer.model.block_chunks[0].module[0].sa.proj_drop = torch.nn.Dropout(0.1)
-    drawer.model.train()
-    with compress(drawer.model, "full"):
-        with pytest.raises(
-            SessionError, match=r"this official Infinity is in training mode with dropout; call eval\(\)"
-        ):
-            drawer.draw()
-        drawer.model.eval()
-        drawer.draw()
-
-
-def test_a_smaller_cache_changes_the_image(make):
-    """Compression takes effect: at 20 % other logits come out, from the first scale that finds tokens missing."""
-    drawer = make()
-    before = drawer.draw()
-    with compress(drawer.model, "uniform", "20%"):
-        during = drawer.draw()
-    assert not torch.equal(before[-1], during[-1])
-    assert torch.equal(before[1 + SCALES], during[1 + SCALES])
 
 
 @pytest.mark.parametrize("policy", ["uniform", "h2o"])
@@ -227,7 +186,7 @@ def test_teacher_forcing_is_left_alone(make):
         drawer.draw()
         assert torch.equal(before, drawer.model(drawer.text, x, *more))
         with pytest.raises(RuntimeError):
-            draw_until(drawer, RuntimeError)
+            drawer.draw_until(RuntimeError)
         assert torch.equal(before, drawer.model(drawer.text, x, *more))
 
 
@@ -238,72 +197,18 @@ def test_the_stand_in_teacher_forces_as_recorded(make_official, golden, golden_t
     torch.testing.assert_close(got, want["tf_sq.logits"], rtol=0, atol=1e-4)
 
 
-# Afterwards
-
-
-def test_detaching_restores_everything(make):
-    """After the block no module has an attribute more, less or other than before, and no class was touched."""
-    drawer = make()
-    before, classes = everything_in(drawer.model), {type(m): dict(vars(type(m))) for m in drawer.model.modules()}
-    drawing = drawer.draw()
-    before = everything_in(drawer.model)
-    with compress(drawer.model, "uniform", "20%"):
-        drawer.draw()
-        assert before != everything_in(drawer.model)
-    assert before == everything_in(drawer.model)
-    assert classes == {kind: dict(vars(kind)) for kind in classes}
-    assert same(drawing, drawer.draw())
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_the_next_image_of_a_session_starts_from_nothing(make, error):
-    """What an interrupted image has cached is not seen by the next, and only that one is reported."""
-    drawer = make()
-    with compress(drawer.model, "h2o", "20%"):
-        undisturbed = drawer.draw()
-    with compress(drawer.model, "h2o", "20%") as session:
-        with pytest.raises(error):
-            draw_until(drawer, error)
-        assert same(undisturbed, drawer.draw())
-    assert 1 == len(session.report().images)
-
-
-def test_an_interrupted_image_leaves_nothing_behind(make):
-    """Stopped between two layers, the model is restored, and generates as if nothing had happened."""
-    drawer = make()
-    drawing = drawer.draw()
-    before = everything_in(drawer.model)
-    with pytest.raises(KeyboardInterrupt), compress(drawer.model, "uniform", "20%"):
-        draw_until(drawer, KeyboardInterrupt)
-    assert before == everything_in(drawer.model)
-    assert same(drawing, drawer.draw())
-
-
 def test_a_reset_in_the_official_way_is_honoured(official):
     """`kv_caching(True)` begins a new image, whether or not the last one was ended."""
     drawer = official()
     with compress(drawer.model, "uniform", "20%") as session:
         undisturbed = drawer.draw()
         with pytest.raises(RuntimeError):
-            draw_until(drawer, RuntimeError)
+            drawer.draw_until(RuntimeError)
         for block in drawer.model.unregistered_blocks:
             block.sa.kv_caching(True)
         assert same(undisturbed, drawer.draw())
     assert 2 == len(session.report().images)
     assert not any(block.sa.caching for block in drawer.model.unregistered_blocks)
-
-
-# Refusals
-
-
-def test_a_second_session_is_refused(make):
-    """One model, one session; the message names the first, which goes on working."""
-    drawer = make()
-    message = "already attached to 'uniform'; leave that block first"
-    with compress(drawer.model, "uniform", "20%"):
-        with pytest.raises(SessionError, match=message), compress(drawer.model, "full"):
-            raise AssertionError("never entered")
-        drawer.draw()
 
 
 @pytest.mark.parametrize("pn", [None, "0.25M"])
@@ -368,52 +273,11 @@ def test_tokens_are_measured_against_the_schedule_of_the_image(official):
     assert 500 < LARGE.schedule.history[-1]
 
 
-# Who is who
-
-
-def test_each_adapter_knows_its_own(ours, official, official_flash):
-    """Exactly one adapter knows each structure."""
-    names = [shared_registry().adapter_for(make().model)[0] for make in (ours, official, official_flash)]
-    assert ["infinity", "infinity-official", "infinity-official"] == names
-    assert not InfinityAdapter().matches(official().model)
-    assert not OfficialInfinityAdapter().matches(ours().model)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda model: setattr(first_attention(model), "k_norm", nn.LayerNorm(32)),
-        lambda model: delattr(first_attention(model), "q_bias"),
-        lambda model: delattr(first_attention(model), "cached_k"),
-        lambda model: delattr(model.block_chunks[0].module[0], "sa"),
-        lambda model: setattr(first_attention(model), "forward", lambda x, attn_bias: x),
-        lambda model: setattr(model, "block_chunks", nn.ModuleList()),
-        lambda model: delattr(model, "rope2d_freqs_grid"),
-    ],
-    ids=["more weights", "fewer weights", "no cache", "no attention", "another call", "no blocks", "no rotations"],
-)
-def test_what_is_only_similar_is_not_official(official, change):
-    """A relative of Infinity, whose attention computes something else, is not taken for it."""
-    model = official().model
-    change(model)
-    message = r"no adapter knows a StandInInfinity; installed adapters: .*infinity-official"
-    with pytest.raises(SessionError, match=message), compress(model, "full"):
-        raise AssertionError("never entered")
-
-
-def first_attention(model):
-    """The self-attention of the first block."""
-    return model.block_chunks[0].module[0].sa
-
-
-def test_geometry_is_read_off_the_model(ours, official):
-    """Schedule, layers, heads, width and dtype; the official object keeps its keys in float32."""
-    want = {"schedule": Canvas("1:1", "0.06M").schedule, "layers": 4, "heads": 2, "head_dim": 16, "rows": 1}
-    for adapter, model in ((InfinityAdapter(), ours().model), (OfficialInfinityAdapter(), official().model)):
-        for dtype in (torch.float32, torch.bfloat16):
-            got = adapter.geometry(model.to(dtype))
-            assert {**want, "dtype": dtype} == {name: getattr(got, name) for name in (*want, "dtype")}
-    assert torch.float32 == OfficialInfinityAdapter().geometry(official().model.bfloat16()).unmodified_key_dtype
+def test_both_layouts_of_the_official_object_are_known(official_flash):
+    """That of its flash kernels too; it keeps its keys in float32, whatever the weights are in."""
+    name, adapter = shared_registry().adapter_for(official_flash().model)
+    assert "infinity-official" == name
+    assert torch.float32 == adapter.geometry(official_flash().model.bfloat16()).unmodified_key_dtype
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -449,18 +313,3 @@ def test_published_models_are_known_without_memory(name):
         model = Infinity(InfinityConfig.published(name), canvas=CANVASES[name])
     _, adapter = shared_registry().adapter_for(model)
     assert InfinityConfig.published(name).geometry(CANVASES[name]) == adapter.geometry(model)
-
-
-def test_an_attribute_that_was_the_classes_is_the_classes_again(make_infinity, plain_text):
-    """A `new_cache` that an instance had from its class does not become its own."""
-
-    class WithSeam(Infinity):
-        new_cache = ConcatCache
-
-    model = make_infinity("small")
-    model.__class__ = WithSeam
-    del model.new_cache
-    with compress(model, "full"):
-        Ours(model, plain_text(3)).draw()
-    assert "new_cache" not in vars(model)
-    assert model.new_cache is ConcatCache

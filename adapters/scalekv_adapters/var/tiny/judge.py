@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from scalekv_adapters.shipped import fill_shipped, read_shipped
+from scalekv_adapters.shipped import shipped
 from scalekv_core.errors import InputError
 
 __all__ = ["DigitReader", "load_reader", "recognised", "shows"]
@@ -68,10 +68,7 @@ def load_reader() -> DigitReader:
     >>> load_reader()(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
-    sizes, weights = read_shipped("scalekv_adapters.var.tiny", "judge")
-    reader = DigitReader(**sizes)
-    fill_shipped(reader, weights)
-    return reader
+    return shipped("scalekv_adapters.var.tiny", "judge", lambda sizes: DigitReader(**sizes))
 
 
 @torch.no_grad()
