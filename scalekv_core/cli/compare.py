@@ -101,7 +101,10 @@ PlanOnly = Annotated[bool, args.option(STORE, "--plan", help="Shows what would r
 Export = Annotated[
     Path | None,
     args.option(
-        STORE, "--export", metavar="FILE", help="Writes the study in --out as .csv, .jsonl or .parquet, and stops."
+        STORE,
+        "--export",
+        metavar="FILE",
+        help="Writes the study in --out as .csv, .jsonl or .parquet, or without images as one .sqlite, and stops.",
     ),
 ]
 
@@ -121,9 +124,12 @@ def compare(
 
     Results go to DIR/study.sqlite as they come. The same command resumes a study that was interrupted.
     """
-    from scalekv_core.cli import studies
-
     if export is not None:
-        studies.export(run.out, export)
+        from scalekv_core.compare.export import export as write
+        from scalekv_core.compare.store import Store
+
+        write(Store.open(run.out), export)
     else:
-        studies.run(studies.ask(asked, shape, sampling, dtype=run.dtype), run, plan_only=plan)
+        from scalekv_core.cli import asking, studies
+
+        studies.run(asking.ask(asked, shape, sampling, dtype=run.dtype), run, plan_only=plan)

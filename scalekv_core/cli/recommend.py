@@ -9,7 +9,10 @@ import typer
 
 
 def recommend(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of a study, as scalekv compare writes it.")],
+    study: Annotated[
+        Path,
+        typer.Argument(metavar="STUDY", help="Folder of a study, or a model's name for the study that ships with it."),
+    ],
     memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory for the cache of a batch: 4GiB.")],
     metric: Annotated[
         str | None,
@@ -22,6 +25,6 @@ def recommend(
 
     Shows the runner-up and the best setting for half the memory beside it.
     """
-    from scalekv_core.cli import studies
+    from scalekv_core.cli.study_tables import tell_recommendation
 
-    studies.tell_recommendation(study, memory, metric)
+    tell_recommendation(study, memory, metric)

@@ -10,7 +10,11 @@ import typer
 
 def report(
     studies: Annotated[
-        list[Path], typer.Argument(metavar="STUDY...", help="Folders of studies, as scalekv compare writes them.")
+        list[Path],
+        typer.Argument(
+            metavar="STUDY...",
+            help="Folders of studies, as scalekv compare writes them; a model's name is the study that ships with it.",
+        ),
     ],
     *,
     leaderboard: Annotated[
@@ -25,7 +29,7 @@ def report(
         typer.Option(
             "--out",
             metavar="FILE.html",
-            help="Where it goes. [dim]default: report.html in the first study's folder[/dim]",
+            help="Where it goes. [dim]default: report.html in the first study's folder; MODEL.html for one that ships[/dim]",
         ),
     ] = None,
 ) -> None:
@@ -40,7 +44,7 @@ def report(
     from scalekv_core.compare.page.write import write_page
     from scalekv_core.errors import InputError
 
-    found = submissions(studies)
+    found = submissions(studies, the_registry())
     if not leaderboard and (len(found) > 1 or protocol is not None):
         raise InputError("several studies, or a protocol, make a leaderboard; say --leaderboard")
     if leaderboard:
@@ -48,6 +52,9 @@ def report(
         page = leaderboard_page(found, the_registry(), protocol="" if protocol is None else protocol.name)
     else:
         page = page_of(found[0].store, the_registry())
-    file = out or found[0].store.folder / ("leaderboard.html" if leaderboard else "report.html")
+    default = "leaderboard.html" if leaderboard else "report.html"
+    if not studies[0].is_dir():  # one file, or a study that ships: the page does not go beside it
+        default = default if leaderboard else f"{found[0].name}.html"
+    file = out or (studies[0] if studies[0].is_dir() else Path()) / default
     write_page(page, file)
     console.say(f"report: {file}")

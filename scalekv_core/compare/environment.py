@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scalekv_core.compare.question import Setting
+from scalekv_core.compare.question import Setting, read_policy
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.plugins.registry import Registry
 
@@ -20,11 +20,11 @@ MOST_FINGERPRINTED = 256 << 20
 
 
 def environment(
-    models: Sequence[ImageModel], settings: Sequence[Setting], device: str, registry: Registry
+    models: Sequence[ImageModel], settings: Sequence[Setting], metrics: Sequence[str], device: str, registry: Registry
 ) -> dict[str, Any]:
     """The record, as plain values."""
     return {
-        "versions": {"scalekv": version("scalekv"), "torch": torch.__version__, **plugins(settings, registry)},
+        "versions": {"scalekv": version("scalekv"), "torch": torch.__version__, **plugins(settings, metrics, registry)},
         "python": platform.python_version(),
         "device": device_name(device),
         "weights": {model.name: fingerprint(model.module) for model in models},
@@ -37,10 +37,13 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{device} ({platform.machine()})"
 
 
-def plugins(settings: Sequence[Setting], registry: Registry) -> dict[str, str]:
-    """{distribution: version} of the plugins that the policies of these settings come from."""
-    names = {setting.policy.split()[0] for setting in settings}
-    owners = [registry.offers[key].owner for name in names if (key := ("policy", name)) in registry.offers]
+def plugins(settings: Sequence[Setting], metrics: Sequence[str], registry: Registry) -> dict[str, str]:
+    """{distribution: version} of the plugins that models, policies and their parts, codecs and metrics come from."""
+    keys = {("model", setting.model) for setting in settings} | {("metric", name) for name in metrics}
+    for setting in settings:
+        policy, parts = read_policy(setting.policy)
+        keys |= {("policy", policy), *parts.items(), ("codec", setting.codec)}
+    owners = [registry.offers[key].owner for key in sorted(keys) if key in registry.offers]
     return {owner.distribution: owner.version for owner in owners if owner.version}
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve, frozen
 
+from scalekv_core.compare.compact import located
 from scalekv_core.compare.prompts import prompts_named
 from scalekv_core.compare.question import differences
 from scalekv_core.compare.question_file import QuestionFile
@@ -34,16 +35,19 @@ class Submission:
         return [("command", self.store.command), ("versions", versions), ("device", known["device"])]
 
 
-def submissions(folders: Sequence[Path]) -> list[Submission]:
-    """The studies in these folders, each by its folder's name.
+def submissions(studies: Sequence[Path], registry: Registry) -> list[Submission]:
+    """The studies in these folders or files, each by its name; the name of a model is the study that ships with it.
 
     Raises:
         InputError: there is none, or two have one name.
     """
-    found = [Submission(name=folder.resolve().name, store=Store.open(folder)) for folder in folders]
+    found = [
+        Submission(name=study.resolve().name.removesuffix(".sqlite"), store=Store.open(located(study, registry)))
+        for study in studies
+    ]
     names = [one.name for one in found]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"two studies are called {twice[0]!r}; rename one folder, since it names the entry")
+        raise InputError(f"two studies are called {twice[0]!r}; rename one, since its name is that of the entry")
     return found
 
 
@@ -58,15 +62,18 @@ def check_protocol(found: Sequence[Submission], protocol: Path | None) -> None:
         InputError: one differs; the message says in what.
     """
     wanted = _fixed(found[0].store.question) if protocol is None else _fixed_by(protocol)
-    weights = found[0].store.environment["weights"]
+    same = _frozen(found[0].store.environment)
     for one in found:
         asked = {name: value for name, value in one.store.question.items() if name in wanted}
-        apart = differences(asked, wanted) + differences(
-            {"weights": one.store.environment["weights"]}, {"weights": weights}
-        )
+        apart = differences(asked, wanted) + differences(_frozen(one.store.environment), same)
         if apart:
             against = found[0].name if protocol is None else str(protocol)
             raise InputError(f"study {one.name!r} cannot stand beside {against}: {'; '.join(apart)}")
+
+
+def _frozen(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What two studies must have run on beside asking the same."""
+    return {name: environment[name] for name in ("weights", "profiles")}
 
 
 def _fixed(question: dict[str, Any]) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def _figures(store: Store, setting: int, place: Mapping[tuple[str, int], int]) -
 
 
 def _scales(store: Store, setting: int) -> dict[str, list[float]]:
-    rows = store.rows(
+    rows = store.scale_means(setting) or store.rows(
         "SELECT f.metric, AVG(f.value) FROM figure f JOIN cell c ON c.id = f.cell WHERE c.setting = ? AND f.scale >= 0"
         " GROUP BY f.metric, f.scale ORDER BY f.metric, f.scale",
         (setting,),

@@ -27,6 +27,9 @@ from scalekv_core.errors import InputError
 UNMODIFIED = "unmodified"
 """Key of the setting that stands for the model without scalekv."""
 
+_STARTED = int(time.time())
+"""With its number it names a process: numbers are used again."""
+
 
 @frozen(eq=False)
 class Store:
@@ -57,7 +60,7 @@ class Store:
             with database.transaction(store.db):
                 if database.is_empty(store.db):
                     store._begin(question, environment, command)
-        store._check_same(question, environment)
+        store.check_same(question, environment)
         return store
 
     @classmethod
@@ -124,10 +127,15 @@ class Store:
     @property
     def cells(self) -> int:
         """How many cells of settings are finished, failed ones too."""
-        (row,) = self.rows(
-            "SELECT COUNT(*) FROM cell WHERE setting != (SELECT id FROM setting WHERE key = ?)", (UNMODIFIED,)
+        return sum(number for _, number in self.cells_by_model)
+
+    @property
+    def cells_by_model(self) -> list[tuple[str, int]]:
+        """(model, how many of its settings' cells are finished)."""
+        query = (
+            "SELECT s.model, COUNT(*) FROM cell c JOIN setting s ON s.id = c.setting WHERE s.key != ? GROUP BY s.model"
         )
-        return int(row[0])
+        return [(str(model), int(number)) for model, number in self.rows(query, (UNMODIFIED,))]
 
     def finished(self, key: str, images: Sequence[tuple[str, int]], model: str) -> bool:
         """Whether a setting has a cell for each of these images."""
@@ -166,7 +174,7 @@ class Store:
         return int(found[0])
 
     def _write_cell(self, setting: int, image: int, cell: Cell, file: str | None) -> None:
-        worker = f"{socket.gethostname()}:{os.getpid()}"
+        worker = f"{socket.gethostname()}:{os.getpid()}:{_STARTED}"
         new = self.db.execute(
             "INSERT INTO cell (setting, image, file, seconds, unmodified_seconds, resident_bytes, peak_bytes, selection_share,"
             " failed, worker, finished) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id",
@@ -186,6 +194,12 @@ class Store:
             (key, model),
         )
         return {(prompt, seed): file for prompt, seed, file in rows}
+
+    def scale_means(self, setting: int) -> list[tuple[Any, ...]]:
+        """(metric, mean over images) by scale, of a compact copy; empty where the store has the figures of every image."""
+        if not self.rows("SELECT 1 FROM sqlite_master WHERE name = 'scale_mean'"):
+            return []
+        return self.rows("SELECT metric, value FROM scale_mean WHERE setting = ? ORDER BY metric, scale", (setting,))
 
     def set_figure(self, key: str, metric: str, value: float, images: int) -> None:
         """Writes the figure of all images of a setting; a figure of fewer images is replaced."""
@@ -211,7 +225,8 @@ class Store:
             (UNMODIFIED, UNMODIFIED, UNMODIFIED),
         )
 
-    def _check_same(self, question: Question, environment: Mapping[str, Any]) -> None:
+    def check_same(self, question: Question, environment: Mapping[str, Any]) -> None:
+        """Raises InputError, which names what differs, if this is not the study of that question and environment."""
         found = differences(question.as_dict(), self.question)
         found += differences(json.loads(json.dumps(dict(environment))), self.environment)
         if found:

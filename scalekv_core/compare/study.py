@@ -10,6 +10,7 @@ import numpy as np
 from attrs import field, frozen
 from PIL import Image
 
+from scalekv_core.compare.database import FILE
 from scalekv_core.compare.engines import Engine, InProcess
 from scalekv_core.compare.environment import environment
 from scalekv_core.compare.measuring import pair_metrics
@@ -134,11 +135,11 @@ def _check_prompts(name: str, question: Question, registry: Registry) -> None:
 
 @frozen(eq=False, kw_only=True)
 class Progress:
-    """How far a study is: cells done, cells in all, and of the last task which setting."""
+    """How far a study is: cells done, cells in all, and the last task."""
 
     done: int
     total: int
-    setting: Setting
+    task: Task
 
 
 @frozen(eq=False, kw_only=True)
@@ -175,7 +176,7 @@ class Study:
         Raises:
             InputError: the folder holds a study of another question, of other versions or weights.
         """
-        known = environment(list(models.values()), plan.measured, loading.device, registry)
+        known = environment(list(models.values()), plan.measured, plan.question.metrics, loading.device, registry)
         store = Store.create(folder, plan.question, known, command=command)
         for one in plan.settings:
             footprint = one.footprint
@@ -202,7 +203,7 @@ class Study:
             for task, cells, baseline in self.engine.run(self.plan.tasks, self.loading, self._wanted):
                 self._keep((task, cells, baseline))
                 ran, done = True, done + len(task.images)
-                yield Progress(done=done, total=self.plan.cells, setting=task.setting)
+                yield Progress(done=done, total=self.plan.cells, task=task)
 
     def finish(self) -> None:
         """Computes the metrics of whole sets from the pictures in the store."""
@@ -238,6 +239,33 @@ class Study:
         self.store.finish(task.setting.key, task.setting.model, task.batch, cells)
         if baseline is not None:
             self.store.finish(UNMODIFIED, task.setting.model, task.batch, baseline)
+
+
+def begun(
+    plan: StudyPlan, folder: Path, models: Mapping[str, ImageModel], *, device: str, registry: Registry
+) -> Store | None:
+    """What there is of a study in a folder, without writing to it; None if nothing is there.
+
+    Raises:
+        InputError: the folder holds another study.
+    """
+    if not (folder / FILE).is_file():
+        return None
+    store = Store.open(folder)
+    store.check_same(
+        plan.question, environment(list(models.values()), plan.measured, plan.question.metrics, device, registry)
+    )
+    return store
+
+
+def cells_left(plan: StudyPlan, store: Store | None) -> dict[str, int]:
+    """{model: how many of its cells a store does not have}; None has none."""
+    left = dict.fromkeys(plan.question.models, 0)
+    for setting in plan.measured:
+        left[setting.model] += len(plan.question.images(setting.model))
+    for model, number in store.cells_by_model if store else ():
+        left[model] -= number
+    return left
 
 
 def failures(store: Store) -> list[tuple[str, str, int]]:

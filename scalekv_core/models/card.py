@@ -95,6 +95,11 @@ class ModelCard(FormerNames, ABC):
         """A prompt to try it with."""
         return ""
 
+    @property
+    def study(self) -> Path | None:
+        """File of the study of policies that ships with it; None, as here, if there is none."""
+        return None
+
     def profiles(self, weights: Path | None = None) -> Sequence[AttentionProfile]:
         """The attention profiles that ship with it, or that are stored beside these weights; each is of one schedule.
 

@@ -19,7 +19,7 @@ from scalekv_core.compare.engines import InProcess
 from scalekv_core.compare.picture_files import IMAGES
 from scalekv_core.compare.results import needed, recommend, results_of
 from scalekv_core.compare.store import UNMODIFIED, Store
-from scalekv_core.compare.study import failures
+from scalekv_core.compare.study import failures, unmeasured
 from scalekv_core.compare.tasks import tasks_of
 from scalekv_core.errors import InputError, UnknownName
 from scalekv_core.models.image_model import ImageModel
@@ -207,6 +207,23 @@ def test_a_metric_that_is_not_there_is_refused_first(study_in: StudyIn, tmp_path
     """Before a folder is made."""
     with pytest.raises(UnknownName, match="no metric is called 'beauty'"):
         study_in(tmp_path / "study", asked(metrics=("beauty",)))
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_metric_that_measures_no_model_of_the_study_is_refused_first(
+    study_in: StudyIn, tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its column would be empty; with another model beside it the models without figures are named."""
+    from tests.compare.conftest import Brightness
+
+    monkeypatch.setattr(Brightness, "models", ("var-tiny", "infinity-tiny"))
+    question = asked(metrics=("psnr", "brightness"))
+    why = "metric 'brightness' has no figures of model 'toy': it measures var-tiny, infinity-tiny only; leave it out"
+    with pytest.raises(InputError, match=why):
+        study_in(tmp_path / "study", question)
+    two = asked(models=("toy", "var-tiny"), prompts={"toy": ("1",), "var-tiny": ("1",)}, metrics=("brightness",))
+
+    assert [("brightness", "toy", "var-tiny, infinity-tiny")] == unmeasured(two, registry)
     assert not (tmp_path / "study").exists()
 
 

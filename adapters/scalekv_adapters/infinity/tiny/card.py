@@ -55,6 +55,10 @@ class TinyInfinityCard(InfinityCard, ShippedCard):
         loaded, profiles = load(device, dtype), self.profiles()
         return InfinityImageModel(self.name, loaded.transformer, loaded.text, sampling=self.sampling, profiles=profiles)
 
+    @property
+    def study(self) -> Path:
+        return Path(__file__).with_name("study.sqlite")
+
     def profiles(self, weights: Path | None = None) -> list[AttentionProfile]:
         return profiles_beside(Path(__file__), PROFILES)
 

@@ -41,5 +41,9 @@ class TinyVARCard(VARCard, ShippedCard):
     def example(self) -> str:
         return "3"
 
+    @property
+    def study(self) -> Path:
+        return Path(__file__).with_name("study.sqlite")
+
     def profiles(self, weights: Path | None = None) -> list[AttentionProfile]:
         return profiles_beside(Path(__file__), PROFILE)
