@@ -9,10 +9,12 @@ from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.plugins.hookspecs import hookimpl
 from scalekv_policies.ams_kv import CondensedAndLocal, ams_kv
+from scalekv_policies.diagonal import Diagonal, diagonal
 from scalekv_policies.float8 import Float8
 from scalekv_policies.fold import Fold, ValueMass, fold
 from scalekv_policies.full import Everything, full
 from scalekv_policies.h2o import HeavyHitters, h2o
+from scalekv_policies.heatkv import ScaleAttention, WholeMapsPerHead, heatkv
 from scalekv_policies.host import Host
 from scalekv_policies.integers import Int4, Int8
 from scalekv_policies.pyramidkv import PyramidBudget, pyramidkv
@@ -25,19 +27,23 @@ from scalekv_policies.scalekv_reference import (
 )
 from scalekv_policies.snapkv import SnapSelector, snapkv
 from scalekv_policies.streaming import SinksAndRecent, streaming
-from scalekv_policies.uniform import EvenBudget, UniformSelector, uniform
+from scalekv_policies.uniform import EvenBudget, UniformSelector, random, sliding, uniform
 
 
 @hookimpl
 def scalekv_policies() -> Mapping[str, Callable[[], Policy]]:
     return {
         "ams-kv": ams_kv,
+        "diagonal": diagonal,
         "fold": fold,
         "full": full,
         "h2o": h2o,
+        "heatkv": heatkv,
         "pyramidkv": pyramidkv,
+        "random": random,
         "scalekv": scalekv,
         "scalekv-reference": scalekv_reference,
+        "sliding": sliding,
         "snapkv": snapkv,
         "streaming": streaming,
         "uniform": uniform,
@@ -47,6 +53,7 @@ def scalekv_policies() -> Mapping[str, Callable[[], Policy]]:
 @hookimpl
 def scalekv_layer_classifiers() -> Mapping[str, Callable[[], LayerClassifier]]:
     return {
+        "heatkv": ScaleAttention,
         "one-role": OneRole,
         "scalekv": ScaleKVClassifier,
         "scalekv-reference": ReleasedClassifier,
@@ -58,6 +65,7 @@ def scalekv_budget_allocators() -> Mapping[str, Callable[[], BudgetAllocator]]:
     return {
         "even": EvenBudget,
         "everything": Everything,
+        "heatkv": WholeMapsPerHead,
         "pyramidkv": PyramidBudget,
         "scalekv": ScaleKVAllocator,
         "scalekv-reference": ReleasedAllocator,
@@ -68,6 +76,7 @@ def scalekv_budget_allocators() -> Mapping[str, Callable[[], BudgetAllocator]]:
 def scalekv_token_selectors() -> Mapping[str, Callable[[], TokenSelector]]:
     return {
         "ams-kv": CondensedAndLocal,
+        "diagonal": Diagonal,
         "h2o": HeavyHitters,
         "scalekv": ScaleKVSelector,
         "scalekv-reference": ReleasedSelector,

@@ -99,6 +99,11 @@ def spaced_order(schedule: ScaleSchedule, scale: int, device: torch.device) -> T
     return torch.cat(orders)
 
 
+def lattice_numbers(index: Tensor, axis: int) -> Tensor:
+    """int64 below 2^32: where the points ``index`` of the lattice lie along the frames, rows or columns (axis 0, 1, 2)."""
+    return index * (_FRAME, _ROW, _COLUMN)[axis] & _32_BITS
+
+
 def mixed(x: _Number) -> _Number:
     """The 32-bit number scrambled: one to one, every bit of x moves about half of the bits."""
     x = ((x >> 16) ^ x) * 0x45D9F3B & _32_BITS
@@ -109,3 +114,13 @@ def mixed(x: _Number) -> _Number:
 def uniform() -> Policy:
     """Keeps tokens evenly spaced over the maps; the same number in every head."""
     return Policy(name="uniform", allocator=EvenBudget(), selector=UniformSelector())
+
+
+def sliding() -> Policy:
+    """Keeps the latest tokens; the same number in every head."""
+    return Policy(name="sliding", allocator=EvenBudget(), selector=UniformSelector(pick="recent"))
+
+
+def random() -> Policy:
+    """Keeps random tokens, others in every layer and head; ``seed`` draws them anew."""
+    return Policy(name="random", allocator=EvenBudget(), selector=UniformSelector(pick="random"))

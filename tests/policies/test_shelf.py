@@ -25,7 +25,7 @@ VARIANTS = {
 POLICIES = scalekv_policies.scalekv_policies()
 SQUARE = ScaleSchedule.square(1, 2, 3, 5, 8)
 WIDE = ScaleSchedule([(1, 1), (1, 2), (2, 5), (4, 9), (5, 11)])
-VIDEO = ScaleSchedule([(1, 1), (1, 2, 2), (2, 3, 4), (3, 4, 5)])
+VIDEO = ScaleSchedule([(1, 1), (1, 2, 2), (2, 3, 4), (3, 4, 5), (3, 5, 6)])
 
 
 @pytest.mark.thorough
