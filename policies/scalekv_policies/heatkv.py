@@ -64,6 +64,9 @@ class WholeMapsPerHead(BudgetAllocator):
     * The released code also brings removals forward while a scale is generated, layer by layer, so that the budget holds there
       too. Here the budget holds after every scale, and planned peak memory counts what is held in between.
 
+    * Heads that hold other maps are stored apart, so one layer launches attention up to H times. The released code has a kernel
+      of its own for that.
+
     Attributes:
         protect: the first maps, which every head holds; the paper's 3.
         spend_rest: whether what the rounding leaves is used.

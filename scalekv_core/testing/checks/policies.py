@@ -121,6 +121,7 @@ def check_the_whole_budget_is_lossless(make: Make, case: ImageCase) -> None:
 
 
 @only_if(lambda policy: policy.allocator.spends_all, "the budget is not its to choose")
+@made_on_few(1, real_sizes=1)
 def check_a_small_budget_drops(make: Make, case: ImageCase) -> None:
     """A budget below the whole history drops tokens: a policy that does nothing is an error, not silence."""
     policy = make()
