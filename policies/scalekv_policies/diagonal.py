@@ -55,7 +55,8 @@ def turns_under_places(sizes: Map, device: torch.device) -> Tensor:
     t, h, w = sizes
     places = 4 * t * h * w
     frame, row, column = (
-        lattice_numbers(torch.arange(1, places + 1, device=device), axis) * size >> 32 for axis, size in enumerate(sizes)
+        lattice_numbers(torch.arange(1, places + 1, device=device), axis) * size >> 32
+        for axis, size in enumerate(sizes)
     )
     token = (frame * h + row) * w + column
     turns = torch.arange(places, places + t * h * w, device=device)

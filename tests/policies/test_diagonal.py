@@ -13,7 +13,9 @@ SCHEDULE = ScaleSchedule.square(1, 2, 4, 8)
 def test_every_map_keeps_about_as_many_tokens(make_view):
     """Where a map has fewer, all of them."""
     kept = Diagonal().select(make_view(SCHEDULE, 3), 1 + 4 + 8 + 8)[0, 0]
-    counts = [int(((start <= kept) & (kept < stop)).sum()) for start, stop in pairwise([*SCHEDULE.history, SCHEDULE.total])]
+    counts = [
+        int(((start <= kept) & (kept < stop)).sum()) for start, stop in pairwise([*SCHEDULE.history, SCHEDULE.total])
+    ]
     assert [1, 4] == counts[:2]
     assert abs(counts[2] - counts[3]) <= 2
 

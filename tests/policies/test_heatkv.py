@@ -63,13 +63,17 @@ def test_what_rounding_leaves_goes_to_the_heads_that_lost_a_map_last():
         seen = np.asarray(SMALL.schedule.seen[:-1]) * 6
         held = plan.slots()[:-1]
         assert (held <= slots).all()
-        assert (held > np.minimum(slots, np.minimum(seen, np.concatenate([[slots], held[:-1] + np.diff(seen)]))) - 9).all()
+        assert (
+            held > np.minimum(slots, np.minimum(seen, np.concatenate([[slots], held[:-1] + np.diff(seen)]))) - 9
+        ).all()
 
 
 def test_less_than_the_protected_maps_is_refused(make_profile):
     """The message says how many tokens they are and what would do: 0.33 % of Infinity's history."""
     geometry = CacheGeometry(schedule=SQUARE_1M, layers=32, heads=16, head_dim=128)
-    with pytest.raises(BudgetError, match=r"the first 3 maps are 21 tokens of every head; the budget buys 19.3.*'0.33% of history'"):
+    with pytest.raises(
+        BudgetError, match=r"the first 3 maps are 21 tokens of every head; the budget buys 19.3.*'0.33% of history'"
+    ):
         plan_policy(heatkv(), geometry, budget="0.3%", profile=make_profile(geometry))
 
 

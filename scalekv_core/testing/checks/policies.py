@@ -24,6 +24,7 @@ from scalekv_core.testing.common import (
     Refused,
     all_same,
     check_value,
+    made_on_few,
     only_if,
 )
 from scalekv_core.testing.images import Image, plan_for, profile_of
