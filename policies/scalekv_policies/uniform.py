@@ -122,5 +122,5 @@ def sliding() -> Policy:
 
 
 def random() -> Policy:
-    """Keeps random tokens, others in every layer and head; ``seed`` draws them anew."""
+    """Keeps random tokens, others in every layer and head."""
     return Policy(name="random", allocator=EvenBudget(), selector=UniformSelector(pick="random"))
