@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from scalekv_core.models.card import ModelCard
     from scalekv_core.models.image_model import Generation, ImageModel
     from scalekv_core.models.sampling import Sampling
+    from scalekv_core.models.steps import ScaleStep
+    from scalekv_core.pipeline.output import PipelineOutput
+    from scalekv_core.pipeline.pipeline import Pipeline
+    from scalekv_core.pipeline.progress import Progress
     from scalekv_core.planning.budget import Budget
     from scalekv_core.planning.footprint import Footprint, footprint
     from scalekv_core.planning.planner import Planned, plan_policy
@@ -81,15 +85,19 @@ __all__ = [
     "MissingExtra",
     "ModelAdapter",
     "ModelCard",
+    "Pipeline",
+    "PipelineOutput",
     "Planned",
     "PluginError",
     "Policy",
     "ProfileError",
+    "Progress",
     "Registry",
     "Report",
     "Sampling",
     "ScaleKVError",
     "ScaleSchedule",
+    "ScaleStep",
     "ScoringSelector",
     "Session",
     "SessionError",
@@ -141,6 +149,10 @@ _MODULES = {
     "models.card": ("ModelCard",),
     "models.image_model": ("Generation", "ImageModel"),
     "models.sampling": ("Sampling",),
+    "models.steps": ("ScaleStep",),
+    "pipeline.output": ("PipelineOutput",),
+    "pipeline.pipeline": ("Pipeline",),
+    "pipeline.progress": ("Progress",),
     "planning.budget": ("Budget",),
     "planning.footprint": ("Footprint", "footprint"),
     "planning.planner": ("Planned", "plan_policy"),

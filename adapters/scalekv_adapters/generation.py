@@ -83,8 +83,8 @@ class ImageBatch(ABC):
         """`total` with the map of this scale, a new tensor."""
 
     @abstractmethod
-    def pictures(self) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] of `total`."""
+    def pictures(self, total: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] of a sum of codes, such as that of a step."""
 
 
 def steps(
@@ -140,7 +140,7 @@ def generate(
                 logits.append(step.logits)
         finite.check()
     return Generation(
-        images=batch.pictures(),
+        images=batch.pictures(step.total),
         tokens=tuple(tokens),
         choices=tuple(choices),
         logits=tuple(logits) if keep_logits else None,

@@ -3,7 +3,7 @@
 One module per command, each with a function of the module's name; ``application`` lists them. What several commands share:
 
 - ``arguments``, ``groups``: options, each declared once; ``choice``, ``policy_file``: which policies, from both;
-- ``jobs``, ``loading``, ``installed``: prompts and seeds, models and devices, the registry;
+- ``jobs``, ``installed``: prompts and seeds, the registry;
 - ``generating``, ``saving``, ``record``, ``sheets``, ``writing``: images, and the files that they go into;
 - ``console``, ``tables``, ``figures``: what is printed.
 """

@@ -112,8 +112,8 @@ def tell(error: Exception, told: Sequence[str] = ()) -> int | None:
         error: what a command raised.
         told: lines that were printed before and need not be printed again.
     """
-    from scalekv_core.cli.memory import is_out_of_memory
     from scalekv_core.errors import ScaleKVError
+    from scalekv_core.pipeline.out_of_memory import is_out_of_memory
 
     if isinstance(error, ScaleKVError):
         message = str(error)

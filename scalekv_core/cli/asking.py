@@ -9,12 +9,12 @@ from scalekv_core.cli.arguments import SamplingOptions, Shape
 from scalekv_core.cli.compare import Asked
 from scalekv_core.cli.installed import the_registry
 from scalekv_core.cli.jobs import sampling_changes
-from scalekv_core.cli.loading import read_dtype
 from scalekv_core.compare.prompts import named_sets, prompts_named
 from scalekv_core.compare.question import Question
 from scalekv_core.compare.question_file import QuestionFile
 from scalekv_core.errors import InputError
 from scalekv_core.models.card import ModelCard
+from scalekv_core.models.requests import read_dtype
 
 METRICS = ("psnr", "ssim", "agreement", "forced-kl")
 

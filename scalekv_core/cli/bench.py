@@ -59,8 +59,9 @@ def bench(
     import torch
 
     from scalekv_core.bench import Bench, BenchSettings, check_bench_fits
-    from scalekv_core.cli import bench_setup, bench_tables, choice, loading, writing
+    from scalekv_core.cli import bench_setup, bench_tables, choice, writing
     from scalekv_core.errors import InputError
+    from scalekv_core.pipeline import loading
 
     if compare is not None:
         print_comparison(*compare)

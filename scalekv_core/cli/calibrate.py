@@ -13,8 +13,8 @@ from scalekv_core.cli import arguments as args
 from scalekv_core.cli import console, defaults
 
 if TYPE_CHECKING:
-    from scalekv_core.cli.jobs import Job
     from scalekv_core.contracts.profile import AttentionProfile
+    from scalekv_core.pipeline.job import Job
 
 LAST = 3
 """Scales that are shown: the last ones, where nearly all of the cache is."""
@@ -53,8 +53,9 @@ def calibrate(
 
     Generates with the unmodified model, and writes one file when all images are generated.
     """
-    from scalekv_core.cli import jobs, loading, writing
+    from scalekv_core.cli import jobs, writing
     from scalekv_core.errors import InputError
+    from scalekv_core.pipeline import loading
 
     if out.is_dir():
         raise InputError(f"--out is the profile's file; {out} is a directory")
@@ -95,7 +96,7 @@ def read_prompts(path: Path) -> list[str]:
 def measure(model: Any, job: Job, *, queries: int, batch: int) -> AttentionProfile:
     """The profile of a model over all images of a job, generated in batches."""
     from scalekv_core.cli.installed import the_registry
-    from scalekv_core.cli.memory import explaining_out_of_memory
+    from scalekv_core.pipeline.out_of_memory import explaining_out_of_memory
     from scalekv_core.session import calibration
 
     with (

@@ -12,13 +12,13 @@ from attrs import field, frozen
 from scalekv_core.cli import console, defaults
 from scalekv_core.cli.arguments import Compression
 from scalekv_core.cli.installed import the_registry
-from scalekv_core.cli.jobs import Job
 from scalekv_core.cli.policy_file import PartTable, PolicyFile
 from scalekv_core.contracts.policy import PARTS, Policy
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError, ScaleKVError
-from scalekv_core.memory.fit import check_batch_fits
-from scalekv_core.planning.planner import Planned, plan_policy
+from scalekv_core.pipeline.job import Job
+from scalekv_core.pipeline.running import plan_job
+from scalekv_core.planning.planner import Planned
 
 Chosen = tuple[Policy, str | None]
 """A policy and its budget; None is the policy's own."""
@@ -133,13 +133,11 @@ def plan_all(
         BudgetError, ProfileError, ContractError: as :func:`~scalekv_core.planning.planner.plan_policy`.
         InputError: it does not fit into memory.
     """
-    batch, plans, registry = job.batch, [], the_registry()
+    plans, registry = [], the_registry()
     with _leaving_out(choice, [policy.name for policy, _ in chosen]) as attempt:
         for policy, budget in chosen:
             with attempt(policy.name):
-                planned = plan_policy(policy, batch.geometry, budget=budget, profile=profile, model=batch.model)
-                check_batch_fits(batch, planned, memory=memory, registry=registry)
-                plans.append(planned)
+                plans.append(plan_job(job, policy, budget, profile, memory=memory, registry=registry))
     return plans
 
 

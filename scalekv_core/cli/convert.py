@@ -37,8 +37,9 @@ def convert(source: Source, out: Out, dtype: Dtype = None) -> None:
 
     Streams tensor by tensor. The folder that is written can be named with --weights; nothing in the source is run.
     """
-    from scalekv_core.cli import loading, writing
+    from scalekv_core.cli import writing
     from scalekv_core.models.weights.conversion import check_room, conversions
+    from scalekv_core.pipeline import loading
 
     wanted = None if dtype is None else loading.read_dtype(dtype)
     writing.check_directory(out)

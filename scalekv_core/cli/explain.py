@@ -12,10 +12,10 @@ from scalekv_core.cli import arguments as args
 from scalekv_core.cli import console, defaults
 
 if TYPE_CHECKING:
-    from scalekv_core.cli.jobs import Job
     from scalekv_core.compare.explain import Explanation
     from scalekv_core.contracts.profile import AttentionProfile
     from scalekv_core.models.image_model import ImageModel
+    from scalekv_core.pipeline.job import Job
     from scalekv_core.planning.planner import Planned
 
 SHOW = "What to show"
@@ -75,9 +75,10 @@ def explain(
 
     Writes plan.png and kept.png; --text prints the same as tables and needs no matplotlib.
     """
-    from scalekv_core.cli import choice, explain_tables, jobs, loading, writing
+    from scalekv_core.cli import choice, explain_tables, jobs, writing
     from scalekv_core.compare import explain_plots
     from scalekv_core.compare.explain import Explanation, typical_layers
+    from scalekv_core.pipeline import loading
 
     generate = generate if draw is None else draw
     chosen = choice.choose_one(policy, compression, command="explain")

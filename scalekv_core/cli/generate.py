@@ -50,8 +50,9 @@ def generate(
 
     Writes baseline.png, compressed.png, side_by_side.png and record.json; for several policies one sheet, policies.png.
     """
-    from scalekv_core.cli import choice, generating, jobs, loading, record, saving, writing
+    from scalekv_core.cli import choice, generating, jobs, record, saving, writing
     from scalekv_core.memory import fit, free
+    from scalekv_core.pipeline import loading
 
     baseline = baseline if full is None else full
     chosen = choice.choose(policy, compression)
@@ -66,7 +67,11 @@ def generate(
     given = loading.load_profile(compression.profile)
     plans = choice.plan_all(job, chosen, policies, given or loading.profile_of(job.batch, place.weights), memory=memory)
     if baseline:
-        fit.check_baseline_fits(job.batch, memory=memory)
+        fit.check_baseline_fits(
+            job.batch,
+            memory=memory,
+            suggestion="the compressed run fits: leave the comparison out with --no-baseline",
+        )
     writing.check_files(out, saving.names([one.policy for one in plans], baseline=baseline))
     loaded = loading.load_model(
         job.batch, weights=place.weights, device=place.device, allow_nonfinite=place.allow_nonfinite

@@ -1,8 +1,8 @@
-"""From prompts, seeds and sampling options to what is generated, image by image."""
+"""From the arguments of a command to the job that it is: prompts, seeds and sampling options."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -13,9 +13,9 @@ from scalekv_core.cli import defaults
 from scalekv_core.cli.arguments import SamplingOptions, Shape
 from scalekv_core.cli.installed import model_card, the_registry
 from scalekv_core.errors import InputError
-from scalekv_core.memory.batch import Batch
-from scalekv_core.models.requests import check_prompts, check_seeds, shortened
+from scalekv_core.models.requests import check_prompts, shortened
 from scalekv_core.models.sampling import Sampling, read_places, read_strengths
+from scalekv_core.pipeline.job import Job, every_seed, seeds_of
 
 
 @frozen(kw_only=True)
@@ -37,39 +37,6 @@ class Request:
     paired: bool = False
     shape: Shape = field(factory=Shape)
     random_weights: bool = False
-
-
-@frozen(eq=False, kw_only=True)
-class Job:
-    """What is generated, image by image; the unmodified and every compressed run get the same.
-
-    Attributes:
-        prompts, seeds: one per image.
-        sampling: how tokens are sampled.
-        batch: the same for a planner: which model, how many images, how large, with guidance or without.
-    """
-
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    sampling: Sampling
-    batch: Batch
-
-    @property
-    def rows(self) -> int:
-        """Sequences in the batch."""
-        return self.batch.geometry.rows
-
-    def parts(self, images: int) -> Iterator[Job]:
-        """The same in parts of at most so many images."""
-        for start in range(0, len(self.prompts), images):
-            prompts, seeds = self.prompts[start : start + images], self.seeds[start : start + images]
-            yield attrs.evolve(self, prompts=prompts, seeds=seeds, batch=attrs.evolve(self.batch, images=len(prompts)))
-
-    @property
-    def labels(self) -> list[str]:
-        """One per image: its prompt, and its seed where a prompt has several images."""
-        several = len(set(self.seeds)) > 1
-        return [f"{p}, seed {s}" if several else p for p, s in zip(self.prompts, self.seeds, strict=True)]
 
 
 def model_for(prompts: Sequence[str] | None) -> str:
@@ -127,37 +94,11 @@ def job_of(model: str, request: Request, *, sampling: Sampling, dtype: torch.dty
     if not request.prompts and not card.example:
         raise InputError(f"model {model!r} has no example; name a prompt: scalekv generate PROMPT ...")
     prompts = check_prompts(model, request.prompts or [card.example])
-    seeds = seeds_of(request.seeds, request.images)
+    seeds = seeds_of(request.seeds, request.images, who="--seed")
     if request.paired and (request.images is not None or len(seeds) != len(prompts)):
         raise InputError(
             f"--paired wants one --seed for each of {len(prompts)} prompts, and no --images; got {len(seeds)} seeds"
         )
-    pairs = list(zip(prompts, seeds, strict=True)) if request.paired else [(p, s) for p in prompts for s in seeds]
-    batch = Batch(
-        model=model,
-        card=card,
-        images=len(pairs),
-        guidance=card.rows_of(sampling) > 1,
-        dtype=dtype,
-        random_weights=request.random_weights,
-        **attrs.asdict(request.shape),
-    )
-    card.check_sampling(sampling, batch.geometry)
-    return Job(prompts=tuple(p for p, _ in pairs), seeds=tuple(s for _, s in pairs), sampling=sampling, batch=batch)
-
-
-def seeds_of(seeds: Sequence[int] | None, images: int | None) -> list[int]:
-    """One seed per image of a prompt.
-
-    >>> seeds_of([7], 3), seeds_of([1, 5], None)
-    ([7, 8, 9], [1, 5])
-    """
-    given = list(seeds or [0])
-    if len(given) == 1:
-        given = [given[0], given[0] + (images or 1) - 1]
-        first, last = check_seeds(given, len(given), who="--seed")
-        return list(range(first, last + 1))
-    given = check_seeds(given, len(given), who="--seed")
-    if images not in (None, len(given)):
-        raise InputError(f"{images} images of each prompt want one seed (the first) or {images}; got {len(given)}")
-    return given
+    images = list(zip(prompts, seeds, strict=True)) if request.paired else every_seed(model, prompts, seeds)
+    shape = attrs.asdict(request.shape)
+    return Job.of(model, card, images, sampling=sampling, dtype=dtype, random_weights=request.random_weights, **shape)

@@ -58,9 +58,10 @@ def plan(
 
     Nothing is allocated and no weights are needed. With --memory, exit code 1 says that it does not fit.
     """
-    from scalekv_core.cli import choice, installed, loading, plan_tables
+    from scalekv_core.cli import choice, installed, plan_tables
     from scalekv_core.memory.batch import Batch
     from scalekv_core.memory.plan import plan_batch
+    from scalekv_core.pipeline import loading
     from scalekv_core.planning.budget import read_bytes
 
     ((chosen, spent),) = choice.policies_of(choice.choose_one(policy, compression, command="plan"))

@@ -17,13 +17,13 @@ import torch
 
 from scalekv_core.cli.generating import Generated
 from scalekv_core.cli.installed import registered_name, the_registry
-from scalekv_core.cli.jobs import Job
 from scalekv_core.compare.environment import fingerprint
 from scalekv_core.compare.metrics import Fidelity
 from scalekv_core.contracts.options import options_of
 from scalekv_core.contracts.policy import PARTS, Policy
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.models.image_model import ImageModel
+from scalekv_core.pipeline.job import Job
 
 
 def record(

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from scalekv_core.cli.generating import Generated
-from scalekv_core.cli.jobs import Job
 from scalekv_core.cli.record import as_json
 from scalekv_core.cli.sheets import policy_sheet, side_by_side
 from scalekv_core.cli.writing import written_together
 from scalekv_core.compare.pictures import as_images, grid
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.models.image_model import Generation
+from scalekv_core.pipeline.job import Job
 
 BASELINE, COMPRESSED, SIDE_BY_SIDE, POLICIES, RECORD = (
     "baseline.png",

@@ -10,10 +10,10 @@ from PIL import Image
 from scalekv_core.cli.defaults import AMPLIFY
 from scalekv_core.cli.figures import decibel, number, percent
 from scalekv_core.cli.generating import Generated
-from scalekv_core.cli.jobs import Job
 from scalekv_core.cli.tables import share
 from scalekv_core.compare.pictures import Row, as_images, difference, sheet
 from scalekv_core.models.image_model import Generation
+from scalekv_core.pipeline.job import Job
 from scalekv_core.shapes.geometry import format_bytes
 
 NOTE = f"right of each image: its absolute difference to the unmodified image, {AMPLIFY} times"

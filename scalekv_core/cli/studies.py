@@ -10,7 +10,6 @@ from pathlib import Path
 from scalekv_core.cli import console
 from scalekv_core.cli.compare import Run
 from scalekv_core.cli.installed import the_registry
-from scalekv_core.cli.loading import read_device
 from scalekv_core.cli.study_tables import tell_plan, tell_results, tell_time
 from scalekv_core.compare.engines import Engine
 from scalekv_core.compare.pace import Watch, paces
@@ -19,6 +18,7 @@ from scalekv_core.compare.ray_engine import RayEngine
 from scalekv_core.compare.study import Study, begun, cells_left, plan_study
 from scalekv_core.compare.worker import Loading
 from scalekv_core.errors import InputError, unknown_name
+from scalekv_core.models.requests import read_device
 from scalekv_core.shapes.geometry import plural
 
 ENGINES = ("in-process", "ray")

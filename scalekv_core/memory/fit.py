@@ -55,8 +55,13 @@ def check_batch_fits(
         check_fits(plan, registry=registry)
 
 
-def check_baseline_fits(batch: Batch, *, memory: int | None) -> None:
-    """The same for the unmodified model, which generates for comparison.
+def check_baseline_fits(batch: Batch, *, memory: int | None, suggestion: str) -> None:
+    """The same for the unmodified model.
+
+    Args:
+        batch: what is generated.
+        memory: bytes that are free; None if unknown.
+        suggestion: what to do if it does not fit.
 
     Raises:
         InputError: it does not fit.
@@ -67,9 +72,9 @@ def check_baseline_fits(batch: Batch, *, memory: int | None) -> None:
     check_free_memory(
         need.total,
         memory,
-        what=f"the unmodified model, which generates {plural(batch.images, 'image')} for comparison,",
+        what=f"the unmodified model, which generates {plural(batch.images, 'image')},",
         parts=f"while {need.when}: {need.breakdown}",
-        suggestion=lambda: "the compressed run fits: leave the comparison out with --no-baseline",
+        suggestion=lambda: suggestion,
     )
 
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
 from scalekv_core.models.former_names import FormerNames
+from scalekv_core.models.parts import Parts
 from scalekv_core.models.requests import Seeds, check_prompts, check_seeds
 from scalekv_core.models.sampling import Sampling
+from scalekv_core.models.steps import OnScale
 from scalekv_core.shapes.schedule import ScaleSchedule
 
 
@@ -69,6 +71,19 @@ class ImageModel(FormerNames, ABC):
                 f"model {self.name!r} generates square images of one size only; leave out --aspect and --size"
             )
 
+    @property
+    def parts(self) -> Parts:
+        """What can take turns on the device, in the order of use; none where its family does not tell."""
+        return {}
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer's layers, which can be compiled one by one; none where its family does not tell."""
+        return ()
+
+    def turn(self, part: str) -> None:
+        """Is called by `generate` before the text encoder and before the transformer is used; does nothing by itself."""
+
     @abstractmethod
     def generate(
         self,
@@ -78,6 +93,7 @@ class ImageModel(FormerNames, ABC):
         sampling: Sampling | None = None,
         forced: Sequence[Tensor] | None = None,
         keep_logits: bool = False,
+        on_scale: OnScale | None = None,
     ) -> Generation:
         """One image per prompt; an image depends on its own prompt and seed only, not on its batch.
 
@@ -87,6 +103,7 @@ class ImageModel(FormerNames, ABC):
             sampling: None means the model's defaults.
             forced: tokens of the first scales, or of all, that replace the model's choices (teacher forcing).
             keep_logits: return the logits too.
+            on_scale: is called after every scale.
 
         Raises:
             InputError: a prompt that the model does not accept, a wrong number of seeds or of forced tokens.

@@ -30,6 +30,7 @@ from scalekv_core.models.finite import FiniteLogits
 from scalekv_core.models.image_model import Generation, ImageModel
 from scalekv_core.models.requests import Seeds
 from scalekv_core.models.sampling import Sampling
+from scalekv_core.models.steps import OnScale, ScaleStep
 from scalekv_core.plugins.hookspecs import hookimpl
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
@@ -70,19 +71,28 @@ class ToyModel(nn.Module):
         self.head = nn.Linear(width, CODES)
         self.new_cache: Callable[[ScaleSchedule], AttentionCache] = ConcatCache
 
-    def draw(self, labels: Tensor, forced: Sequence[Tensor] = ()) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def draw(
+        self, labels: Tensor, forced: Sequence[Tensor] = (), on_scale: OnScale | None = None
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """(tokens, choices, logits) of every scale; (B, n), (B, n), (B, n, codes)."""
         cache = self.new_cache(self.schedule)
         try:
-            steps, finite = [], FiniteLogits("the toy model")
+            steps: list[tuple[Tensor, Tensor, Tensor]] = []
+            finite = FiniteLogits("the toy model")
             for step in self.steps(labels, cache, forced):
                 finite.see(step[-1])
+                if on_scale is not None:
+                    on_scale(self.told(len(steps), step[0]))
                 steps.append(step)
             finite.check()
             tokens, choices, logits = map(list, zip(*steps, strict=True))
         finally:
             cache.close()
         return tokens, choices, logits
+
+    def told(self, scale: int, tokens: Tensor) -> ScaleStep:
+        """What a caller is told of a scale: its own map is the image so far."""
+        return ScaleStep(scale=scale, scales=len(self.schedule), decode=lambda: picture(tokens, self.schedule, scale))
 
     def steps(
         self, labels: Tensor, cache: AttentionCache, forced: Sequence[Tensor] = ()
@@ -148,6 +158,7 @@ class ToyImageModel(ImageModel):
         sampling: Sampling | None = None,
         forced: Sequence[Tensor] | None = None,
         keep_logits: bool = False,
+        on_scale: OnScale | None = None,
     ) -> Generation:
         prompts, seeds = self.check_prompts(prompts), self.check_seeds(prompts, seeds)
         if not all(prompt in "0123456789" and len(prompt) == 1 for prompt in prompts):
@@ -156,7 +167,7 @@ class ToyImageModel(ImageModel):
         if len(forced) > len(self.schedule):
             raise InputError(f"model 'toy' has {len(self.schedule)} scales; got forced tokens of {len(forced)}")
         labels = torch.tensor([int(prompt) for prompt in prompts])
-        tokens, choices, logits = cast(ToyModel, self.module).draw(labels, forced)
+        tokens, choices, logits = cast(ToyModel, self.module).draw(labels, forced, on_scale)
         return Generation(
             images=picture(tokens[-1], self.schedule),
             tokens=tuple(tokens),
@@ -165,11 +176,11 @@ class ToyImageModel(ImageModel):
         )
 
 
-def picture(tokens: Tensor, schedule: ScaleSchedule) -> Tensor:
-    """(B, 3, H, W) of the last map's tokens (B, n)."""
-    _, h, w = schedule.maps[-1]
+def picture(tokens: Tensor, schedule: ScaleSchedule, scale: int = -1) -> Tensor:
+    """(B, 3, H, W) of the tokens (B, n) of a map, the last one by default."""
+    (_, h, w), (_, height, width) = schedule.maps[scale], schedule.maps[-1]
     pixels = tokens.view(-1, 1, h, w).expand(-1, 3, -1, -1) / (CODES - 1)
-    return F.interpolate(pixels, scale_factor=8)
+    return F.interpolate(pixels, size=(8 * height, 8 * width))
 
 
 class BareToy(BareModel):

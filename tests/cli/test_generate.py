@@ -353,7 +353,7 @@ class TestNoRoom:
         monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: need)
 
         assert (2, "") == (refused.code, refused.out)
-        assert "the unmodified model, which generates 2 images for comparison, needs " in refused.complaint
+        assert "the unmodified model, which generates 2 images, needs " in refused.complaint
         assert refused.complaint.endswith("the compressed run fits: leave the comparison out with --no-baseline")
 
     def test_what_fits_is_drawn(self, run, monkeypatch) -> None:

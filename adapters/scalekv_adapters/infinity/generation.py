@@ -12,7 +12,7 @@ from scalekv_adapters.generation import ImageBatch, Step, generate
 from scalekv_adapters.infinity.bits import add_bits, on_grid, to_bits, to_tokens
 from scalekv_adapters.infinity.config import InfinityConfig
 from scalekv_adapters.infinity.guidance import Guidance, mixed
-from scalekv_adapters.infinity.inputs import check_pair, check_text
+from scalekv_adapters.infinity.inputs import check_negative, check_pair, check_text
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.sampling import BitSampling
@@ -79,6 +79,7 @@ class Infinity(InfinityTransformer):
         top_k: int = 0,
         top_p: float = 0.0,
         temperature: float | Sequence[float] = 1.0,
+        negative: PackedText | None = None,
         canvas: Canvas | None = None,
         forced: Sequence[Tensor] = (),
         on_scale: Callable[[Step], None] | None = None,
@@ -95,6 +96,8 @@ class Infinity(InfinityTransformer):
             guidance_at: where it is applied: 0 is on the logits, -n on the output of the n-th block before the end.
             top_k, top_p: filters over the two values of each bit; top_p drops a value of probability 1 - top_p or less.
             temperature: divides the logits before the filters, for all scales or one per scale.
+            negative: the features of B prompts that guidance leads away from, as in the published code: the unconditioned
+                rows are told them. By default those are told that there is no prompt.
             canvas: aspect ratio and size; the model's own by default.
             forced: bits (B, n, d') bool that replace the model's choices at the first len(forced) scales; the noise of
                 later scales stays what it was.
@@ -113,6 +116,7 @@ class Infinity(InfinityTransformer):
             top_k=top_k,
             top_p=top_p,
             temperature=temperature,
+            negative=negative,
         )
         return untraced(generate)(  # the loop is Python; compile the blocks
             batch, seeds=seeds, forced=forced, on_scale=on_scale, keep_logits=keep_logits
@@ -122,6 +126,7 @@ class Infinity(InfinityTransformer):
         self,
         text: PackedText,
         *,
+        negative: PackedText | None = None,
         canvas: Canvas | None = None,
         guidance: float | Sequence[float],
         guidance_at: Sequence[int],
@@ -139,8 +144,12 @@ class Infinity(InfinityTransformer):
         guided = Guidance.of(guidance, guidance_at, scales=scales, depth=self.config.depth)
         sampling = BitSampling.of(temperature=temperature, top_k=top_k, top_p=top_p, scales=scales)
         check_text(text, self.config)
+        if negative is not None:
+            check_negative(negative, text, self.config, guided=guided.used)
         check_same_device("Infinity", device, "VAE", self.vae.empty_sum(1, (1, 1)).device)
-        return InfinityImages(self, text.to(device), canvas, guided, sampling)
+        return InfinityImages(
+            self, text.to(device), None if negative is None else negative.to(device), canvas, guided, sampling
+        )
 
 
 class InfinityImages(ImageBatch):
@@ -150,12 +159,19 @@ class InfinityImages(ImageBatch):
     model: Infinity
 
     def __init__(
-        self, model: Infinity, text: PackedText, canvas: Canvas, guidance: Guidance, sampling: BitSampling
+        self,
+        model: Infinity,
+        text: PackedText,
+        negative: PackedText | None,
+        canvas: Canvas,
+        guidance: Guidance,
+        sampling: BitSampling,
     ) -> None:
         config = model.config
         self.model, self.guidance, self.sampling = model, guidance, sampling
         self.schedule, self.images, self.grids = canvas.schedule, len(text), canvas.grids(config.patch)
-        self.condition = model.condition(text.followed_by(model.without_prompt(text)) if guidance.used else text)
+        against = model.without_prompt(text) if negative is None else negative  # what unconditioned rows are told
+        self.condition = model.condition(text.followed_by(against) if guidance.used else text)
         self.rotation = Rotation.of(canvas, config.head_dim, self.condition.start.device)
         self.total = model.vae.empty_sum(self.images, self.grids[-1])
 
@@ -191,5 +207,5 @@ class InfinityImages(ImageBatch):
     def with_map(self, tokens: Tensor, scale: int) -> Tensor:
         return add_bits(self.total, to_bits(tokens, self.grids[scale], self.model.config.patch))
 
-    def pictures(self) -> Tensor:
-        return self.model.vae.pictures(self.total)
+    def pictures(self, total: Tensor) -> Tensor:
+        return self.model.vae.pictures(total)

@@ -24,6 +24,17 @@ def check_text(text: PackedText, config: InfinityConfig) -> None:
         )
 
 
+def check_negative(negative: PackedText, text: PackedText, config: InfinityConfig, *, guided: bool) -> None:
+    """Raises InputError unless there is one negative prompt for each prompt, that fits, and guidance that uses them."""
+    if not guided:
+        raise InputError(
+            "Infinity uses a negative prompt by guidance, which is off; set guidance above 1, or leave it out"
+        )
+    if len(negative) != len(text):
+        raise InputError(f"Infinity wants one negative prompt for each of {len(text)} prompts; got {len(negative)}")
+    check_text(negative, config)
+
+
 def check_inputs(x: Tensor, batch: int, canvas: Canvas, config: InfinityConfig) -> None:
     """Raises InputError unless x is what teacher forcing reads on this canvas."""
     wanted = (batch, canvas.schedule.total - 1, config.token_bits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from scalekv_adapters.image_model import FamilyModel
 from scalekv_adapters.infinity.generation import Infinity, InfinityImages
@@ -12,6 +12,7 @@ from scalekv_adapters.infinity.prompts import PackedText, TextEncoder
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
+from scalekv_core.models.parts import DECODER, TEXT_ENCODER, TRANSFORMER, Parts
 from scalekv_core.models.sampling import Sampling
 
 
@@ -54,9 +55,23 @@ class InfinityImageModel(FamilyModel):
         fitting = [profile for profile in self.profiles if profile.schedule == self.schedule]
         self.profile = fitting[0] if fitting else None
 
-    def batch(self, prompts: Sequence[str], sampling: Sampling) -> InfinityImages:
+    @property
+    def parts(self) -> Parts:
+        vae = self.infinity.vae
+        read = (self.encoder,) if isinstance(self.encoder, nn.Module) else ()  # T5 comes and goes by itself
+        return {TEXT_ENCODER: read, TRANSFORMER: (self.infinity, vae.quantizer), DECODER: (vae.decoder,)}
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return tuple(self.infinity.blocks)
+
+    def batch(self, prompts: Sequence[str], sampling: Sampling, negative_prompt: str) -> InfinityImages:
+        features = self.features([*prompts, negative_prompt] if negative_prompt else prompts)
+        images = len(prompts)
+        self.turn(TRANSFORMER)
         return self.infinity.batch(
-            self.read(prompts),
+            PackedText.pack(features[:images]),
+            negative=PackedText.pack(features[images:] * images) if negative_prompt else None,
             guidance=sampling.guidance,
             guidance_at=sampling.guidance_at,
             top_k=sampling.top_k,
@@ -65,7 +80,11 @@ class InfinityImageModel(FamilyModel):
         )
 
     def read(self, prompts: Sequence[str]) -> PackedText:
-        """The features of the prompts; the same prompts are encoded once.
+        """The features of the prompts, packed; see `features`."""
+        return PackedText.pack(self.features(prompts))
+
+    def features(self, prompts: Sequence[str]) -> list[Tensor]:
+        """The features (L_i, C) of each prompt; the same prompts are encoded once.
 
         Raises:
             InputError: a prompt is empty or too long.
@@ -75,7 +94,9 @@ class InfinityImageModel(FamilyModel):
                 f"model {self.name!r} generates from a text, and prompt {empty[0] + 1} of {len(prompts)} is empty"
             )
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._read]
+        if new:
+            self.turn(TEXT_ENCODER)
         encoded = dict(zip(new, self.encoder.encode(new), strict=True)) if new else {}
         known = {**self._read, **encoded}
         self._read = {prompt: known[prompt] for prompt in prompts}
-        return PackedText.pack([known[prompt] for prompt in prompts])
+        return [known[prompt] for prompt in prompts]

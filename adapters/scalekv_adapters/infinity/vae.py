@@ -191,9 +191,8 @@ class BSQVAE(nn.Module):
 
     def empty_sum(self, batch: int, grid: Grid) -> Tensor:
         """The sum of the codes before the first scale: zeros (B, d, h, w) float32."""
-        return torch.zeros(
-            batch, self.config.bits, *grid, device=self.decoder.get_parameter("conv_in.conv.weight").device
-        )
+        here = self.quantizer.lfq.get_buffer("mask").device  # the decoder may be elsewhere until it is needed
+        return torch.zeros(batch, self.config.bits, *grid, device=here)
 
     def sums(self, bits: Sequence[Tensor], grid: Grid) -> list[Tensor]:
         """The sum (B, d, h, w) of the codes after each of the given scales, on the last grid; the last is the latents."""

@@ -142,5 +142,5 @@ class VARImages(ImageBatch):
     def with_map(self, tokens: Tensor, scale: int) -> Tensor:
         return self.model.vqvae.add_scale(self.total, tokens, scale)
 
-    def pictures(self) -> Tensor:
-        return self.model.vqvae.pictures(self.total)
+    def pictures(self, total: Tensor) -> Tensor:
+        return self.model.vqvae.pictures(total)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from scalekv_adapters.image_model import FamilyModel
 from scalekv_adapters.var.generation import VAR, VARImages
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
+from scalekv_core.models.parts import DECODER, TRANSFORMER, Parts
 from scalekv_core.models.requests import shortened
 from scalekv_core.models.sampling import Sampling
 
@@ -32,9 +35,22 @@ class VARImageModel(FamilyModel):
         self.sampling = sampling
         self.profile = profile
 
-    def batch(self, prompts: Sequence[str], sampling: Sampling) -> VARImages:
+    @property
+    def parts(self) -> Parts:
+        vqvae = self.var.vqvae
+        return {TRANSFORMER: (self.var, vqvae.quantize), DECODER: (vqvae.post_quant_conv, vqvae.decoder)}
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return tuple(self.var.blocks)
+
+    def batch(self, prompts: Sequence[str], sampling: Sampling, negative_prompt: str) -> VARImages:
         check_sampling(self.name, sampling)
-        return self.var.batch([self.label(prompt) for prompt in prompts], sampling)
+        if negative_prompt:
+            raise InputError(f"model {self.name!r} generates class labels, which have no negative prompt; leave it out")
+        labels = [self.label(prompt) for prompt in prompts]
+        self.turn(TRANSFORMER)
+        return self.var.batch(labels, sampling)
 
     def label(self, prompt: str) -> int:
         """The class that a prompt names; InputError if it names none."""

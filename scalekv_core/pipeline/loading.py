@@ -4,21 +4,37 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scalekv_core.cli.installed import the_registry
+import torch
+
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import CheckpointError, InputError
 from scalekv_core.memory.batch import Batch
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.models.requests import read_device, read_dtype
 from scalekv_core.plugins import registry as registries
+from scalekv_core.plugins.registry import Registry
 
 __all__ = [
     "check_weights", "load_model", "load_profile", "profile_of", "read_device", "read_dtype",
 ]  # fmt: skip
 
 
-def load_model(batch: Batch, *, weights: Path | None, device: str, allow_nonfinite: bool = False) -> ImageModel:
+def load_model(
+    batch: Batch,
+    *,
+    weights: Path | None,
+    device: str | torch.device,
+    allow_nonfinite: bool = False,
+    registry: Registry | None = None,
+) -> ImageModel:
     """The model of a batch, ready to generate images of its aspect ratio and size.
+
+    Args:
+        batch: also says its dtype, and whether its weights are random.
+        weights: file or folder, for models whose weights do not ship.
+        device: where it runs.
+        allow_nonfinite: accept weights and text features that hold NaN or infinity.
+        registry: where its name is looked up; the installed plugins by default.
 
     Raises:
         InputError, CheckpointError: no such device; the weights cannot be used.
@@ -34,7 +50,7 @@ def load_model(batch: Batch, *, weights: Path | None, device: str, allow_nonfini
             device=place,
             dtype=dtype,
             allow_nonfinite=allow_nonfinite,
-            registry=the_registry(),
+            registry=registry,
         )
     loaded.set_shape(aspect=batch.aspect, size=batch.size)
     return loaded

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from scalekv_core.cli.installed import the_registry
-from scalekv_core.cli.jobs import Job
 from scalekv_core.errors import ScaleKVError
 from scalekv_core.memory import free
 from scalekv_core.memory.fit import need_in_words, plan_if_possible
 from scalekv_core.memory.suggestions import Suggestions
+from scalekv_core.pipeline.job import Job
 from scalekv_core.planning.planner import Planned
+from scalekv_core.plugins.registry import Registry
 from scalekv_core.shapes.geometry import format_bytes, plural
 
 
@@ -67,7 +67,7 @@ def _cache_of(job: Job, planned: Planned | None) -> str:
     )
 
 
-def need_and_suggestions(job: Job, planned: Planned, device: torch.device) -> str:
+def need_and_suggestions(job: Job, planned: Planned, device: torch.device, registry: Registry | None) -> str:
     """What the whole batch needs part by part, and what would fit; empty if that is unknown."""
     plan = plan_if_possible(job.batch, planned, memory=free.memory_for_process(device))
-    return "" if plan is None else f"{need_in_words(plan)}; {Suggestions(plan, registry=the_registry()).sentence}"
+    return "" if plan is None else f"{need_in_words(plan)}; {Suggestions(plan, registry=registry).sentence}"

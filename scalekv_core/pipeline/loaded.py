@@ -1,0 +1,146 @@
+"""A loaded model and what all pipelines of it share: where it runs, what is known of it, and whose turn it is."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from attrs import field, frozen
+
+from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.errors import InputError
+from scalekv_core.memory import free
+from scalekv_core.memory.fit import check_baseline_fits
+from scalekv_core.models.card import ModelCard
+from scalekv_core.models.image_model import ImageModel
+from scalekv_core.models.requests import read_device, read_dtype
+from scalekv_core.models.sampling import Sampling
+from scalekv_core.pipeline import loading, running
+from scalekv_core.pipeline.job import Job
+from scalekv_core.planning.budget import Budget
+from scalekv_core.planning.planner import Planned
+from scalekv_core.plugins.registry import Registry
+
+
+@frozen(eq=False, kw_only=True)
+class Place:
+    """Where a model comes from and runs.
+
+    Attributes:
+        name, card: of the model.
+        weights: file or folder; None if they ship, are fetched or are random.
+        device, dtype: where and in which dtype it runs.
+        profile: what was given in place of its own.
+        random_weights: whether it generates noise.
+        registry: where names are looked up.
+    """
+
+    name: str
+    card: ModelCard
+    weights: Path | None
+    device: torch.device = field(converter=read_device)
+    dtype: torch.dtype = field(converter=read_dtype)
+    profile: AttentionProfile | None
+    random_weights: bool
+    registry: Registry
+
+    def job(self, images: Sequence[tuple[str, int]], sampling: Sampling, **shape: Any) -> Job:
+        """The job of these images, each a prompt and a seed; InputError if the model does not generate them."""
+        return Job.of(
+            self.name,
+            self.card,
+            images,
+            sampling=sampling,
+            dtype=self.dtype,
+            random_weights=self.random_weights,
+            **shape,
+        )
+
+    def plan(self, job: Job, policy: Policy | None, budget: str | Budget | None) -> Planned | None:
+        """The plan of a job, None for the unmodified model; InputError, BudgetError or ProfileError if it cannot be run."""
+        memory = free.memory_for_process(self.device)
+        if policy is None:
+            check_baseline_fits(job.batch, memory=memory, suggestion="generate fewer images at once, or give a policy")
+            return None
+        profile = self.profile or loading.profile_of(job.batch, self.weights)
+        return running.plan_job(job, policy, budget, profile, memory=memory, registry=self.registry)
+
+    def load(self, job: Job, *, allow_nonfinite: bool) -> Loaded:
+        """The model, set to the shape of the job."""
+        model = loading.load_model(
+            job.batch,
+            weights=self.weights,
+            device=self.device,
+            allow_nonfinite=allow_nonfinite,
+            registry=self.registry,
+        )
+        return Loaded(model=model, place=self)
+
+
+@frozen(eq=False, kw_only=True)
+class Loaded:
+    """A loaded model; one thread at a time generates with it.
+
+    Attributes:
+        model: the image model.
+        place: where it comes from and runs.
+        lock: is held by who generates.
+    """
+
+    model: ImageModel
+    place: Place
+    lock: threading.RLock = field(factory=threading.RLock, repr=False)
+
+    @contextlib.contextmanager
+    def reserved(self, *, aspect: str | None, size: str | None) -> Iterator[ImageModel]:
+        """The model for the length of the block, set to a shape; afterwards it has the shape that it had before."""
+        model = self.model
+        with self.lock:
+            before = {"aspect": model.aspect, "size": model.size}
+            model.set_shape(aspect=aspect, size=size)
+            try:
+                yield model
+            finally:
+                model.set_shape(**before)
+
+    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What is passed on to the model's `generate`: what was given.
+
+        Raises:
+            InputError: the model does not know one of them.
+        """
+        wanted = {name: value for name, value in given.items() if value}
+        known = inspect.signature(self.model.generate).parameters
+        if unknown := [name for name in wanted if name not in known]:
+            raise InputError(f"model {self.model.name!r} has no {unknown[0]}; leave it out")
+        return wanted
+
+    def now(self) -> float:
+        """Seconds of a clock, when the device has done everything that was asked of it."""
+        if self.place.device.type == "cuda":
+            torch.cuda.synchronize(self.place.device)
+        return time.perf_counter()
+
+
+def changed_sampling(own: Sampling, changes: Mapping[str, Any]) -> Sampling:
+    """A sampling with fields changed.
+
+    Raises:
+        InputError: there is no such field, or a value is out of range.
+
+    >>> changed_sampling(Sampling(), {"top_q": 3})
+    Traceback (most recent call last):
+    scalekv_core.errors.InputError: sampling has no 'top_q'; it has guidance, top_k, top_p, temperature, greedy, guidance_at
+    """
+    known = attrs.fields_dict(Sampling)
+    if unknown := [name for name in changes if name not in known]:
+        raise InputError(f"sampling has no {unknown[0]!r}; it has {', '.join(known)}")
+    return attrs.evolve(own, **changes)

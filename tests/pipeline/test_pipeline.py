@@ -1,0 +1,231 @@
+"""A pipeline generates what the model generates in a session, in any form, and refuses in one line what it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scalekv_core import (
+    BudgetError,
+    CheckpointError,
+    InputError,
+    Pipeline,
+    PipelineOutput,
+    ScaleKVError,
+    UnknownName,
+    compress,
+    load_model,
+)
+from scalekv_core.memory import free
+from scalekv_core.testing.toy import ToyImageModel
+
+CAPTION = "a red circle left of a blue square"
+
+
+def images_of(output: PipelineOutput) -> Tensor:
+    assert isinstance(output.images, Tensor)
+    return output.images
+
+
+# -- images -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", [None, "fold"])
+def test_it_generates_what_the_model_generates(policy: str | None) -> None:
+    """Bit by bit the images of `load_model`, unmodified and in a session."""
+    model, pipe = load_model("var-tiny"), Pipeline.from_pretrained("var-tiny", policy=policy)
+    if policy is None:
+        expected = model.generate(["3", "7"], seeds=[4, 4])
+    else:
+        with compress(model, policy) as session:
+            expected = model.generate(["3", "7"], seeds=[4, 4])
+
+    output = pipe(["3", "7"], seed=4, output="tensor")
+
+    assert torch.equal(expected.images, images_of(output))
+    assert output.generation is not None
+    assert all(torch.equal(x, y) for x, y in zip(expected.tokens, output.generation.tokens, strict=True))
+    assert (output.report is None) == (policy is None)
+    assert output.report is None or session.report().as_dict() == output.report.as_dict()
+
+
+def test_images_come_in_three_forms(digits: Pipeline) -> None:
+    """PIL for people, (B, 3, H, W) for torch, (B, H, W, 3) for numpy, all of the same pixels."""
+    pil, tensor, numpy = (digits("3", seed=1, output=output).images for output in ("pil", "tensor", "numpy"))
+
+    assert (1, 3, 32, 32) == tuple(tensor.shape)
+    assert np.array_equal(tensor[0].permute(1, 2, 0).numpy(), numpy[0])
+    assert np.array_equal((numpy[0] * 255).round().astype(np.uint8), np.asarray(pil[0]))
+
+
+def test_every_prompt_has_every_seed(digits: Pipeline) -> None:
+    """In the order of the prompts; one seed counts up, several are used as they are."""
+    counted, listed = digits(["3", "7"], seed=5, num_images_per_prompt=2), digits(["3", "7"], seed=[9, 2])
+
+    assert (("3", "3", "7", "7"), (5, 6, 5, 6)) == (counted.job.prompts, counted.job.seeds)
+    assert (9, 2, 9, 2) == listed.job.seeds
+    assert 4 == len(counted.images) == len(listed.images)
+
+
+def test_generators_take_the_place_of_seeds(digits: Pipeline) -> None:
+    """One for all images gives its next numbers, and one for each is asked once; the same generators, the same images."""
+
+    def generators(number: int) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(i) for i in range(number)]
+
+    alone = digits(["3", "7"], generators=torch.Generator().manual_seed(0), output="tensor")
+    again = digits(["3", "7"], generators=torch.Generator().manual_seed(0), output="tensor")
+    each = digits("3", generators=generators(2), num_images_per_prompt=2)
+
+    assert torch.equal(images_of(alone), images_of(again))
+    assert len(set(alone.job.seeds)) == 2 == len(set(each.job.seeds))
+
+
+def test_sampling_can_be_changed_for_one_call(captions: Pipeline) -> None:
+    """The next call samples as the model does by default."""
+    before = captions.card.sampling
+    weak = captions(CAPTION, guidance=1.5, temperature=0.9)
+
+    assert (1.5, 0.9) == (weak.job.sampling.guidance, weak.job.sampling.temperature)
+    assert before == captions(CAPTION).job.sampling
+
+
+def test_the_shape_is_that_of_one_call(captions: Pipeline) -> None:
+    """The next image has the model's own shape again, also after one that failed."""
+    assert (60, 80) == captions(CAPTION, aspect="3:4").images[0].size
+    with pytest.raises(InputError, match="unknown word 'colourless'"):
+        captions("colourless green ideas", aspect="4:3")
+    assert (64, 64) == captions(CAPTION).images[0].size
+
+
+def test_a_negative_prompt_leads_elsewhere(captions: Pipeline) -> None:
+    """Another image than without; empty is none, and with the words of no prompt it is bit-identical to itself."""
+    plain, empty, against = (
+        captions(CAPTION, negative_prompt=negative, output="tensor") for negative in ("", "", "a yellow triangle")
+    )
+
+    assert torch.equal(images_of(plain), images_of(empty))
+    assert not torch.equal(images_of(plain), images_of(against))
+
+
+# -- policies -----------------------------------------------------------------------------------------------------
+
+
+def test_another_policy_of_the_same_model(toy_pipe: Callable[..., Pipeline]) -> None:
+    """It shares the loaded model, and each keeps its own policy and budget."""
+    pipe = toy_pipe(budget="60%")
+    other, unmodified = pipe.with_policy("toy-latest", budget="40%"), pipe.with_policy(None)
+
+    assert pipe.model is other.model is unmodified.model
+    held = [one("3").report.as_dict()["resident_bytes"] for one in (pipe, other)]
+    assert held[1] < held[0]
+    assert unmodified("3").report is None
+
+
+def test_threads_take_turns(digits: Pipeline) -> None:
+    """Images of two policies that are asked for at once are those that each gives alone."""
+    pipes = [digits, digits.with_policy("uniform", budget="20%"), digits.with_policy(None)] * 2
+    alone = [images_of(pipe("5", seed=i, output="tensor")) for i, pipe in enumerate(pipes)]
+    with ThreadPoolExecutor(len(pipes)) as threads:
+        waiting = [threads.submit(pipe, "5", seed=i, output="tensor") for i, pipe in enumerate(pipes)]
+        together = [images_of(one.result()) for one in waiting]
+
+    assert all(torch.equal(x, y) for x, y in zip(alone, together, strict=True))
+
+
+# -- refusals -----------------------------------------------------------------------------------------------------
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"output": "jpeg"}, "^output is one of pil, tensor, numpy; got 'jpeg'$"),
+    ({"guidance": -1}, "^sampling wants guidance at least 0 "),
+    ({"topk": 3}, "^sampling has no 'topk'; it has guidance, top_k, "),
+    ({"seed": -1}, "^model 'var-tiny' wants seeds that are whole numbers from 0 "),
+    ({"seed": [1, 2], "num_images_per_prompt": 3}, "^3 images of each prompt want one seed "),
+    ({"num_images_per_prompt": 0}, "^model 'var-tiny' generates at least 1 image of each prompt; got 0$"),
+    ({"generators": [0, 1]}, "^model 'var-tiny' wants one seed per image: 1 images, got 2 seeds$"),
+    ({"aspect": "16:9"}, "^model 'var-tiny' generates no such images: there is no aspect ratio '16:9'"),
+    ({"size": "1M"}, "^model 'var-tiny' generates no such images: there is one size only"),
+    (
+        {"negative_prompt": "4"},
+        "^model 'var-tiny' generates class labels, which have no negative prompt; leave it out$",
+    ),
+    ({"prompt": "x" * 10_000}, r"^model 'var-tiny' generates class labels.*\(10000 characters\)$"),
+    ({"prompt": []}, "^model 'var-tiny' wants at least one prompt; got none$"),
+    ({"prompt": 3}, "^model 'var-tiny' wants a list of prompts, one per image; got 3$"),
+]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"), REFUSED, ids=[next(iter(how)) + str(i) for i, (how, _) in enumerate(REFUSED)]
+)
+def test_a_call_that_cannot_be_done_is_one_line(digits: Pipeline, how: dict[str, Any], message: str) -> None:
+    """With nothing generated, and the next call works."""
+    with pytest.raises(InputError, match=message) as refused:
+        digits(**{"prompt": "3", **how})
+
+    assert 1 == len(str(refused.value).splitlines())
+    assert 1 == len(digits("3").images)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a red circle " * 770, "a red circle left of " * 500 + "a blue square", "x" * 10_000]
+)
+def test_a_prompt_of_ten_thousand_characters_is_one_short_line(captions: Pipeline, prompt: str) -> None:
+    """Also where every word is known."""
+    assert len(prompt) >= 10_000
+    with pytest.raises(InputError, match=r"^caption .*\(1.* characters\)") as refused:
+        captions(prompt)
+    assert 1 == len(str(refused.value).splitlines())
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ({"model": "var-tinny"}, UnknownName, "no model is called 'var-tinny'; did you mean 'var-tiny'"),
+        ({"policy": "fould"}, UnknownName, "no policy is called 'fould'; did you mean 'fold'"),
+        ({"budget": "0.1%"}, BudgetError, "budget 0.1% of history is too small for policy 'scalekv'"),
+        ({"device": "meta"}, InputError, "device 'meta' holds no numbers"),
+        ({"dtype": "int3"}, UnknownName, "no dtype is called 'int3'"),
+        ({"weights": "here"}, InputError, "model 'var-tiny' ships with its weights"),
+        ({"policy": None, "codec": "int8"}, InputError, "the unmodified model has no policy to change; leave out codec"),
+        ({"model": "var-d16", "weights": "nowhere"}, CheckpointError, "model 'var-d16' lacks nowhere"),
+    ],
+    ids=["model", "policy", "budget", "device", "dtype", "weights", "no policy", "missing weights"],
+)  # fmt: skip
+def test_what_cannot_be_loaded_is_one_line(how: dict[str, Any], error: type[ScaleKVError], message: str) -> None:
+    """Before anything is loaded."""
+    with pytest.raises(error, match=f"^{message}"):
+        Pipeline.from_pretrained(**{"model": "var-tiny", **how})
+
+
+@pytest.mark.parametrize("policy", ["fold", None])
+def test_a_batch_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, digits: Pipeline, policy: Any) -> None:
+    """At the call, with what it needs and what to do; a batch that fits is generated."""
+    pipe = digits.with_policy(policy, budget=None if policy is None else "10%")
+    monkeypatch.setattr(free, "memory_for_process", lambda _: 20 * 2**20)
+    with pytest.raises(InputError, match=r"needs .* MiB .* and 20\.0 MiB are free; "):
+        pipe("3", num_images_per_prompt=64)
+
+
+def test_a_model_that_tells_nothing_of_its_scales(
+    toy_pipe: Callable[..., Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plugin's model may know no `on_scale`: it generates, and refuses a callback."""
+    own = ToyImageModel.generate
+
+    def generate(self: Any, prompts: Any, *, seeds: Any, sampling: Any = None) -> Any:
+        return own(self, prompts, seeds=seeds, sampling=sampling)
+
+    monkeypatch.setattr(ToyImageModel, "generate", generate)
+    pipe = toy_pipe()
+
+    assert 1 == len(pipe("3").images)
+    with pytest.raises(InputError, match=r"^model 'toy' has no on_scale; leave it out$"):
+        pipe("3", on_scale=print)
