@@ -31,6 +31,7 @@ class Batch:
         aspect, size: of the images; None is the model's own.
         dtype: in which the model runs; None is its own.
         random_weights: whether the weights are random; then there is no text encoder.
+        take_turns: whether text encoder, transformer and image decoder take turns on the device.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Batch:
     size: str | None = None
     dtype: torch.dtype | None = None
     random_weights: bool = False
+    take_turns: bool = False
 
     @property
     def geometry(self) -> CacheGeometry:

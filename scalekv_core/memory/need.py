@@ -13,6 +13,7 @@ from attrs import evolve, frozen
 
 from scalekv_core.memory.batch import Batch
 from scalekv_core.memory.cache_bytes import CacheBytes
+from scalekv_core.models.parts import TRANSFORMER
 from scalekv_core.shapes.geometry import format_bytes
 
 
@@ -24,6 +25,7 @@ class MemoryNeed:
         weights: {part: bytes} of the model.
         text_encoder: bytes of its weights.
         keeps_text_encoder: whether it stays in memory after it has encoded the prompts.
+        take_turns: whether the parts take turns on the device.
         cache: the maximum resident between two scales, without what a codec stores in the host's memory.
         scratch: of the buffers that history is read into.
         attending: the most that one layer allocates while it attends and evicts.
@@ -36,6 +38,7 @@ class MemoryNeed:
     weights: Mapping[str, int]
     text_encoder: int
     keeps_text_encoder: bool
+    take_turns: bool
     cache: int
     scratch: int
     attending: int
@@ -51,7 +54,8 @@ class MemoryNeed:
         return cls(
             weights=batch.weights,
             text_encoder=batch.text_encoder,
-            keeps_text_encoder=keeps_text_encoder,
+            keeps_text_encoder=keeps_text_encoder and not batch.take_turns,
+            take_turns=batch.take_turns,
             cache=cache.most,
             scratch=cache.scratch,
             attending=int(cache.attending.max()),
@@ -65,6 +69,13 @@ class MemoryNeed:
     def phases(self) -> dict[str, int]:
         """{phase: its peak}."""
         weights = sum(self.weights.values())
+        if self.take_turns:
+            transformer = self.weights.get(TRANSFORMER, weights)
+            return {
+                "encoding the prompts": self.text_encoder,
+                f"generating scale {self.scale}": transformer + self.generating,
+                "decoding the images": weights - transformer + self.decoding,
+            }
         later = weights + self.text_encoder * self.keeps_text_encoder
         return {
             "encoding the prompts": weights + self.text_encoder,

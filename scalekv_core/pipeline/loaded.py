@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 import torch
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import AttentionProfile
@@ -21,10 +21,12 @@ from scalekv_core.memory import free
 from scalekv_core.memory.fit import check_baseline_fits
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import ImageModel
+from scalekv_core.models.parts import TRANSFORMER
 from scalekv_core.models.requests import read_device, read_dtype
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.pipeline import loading, running
 from scalekv_core.pipeline.job import Job
+from scalekv_core.pipeline.offload import REST, Offload
 from scalekv_core.planning.budget import Budget
 from scalekv_core.planning.planner import Planned
 from scalekv_core.plugins.registry import Registry
@@ -85,7 +87,7 @@ class Place:
         return Loaded(model=model, place=self)
 
 
-@frozen(eq=False, kw_only=True)
+@define(eq=False, kw_only=True)
 class Loaded:
     """A loaded model; one thread at a time generates with it.
 
@@ -93,11 +95,13 @@ class Loaded:
         model: the image model.
         place: where it comes from and runs.
         lock: is held by who generates.
+        offload: moves the parts of the model, if they take turns on the device.
     """
 
     model: ImageModel
     place: Place
     lock: threading.RLock = field(factory=threading.RLock, repr=False)
+    offload: Offload | None = None
 
     @contextlib.contextmanager
     def reserved(self, *, aspect: str | None, size: str | None) -> Iterator[ImageModel]:
@@ -123,10 +127,35 @@ class Loaded:
             raise InputError(f"model {self.model.name!r} has no {unknown[0]}; leave it out")
         return wanted
 
+    def goes_on(self) -> None:
+        """Before the next scale: the transformer is on the device again, wherever a preview was decoded."""
+        if self.offload is not None:
+            self.offload.bring(TRANSFORMER)
+
+    def compile(self, **options: Any) -> None:
+        """Compiles every layer of the transformer in place; InputError if the model does not tell them."""
+        if not self.model.blocks:
+            raise InputError(
+                f"model {self.model.name!r} does not tell its layers (ImageModel.blocks), so they cannot be compiled"
+            )
+        with self.lock:
+            for block in self.model.blocks:
+                block.compile(**options)
+
+    def take_turns(self) -> None:
+        """From now on, the parts of the model take turns on the device."""
+        device = self.place.device
+        if device.type == REST.type:
+            raise InputError(f"the model runs on {device}, where its parts would wait anyway; offloading gains nothing")
+        with self.lock:
+            self.offload = self.offload or Offload(self.model, device)
+
     def now(self) -> float:
         """Seconds of a clock, when the device has done everything that was asked of it."""
         if self.place.device.type == "cuda":
             torch.cuda.synchronize(self.place.device)
+        elif self.place.device.type == "mps":
+            torch.mps.synchronize()
         return time.perf_counter()
 
 

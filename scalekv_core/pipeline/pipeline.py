@@ -113,6 +113,27 @@ class Pipeline:
         """
         return attrs.evolve(self, policy=_policy(self._loaded.place.registry, policy, changes), budget=budget)
 
+    def enable_offload(self) -> None:
+        """Text encoder, transformer and image decoder take turns on the device from now on; the others wait in main memory.
+
+        This holds for every pipeline of the same model. The batch that fits grows, and moving weights takes time.
+
+        Raises:
+            InputError: the model runs on the CPU, or does not tell its parts.
+        """
+        self._loaded.take_turns()
+
+    def compile(self, **options: Any) -> None:
+        """Compiles every layer of the transformer; the cache stays in Python. The first images after it take long.
+
+        Args:
+            **options: of ``torch.compile``, such as ``mode="max-autotune-no-cudagraphs"``.
+
+        Raises:
+            InputError: the model does not tell its layers.
+        """
+        self._loaded.compile(**options)
+
     @property
     def model(self) -> ImageModel:
         """The loaded model."""
@@ -164,8 +185,9 @@ class Pipeline:
             sampling["guidance"] = guidance if isinstance(guidance, (int, float)) else tuple(guidance)
         prompts = [prompt] if isinstance(prompt, str) else prompt
         images = _images(place.name, prompts, seed, generators, num_images_per_prompt)
-        job = place.job(images, changed_sampling(self.card.sampling, sampling), aspect=aspect, size=size)
-        tell = None if on_scale is None else telling(on_scale, form, goes_on=lambda: None)
+        how = changed_sampling(self.card.sampling, sampling)
+        job = place.job(images, how, aspect=aspect, size=size, take_turns=loaded.offload is not None)
+        tell = None if on_scale is None else telling(on_scale, form, goes_on=loaded.goes_on)
         options = loaded.options({"on_scale": tell, "negative_prompt": negative_prompt})
         with loaded.reserved(aspect=aspect, size=size):
             planned = place.plan(job, self.policy, self.budget)
@@ -183,11 +205,13 @@ class Pipeline:
     def _run(
         self, job: Job, planned: Planned | None, options: dict[str, Any], *, measure_peak: bool
     ) -> tuple[Generation, Report | None]:
-        model, registry = self.model, self._loaded.place.registry
+        model, place = self.model, self._loaded.place
         if planned is None:
             with running.unmodified(job):
                 return running.generate(model, job, **options), None
-        with running.compressed(model, job, planned, registry=registry, measure_peak=measure_peak) as session:
+        with running.compressed(
+            model, job, planned, device=place.device, registry=place.registry, measure_peak=measure_peak
+        ) as session:
             generation = running.generate(model, job, **options)
         return generation, session.report()
 

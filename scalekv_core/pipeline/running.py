@@ -67,15 +67,23 @@ def unmodified(job: Job, *, suggestion: str = "generate fewer images at once") -
 
 @contextlib.contextmanager
 def compressed(
-    model: ImageModel, job: Job, planned: Planned, *, registry: Registry | None = None, **options: Any
+    model: ImageModel,
+    job: Job,
+    planned: Planned,
+    *,
+    device: torch.device | None = None,
+    registry: Registry | None = None,
+    **options: Any,
 ) -> Iterator[Session]:
     """A block in which a model generates a job under a plan; the options are those of :func:`~scalekv_core.compress`.
+
+    ``device`` is where it runs, if its weights may be elsewhere before their turn comes.
 
     Raises:
         OutOfMemory: with the plan's figures, and what would fit.
     """
     suggestion = "generate fewer images at once, or give a smaller budget"
-    details = partial(need_and_suggestions, job, planned, device_of(model), registry)
+    details = partial(need_and_suggestions, job, planned, device or device_of(model), registry)
     with (
         compress(model, planned, registry=registry, **options) as session,
         explaining_out_of_memory(job, planned, suggestion=suggestion, details=details),
