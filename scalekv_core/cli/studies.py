@@ -15,7 +15,7 @@ from scalekv_core.compare.engines import Engine
 from scalekv_core.compare.pace import Watch, paces
 from scalekv_core.compare.question import Question
 from scalekv_core.compare.ray_engine import RayEngine
-from scalekv_core.compare.study import Study, begun, cells_left, plan_study
+from scalekv_core.compare.study import Study, begun, cells_left, check_question, plan_study
 from scalekv_core.compare.worker import Loading
 from scalekv_core.errors import InputError, unknown_name
 from scalekv_core.models.requests import read_device
@@ -30,6 +30,7 @@ def run(question: Question, how: Run, *, plan_only: bool) -> None:
     read_device(how.device)
     loading = Loading(question=question, weights=_weights(how.weights, question.models), device=how.device)
     registry = the_registry()
+    check_question(question, registry)
     with console.busy("loading the models"):
         models = {name: loading.model(name, registry) for name in question.models}
     plan = plan_study(question, models, registry)

@@ -27,7 +27,8 @@ AT_ONCE = 16
 """Images that a network looks at together."""
 
 
-def _package(name: str, purpose: str, *, provider: str | None = None) -> Any:
+def package(name: str, purpose: str, *, provider: str | None = None) -> Any:
+    """A package that is imported when it is needed; MissingExtra if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -39,10 +40,10 @@ class MultiScaleSSIM(PairMetric):
     """Structural similarity over five resolutions (Wang et al. 2003); 1 for identical images."""
 
     def check_available(self) -> None:
-        _package("torchmetrics.functional.image", "metric 'ms-ssim'")
+        package("torchmetrics.functional.image", "metric 'ms-ssim'")
 
     def measure(self, pair: Pair) -> Tensor:
-        image = _package("torchmetrics.functional.image", "metric 'ms-ssim'")
+        image = package("torchmetrics.functional.image", "metric 'ms-ssim'")
         least = 11 * 2**4 - 15  # five resolutions of an 11-pixel window
         if min(pair.compressed.images.shape[2:]) < least:
             raise InputError(f"metric 'ms-ssim' needs images of at least {least} pixels a side")
@@ -58,10 +59,10 @@ class FLIP(PairMetric):
     higher_is_better: ClassVar[bool] = False
 
     def check_available(self) -> None:
-        _package("flip_evaluator", "metric 'flip'", provider="flip-evaluator")
+        package("flip_evaluator", "metric 'flip'", provider="flip-evaluator")
 
     def measure(self, pair: Pair) -> Tensor:
-        flip = _package("flip_evaluator", "metric 'flip'", provider="flip-evaluator")
+        flip = package("flip_evaluator", "metric 'flip'", provider="flip-evaluator")
         both = zip(_pixels(pair.unmodified.images), _pixels(pair.compressed.images), strict=True)
         figures = [flip.evaluate(before, after, "LDR", applyMagma=False)[1] for before, after in both]
         return torch.tensor(figures, dtype=torch.float64)
@@ -80,41 +81,16 @@ class LPIPS(PairMetric):
     network: str = field(default="alex")
 
     def check_available(self) -> None:
-        _package("torchvision", "metric 'lpips'")
-        _package("torchmetrics.functional.image.lpips", "metric 'lpips'")
-        _weights_at_hand(
-            "lpips", _hub() / {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}[self.network]
-        )
+        package("torchvision", "metric 'lpips'")
+        package("torchmetrics.functional.image.lpips", "metric 'lpips'")
+        _weights_at_hand(_hub() / {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}[self.network])
 
     def measure(self, pair: Pair) -> Tensor:
-        lpips = _package("torchmetrics.functional.image.lpips", "metric 'lpips'")
+        lpips = package("torchmetrics.functional.image.lpips", "metric 'lpips'")
         measure = lpips.learned_perceptual_image_patch_similarity
         both = zip(pair.compressed.images.float(), pair.unmodified.images.float(), strict=True)
         figures = [measure(a[None], b[None], net_type=self.network, normalize=True) for a, b in both]
         return torch.stack([torch.as_tensor(figure) for figure in figures]).double().reshape(-1)
-
-
-@frozen
-class CLIPScore(PairMetric):
-    """How well an image fits its prompt (Hessel et al. 2021): that of the compressed image."""
-
-    checkpoint: str = "openai/clip-vit-large-patch14"
-
-    def check_available(self) -> None:
-        _package("transformers", "metric 'clip-score'")
-        hub = _package("huggingface_hub", "metric 'clip-score'")
-        if not isinstance(hub.try_to_load_from_cache(self.checkpoint, "config.json"), str):
-            raise InputError(
-                f"metric 'clip-score' needs {self.checkpoint}, which is not in the Hugging Face cache; "
-                f"run: hf download {self.checkpoint}"
-            )
-
-    def measure(self, pair: Pair) -> Tensor:
-        multimodal = _package("torchmetrics.functional.multimodal", "metric 'clip-score'")
-        images = (pair.compressed.images * 255).round().byte()
-        both = zip(images, pair.prompts, strict=True)
-        figures = [multimodal.clip_score(image, prompt, model_name_or_path=self.checkpoint) for image, prompt in both]
-        return torch.stack([torch.as_tensor(figure) for figure in figures]).double()
 
 
 @frozen
@@ -127,7 +103,7 @@ class FID(SetMetric):
         _inception("fid")
 
     def measure(self, compressed: Iterable[Tensor], unmodified: Iterable[Tensor]) -> float:
-        fid = _package("torchmetrics.image.fid", "metric 'fid'")
+        fid = package("torchmetrics.image.fid", "metric 'fid'")
         return _of_sets(fid.FrechetInceptionDistance(normalize=True), compressed, unmodified)
 
 
@@ -142,22 +118,22 @@ class KID(SetMetric):
         _inception("kid")
 
     def measure(self, compressed: Iterable[Tensor], unmodified: Iterable[Tensor]) -> float:
-        kid = _package("torchmetrics.image.kid", "metric 'kid'")
+        kid = package("torchmetrics.image.kid", "metric 'kid'")
         return _of_sets(kid.KernelInceptionDistance(subset_size=self.subset, normalize=True), compressed, unmodified)
 
 
 def _inception(metric: str) -> None:
-    _package("torch_fidelity", f"metric {metric!r}", provider="torch-fidelity")
-    _weights_at_hand(metric, _hub() / INCEPTION)
+    package("torch_fidelity", f"metric {metric!r}", provider="torch-fidelity")
+    _weights_at_hand(_hub() / INCEPTION)
 
 
 def _hub() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _weights_at_hand(metric: str, file: Path) -> None:
+def _weights_at_hand(file: Path) -> None:
     if not file.is_file():
-        raise InputError(f"metric {metric!r} needs weights that are not here; put {file.name} into {file.parent}")
+        raise InputError(f"its weights are not here; put {file.name} into {file.parent}")
 
 
 def _of_sets(distance: Any, compressed: Iterable[Tensor], unmodified: Iterable[Tensor]) -> float:

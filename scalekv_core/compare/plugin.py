@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from scalekv_core.compare import further_metrics as further
 from scalekv_core.compare import pair_metrics as pairs
+from scalekv_core.compare import prompt_metrics as prompts
 from scalekv_core.models.metric import Metric
 from scalekv_core.plugins.hookspecs import hookimpl
 
@@ -21,7 +22,9 @@ def scalekv_metrics() -> Mapping[str, Callable[[], Metric]]:
         "ms-ssim": further.MultiScaleSSIM,
         "flip": further.FLIP,
         "lpips": further.LPIPS,
-        "clip-score": further.CLIPScore,
+        "clip-score": prompts.CLIPScore,
+        "pick-score": prompts.PickScore,
+        "image-reward": prompts.ImageReward,
         "fid": further.FID,
         "kid": further.KID,
     }

@@ -20,7 +20,7 @@ from scalekv_core.compare.question import Question, Setting
 from scalekv_core.compare.store import UNMODIFIED, Store
 from scalekv_core.compare.tasks import Task, tasks_of
 from scalekv_core.compare.worker import Finished, Loading
-from scalekv_core.errors import InputError, ScaleKVError
+from scalekv_core.errors import InputError, ScaleKVError, shortened
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.models.metric import SetMetric
@@ -88,16 +88,26 @@ def plan_study(question: Question, models: Mapping[str, ImageModel], registry: R
         UnknownName, InputError, MissingExtra: a name, an option or a metric that is not there; a prompt that a model
             does not accept; no setting can be measured.
     """
-    pair_metrics(question, registry)
-    _check_models(question, registry)
-    for name in question.models:
-        _check_prompts(name, question, registry)
+    check_question(question, registry)
     planned = [_planned(setting, question, models[setting.model], registry) for setting in question.settings(registry)]
     if all(one.refused for one in planned):
         raise InputError(
             f"no setting of this study can be measured: {planned[0].setting.label!r}: {planned[0].refused}"
         )
     return StudyPlan(question=question, settings=planned)
+
+
+def check_question(question: Question, registry: Registry) -> None:
+    """Refuses what can be refused before a model is loaded: a name, an option, a metric, a prompt.
+
+    Raises:
+        UnknownName, InputError, MissingExtra: as :func:`plan_study`.
+    """
+    question.settings(registry)
+    pair_metrics(question, registry)
+    _check_models(question, registry)
+    for name in question.models:
+        _check_prompts(name, question, registry)
 
 
 def _planned(setting: Setting, question: Question, model: ImageModel, registry: Registry) -> PlannedSetting:
@@ -130,7 +140,9 @@ def _check_prompts(name: str, question: Question, registry: Registry) -> None:
         return  # only the loaded model knows its language
     wrong = next((prompt for prompt in question.prompts[name] if not card.accepts(prompt)), None)
     if wrong is not None:
-        raise InputError(f"model {name!r} does not accept the prompt {wrong!r}; it takes prompts like {card.example!r}")
+        raise InputError(
+            f"model {name!r} does not accept the prompt {shortened(wrong)}; it takes prompts like {card.example!r}"
+        )
 
 
 @frozen(eq=False, kw_only=True)
