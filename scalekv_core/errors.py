@@ -54,13 +54,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") 
     """The error for an unknown name: the installed ones, the nearest match, and an optional hint.
 
     >>> print(unknown_name("policy", "scalkv", ["full", "scalekv"]))
-    no policy is called 'scalkv'; did you mean 'scalekv'? Installed: full, scalekv
+    no policy is called 'scalkv'; did you mean 'scalekv'? Known: full, scalekv
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     guess = f"; did you mean {near[0]!r}?" if near else "."
     listed = ", ".join(names) if names else "none"
-    return UnknownName(f"no {kind} is called {name!r}{guess} Installed: {listed}{hint}")
+    return UnknownName(f"no {kind} is called {name!r}{guess} Known: {listed}{hint}")
 
 
 def shortened(given: object, *, most: int = 60) -> str:

@@ -28,10 +28,10 @@ def test_errors_belong_to_pythons_families_too() -> None:
 
 def test_an_unknown_name_is_answered() -> None:
     """With the nearest match if there is one, and with what there is."""
-    assert "no codec is called 'int9'; did you mean 'int8'? Installed: dense, int8!" == str(
+    assert "no codec is called 'int9'; did you mean 'int8'? Known: dense, int8!" == str(
         unknown_name("codec", "int9", ["int8", "dense"], hint="!")
     )
-    assert "no codec is called 'x'. Installed: none" == str(unknown_name("codec", "x", []))
+    assert "no codec is called 'x'. Known: none" == str(unknown_name("codec", "x", []))
 
 
 def test_a_missing_extra_names_the_command() -> None:

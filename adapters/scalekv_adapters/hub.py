@@ -28,7 +28,7 @@ def fetched(repository: str, patterns: Sequence[str], *, otherwise: str) -> Path
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns)))
     except Exception as error:  # the hub's client raises its own errors, and those of whatever carries its requests
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0].partition(". ")[0].rstrip(".")
         raise CheckpointError(
             f"{repository} cannot be fetched from the hub ({type(error).__name__}: {reason}); {otherwise}"
         ) from None

@@ -19,7 +19,7 @@ def check_forced_codes(forced: Sequence[Tensor], images: int, schedule: ScaleSch
         _check_map("tokens", scale, tokens, "integers", (images, count), fits=fits)
         if tokens.min() < 0 or tokens.max() >= codes:
             got = f"{tokens.min()} to {tokens.max()}"
-            raise InputError(f"generate wants forced tokens from 0 to {codes - 1}, got {got} at scale {scale}")
+            raise InputError(f"generate needs forced tokens from 0 to {codes - 1}, got {got} at scale {scale}")
 
 
 def check_forced_bits(forced: Sequence[Tensor], images: int, schedule: ScaleSchedule, bits: int) -> None:
@@ -31,13 +31,13 @@ def check_forced_bits(forced: Sequence[Tensor], images: int, schedule: ScaleSche
 
 def _check_number(what: str, forced: Sequence[Tensor], schedule: ScaleSchedule) -> None:
     if len(forced) > len(schedule):
-        raise InputError(f"generate wants forced {what} of at most {len(schedule)} scales, got {len(forced)}")
+        raise InputError(f"generate needs forced {what} of at most {len(schedule)} scales, got {len(forced)}")
 
 
 def _check_map(what: str, scale: int, tokens: Tensor, kind: str, shape: tuple[int, ...], *, fits: bool) -> None:
     if tuple(tokens.shape) != shape or not fits:
         got = f"{tokens.dtype} {tuple(tokens.shape)}"
-        raise InputError(f"generate wants forced {what} of scale {scale} to be {kind} {shape}, got {got}")
+        raise InputError(f"generate needs forced {what} of scale {scale} to be {kind} {shape}, got {got}")
 
 
 def check_same_device(transformer: str, device: torch.device, decoder: str, other: torch.device) -> None:

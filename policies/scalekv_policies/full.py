@@ -34,7 +34,7 @@ class Everything(BudgetAllocator):
         history = geometry.schedule.last_history
         if slots < history * geometry.slots_per_token:
             raise BudgetError(
-                f"policy 'full' holds the whole history, {history} tokens per layer and head; the budget buys "
+                f"policy 'full' holds the whole history, {history} tokens per head; the budget buys "
                 f"{slots / geometry.slots_per_token:.1f}; leave out the budget or choose another policy"
             )
         return plan.everything(geometry)

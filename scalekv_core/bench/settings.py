@@ -54,7 +54,7 @@ class BenchSettings:
 
     def __attrs_post_init__(self) -> None:
         if self.clock == "processor" and self.device.type != "cpu":
-            raise InputError(f"the processor's time says nothing about {self.device}; leave out --processor-time")
+            raise InputError(f"--processor-time measures a CPU, not {self.device}; leave it out")
 
     def as_dict(self) -> dict[str, Any]:
         """What has to be equal in two records that are compared, as plain values. How often it was measured is not."""

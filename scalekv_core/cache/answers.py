@@ -105,6 +105,6 @@ def _check_indices(who: str, kept: Tensor, tokens: int) -> None:
 def _check_targets(who: str, target: Tensor, kept: Tensor) -> None:
     keep = kept.shape[2]
     if int(target.min()) < -1 or int(target.max()) >= keep:
-        raise ContractError(f"{who} folded a token into one outside of 0..{keep - 1} (or -1)")
+        raise ContractError(f"{who} returned a target outside of 0..{keep - 1} (-1 drops a token)")
     if not torch.equal(target.gather(2, kept), ops.all_tokens(kept, 0, keep)):
-        raise ContractError(f"{who} did not leave every kept token where it is")
+        raise ContractError(f"{who} assigned a kept token to another one; each kept token must be its own target")

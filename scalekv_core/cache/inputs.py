@@ -38,7 +38,7 @@ class InputCheck:
         if not (q.shape == k.shape == v.shape == wanted and q.dtype == k.dtype == v.dtype == dtype):
             got = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in (("q", q), ("k", k), ("v", v)))
             raise SessionError(
-                f"layer {layer} at scale {store.scale} wants q, k and v of (rows, heads, tokens, width) = {wanted} "
+                f"layer {layer} at scale {store.scale} needs q, k and v of (rows, heads, tokens, width) = {wanted} "
                 f"in {dtype}; got {got}"
             )
         if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
@@ -54,11 +54,11 @@ class InputCheck:
     def _layer(self, layer: int) -> LayerStore:
         if not 0 <= layer < len(self._layers):
             raise SessionError(
-                f"attention of layer {layer} was called; the plan is for layers 0 to {len(self._layers) - 1}"
+                f"attention of layer {layer} was called; the plan has layers 0 to {len(self._layers) - 1}"
             )
         store = self._layers[layer]
         if store.scale >= len(self._tokens):
             raise SessionError(
-                f"layer {layer} has seen all {len(self._tokens)} maps of the schedule and is given another one"
+                f"layer {layer} received a map after the last of its schedule, which has {len(self._tokens)}; begin a new image"
             )
         return store

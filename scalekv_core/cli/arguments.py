@@ -32,7 +32,7 @@ def former(names: str, *, now: str) -> Any:
 def read_directory(text: str) -> Path:
     """The path; an empty text is no name of a directory, though ``Path("")`` is the current one."""
     if not text:
-        raise typer.BadParameter("an empty text is no directory; for the current one say .")
+        raise typer.BadParameter("an empty text names no directory; write . for the current one")
     return Path(text)
 
 

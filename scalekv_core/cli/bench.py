@@ -79,7 +79,7 @@ def bench(
     given = {"layers": layers, "heads": heads, "head_dim": head_dim, "rows": rows, "maps": maps}
     drawn = bench_setup.batch_of(model, loading.read_dtype(dtype), batch, aspect, size)
     if batch is not None and rows is not None:
-        raise InputError(f"--rows takes the place of --batch; leave one of them out (got {rows} and {batch})")
+        raise InputError(f"--rows replaces --batch; give one of them (got {rows} and {batch})")
     geometry = bench_setup.geometry_of(drawn, loading.read_dtype(dtype), given, images=batch or 1)
     if whole:
         bench_setup.check_whole(drawn, given)
@@ -180,7 +180,7 @@ def save_plot(path: Path | None, records: Sequence[Path]) -> None:
     from scalekv_core.errors import InputError
 
     if path is None:
-        raise InputError("--record names what --plot FILE.png is to show; give both")
+        raise InputError("--record names the records that --plot FILE.png shows; give both")
     writing.check_directory(path.parent)
     figure = figure_of_growth([read_record(one) for one in records])
     with writing.written_together(path.parent) as stage:

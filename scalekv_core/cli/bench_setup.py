@@ -30,7 +30,7 @@ def batch_of(model: str | None, dtype: Any, images: int | None, aspect: str | No
     if model is not None:
         return Batch(model=model, card=model_card(model), images=images or 1, aspect=aspect, size=size, dtype=dtype)
     if aspect is not None or size is not None:
-        raise InputError("--aspect and --size are those of a model; name it with --model, or give --maps")
+        raise InputError("--aspect and --size need a model; name it with --model, or give --maps")
     return None
 
 
@@ -79,12 +79,12 @@ def profile_of(
 
     if measured is not None:
         if drafters is not None:
-            raise InputError("--drafters stands in for a profile; give either that or --profile")
+            raise InputError("--drafters replaces --profile; give one of them")
         return measured, f"measured on {measured.model}"
     try:
         layers = default_drafters(geometry.layers) if drafters is None else tuple(map(int, drafters.split(",")))
     except ValueError as error:
-        raise InputError(f"drafters are layers such as 0,16; got {drafters!r}") from error
+        raise InputError(f"--drafters needs layers such as 0,16; got {drafters!r}") from error
     return assumed_profile(geometry, layers), f"assumed, not measured: drafters {','.join(map(str, layers))}"
 
 

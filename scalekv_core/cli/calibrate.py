@@ -58,7 +58,7 @@ def calibrate(
     from scalekv_core.pipeline import loading
 
     if out.is_dir():
-        raise InputError(f"--out is the profile's file; {out} is a directory")
+        raise InputError(f"--out needs a file for the profile; {out} is a directory")
     writing.check_directory(out.parent)
     given = [*(prompts or ()), *(read_prompts(prompt_file) if prompt_file else ())]
     name = model or jobs.model_for(given)
@@ -87,9 +87,9 @@ def read_prompts(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"prompt file {path} cannot be read: {error}") from error
+        raise InputError(f"prompt file {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if not any(lines):
-        raise InputError(f"prompt file {path} holds no prompt; write one a line")
+        raise InputError(f"prompt file {path} holds no prompt; write one per line")
     return [line for line in lines if line]
 
 

@@ -163,7 +163,7 @@ def test_model_in(place: str) -> TestModel:
     finally:
         sys.path.pop(0)
     if not isinstance(found, TestModel):
-        raise InputError(f"{place!r} is a {type(found).__name__}; wanted a scalekv_core.testing.TestModel")
+        raise InputError(f"{place!r} must be a scalekv_core.testing.TestModel; got {type(found).__name__}")
     return found
 
 
@@ -187,7 +187,7 @@ def _imported(name: str, kind: str | None, options: dict[str, str], test_model: 
     make = Factory(factory, name, tuple(options.items()))
     found = kind_in_time(make, name)
     if kind not in (None, found):
-        raise InputError(f"{name!r} is a {found}, and no {kind}")
+        raise InputError(f"{name!r} is a {found}, not a {kind}; give --kind {found}")
     return Subject(found, name, make, test_model, tuple(f"{option}={value}" for option, value in options.items()))
 
 
@@ -249,7 +249,7 @@ def replayed(subjects: list[tuple[Subject, str]], check_name: str | None, case: 
     from scalekv_core.testing.subjects import test_model_for
 
     if check_name is None or len(subjects) != 1:
-        raise InputError("--case wants --check, and --kind where several kinds have the name")
+        raise InputError("--case needs --check, and --kind if several kinds have this name")
     subject, _ = subjects[0]
     one = check_named(subject.kind, check_name)
     parsed = None if one.case is None else one.case.parse(case)
@@ -263,7 +263,7 @@ def replayed(subjects: list[tuple[Subject, str]], check_name: str | None, case: 
     except AssertionError as error:
         console.say(f"{check_name}: FAILED: {_first_line(error)}")
         return 1
-    except Exception:  # the strategy's own: its author wants to see where
+    except Exception:  # the strategy's own: its author needs to see where
         console.say(f"{check_name}: FAILED")
         traceback.print_exc()
         return 1

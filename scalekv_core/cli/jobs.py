@@ -97,7 +97,7 @@ def job_of(model: str, request: Request, *, sampling: Sampling, dtype: torch.dty
     seeds = seeds_of(request.seeds, request.images, who="--seed")
     if request.paired and (request.images is not None or len(seeds) != len(prompts)):
         raise InputError(
-            f"--paired wants one --seed for each of {len(prompts)} prompts, and no --images; got {len(seeds)} seeds"
+            f"--paired needs one --seed for each of {len(prompts)} prompts, and no --images; got {len(seeds)} seeds"
         )
     images = list(zip(prompts, seeds, strict=True)) if request.paired else every_seed(model, prompts, seeds)
     shape = attrs.asdict(request.shape)

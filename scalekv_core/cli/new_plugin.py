@@ -85,7 +85,7 @@ def words_of(name: str) -> Words:
     """
     if name.startswith(PREFIX):
         raise InputError(
-            f"the folder is called {name} anyway; give the policy's name alone: {name.removeprefix(PREFIX)}"
+            f"the folder's name gets its prefix by itself; give the policy's name alone: {name.removeprefix(PREFIX)}"
         )
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > LONGEST:
         raise InputError(

@@ -46,7 +46,7 @@ def report(
 
     found = submissions(studies, the_registry())
     if not leaderboard and (len(found) > 1 or protocol is not None):
-        raise InputError("several studies, or a protocol, make a leaderboard; say --leaderboard")
+        raise InputError("several studies or --protocol need --leaderboard; add it")
     if leaderboard:
         check_protocol(found, protocol)
         page = leaderboard_page(found, the_registry(), protocol="" if protocol is None else protocol.name)

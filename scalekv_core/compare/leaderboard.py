@@ -68,7 +68,7 @@ def check_protocol(found: Sequence[Submission], protocol: Path | None) -> None:
         apart = differences(asked, wanted) + differences(_frozen(one.store.environment), same)
         if apart:
             against = found[0].name if protocol is None else str(protocol)
-            raise InputError(f"study {one.name!r} cannot stand beside {against}: {'; '.join(apart)}")
+            raise InputError(f"study {one.name!r} cannot be compared with {against}: {'; '.join(apart)}")
 
 
 def _frozen(environment: Mapping[str, Any]) -> dict[str, Any]:

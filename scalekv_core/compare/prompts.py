@@ -48,7 +48,9 @@ def _lines(path: Path, text: str) -> Iterator[str]:
 def _csv(path: Path, text: str) -> Iterator[str]:
     rows = csv.DictReader(text.splitlines())
     if "prompt" not in (rows.fieldnames or ()):
-        raise InputError(f"prompt file {path} needs a column 'prompt'; it has {', '.join(rows.fieldnames or ['none'])}")
+        raise InputError(
+            f"prompt file {path} needs a column 'prompt'; it has {', '.join(map(repr, rows.fieldnames or ())) or 'none'}"
+        )
     try:
         yield from (row["prompt"] or "" for row in rows)
     except csv.Error as error:

@@ -17,6 +17,7 @@ from scalekv_core.compare.store import UNMODIFIED, Store
 from scalekv_core.errors import InputError, UnknownName
 from scalekv_core.models.metric import Metric, PairMetric
 from scalekv_core.plugins.registry import Registry
+from scalekv_core.shapes.geometry import format_bytes
 
 
 @frozen(eq=False, kw_only=True)
@@ -245,7 +246,8 @@ def recommend(results: Results, memory: int, metric: str) -> Recommendation:
     if not fitting:
         least = min(order, key=needed)
         raise InputError(
-            f"no setting of this study fits into {memory:,} bytes; the smallest is {least.label!r} with {needed(least):,}"
+            f"no setting of this study fits into {format_bytes(memory)}; the smallest is {least.label!r} with "
+            f"{format_bytes(needed(least))}"
         )
     half = next((row for row in order if needed(row) <= memory // 2), None)
     return Recommendation(best=fitting[0], second=fitting[1] if len(fitting) > 1 else None, half=half)

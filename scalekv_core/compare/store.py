@@ -231,7 +231,8 @@ class Store:
         found += differences(json.loads(json.dumps(dict(environment))), self.environment)
         if found:
             raise InputError(
-                f"{self.folder} holds another study; choose another folder, or ask the same. It differs in {'; '.join(found)}"
+                f"folder {self.folder} holds another study, which differs in {'; '.join(found)}; choose another folder, or give "
+                "the same settings"
             )
 
     def _record(self, column: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Loading:
 
 
 class Worker:
-    """Runs tasks with one model at a time, loaded when a task wants it and kept until one wants another."""
+    """Runs tasks with one model at a time, loaded when a task needs it and kept until one needs another."""
 
     def __init__(self, loading: Loading, registry: Registry | None = None) -> None:
         self._loading = loading

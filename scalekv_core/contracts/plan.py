@@ -79,7 +79,7 @@ class CachePlan:
             ceiling[..., k] = self.schedule.tokens[k]
             if (quota[k] > ceiling).any() or (quota[k] < 0).any():
                 raise ContractError(
-                    f"quota after scale {k} asks for tokens of a source scale that are gone or not there"
+                    f"quota after scale {k} keeps tokens of a source scale that were evicted before or are not generated yet"
                 )
             ceiling = quota[k].copy()
         if (quota.sum(axis=-1) > self.capacity).any():
@@ -132,7 +132,7 @@ class CachePlan:
         if self.capacity.shape != shape or self.schedule != geometry.schedule:
             raise ContractError(
                 f"the plan is for [K, L, H] = {self.capacity.shape} and maps {self.schedule}; "
-                f"the model has maps {geometry.schedule} and {shape}"
+                f"the model has {shape} and maps {geometry.schedule}; plan again for this model"
             )
 
 

@@ -52,8 +52,8 @@ def _while_attending(cache: _CountedCache, x: torch.Tensor, planned: Planned) ->
             cache.attend(0, x, x, x, softmax_scale=1.0)
     except (NotImplementedError, RuntimeError) as error:  # what torch raises where values are asked for
         raise ContractError(
-            f"policy {planned.policy.name!r} cannot be planned: a part of it does not run on tensors without values "
-            f"({str(error).splitlines()[0]})"
+            f"policy {planned.policy.name!r} cannot be planned: a part of it reads the values of tensors, and a dry run has "
+            f"none ({str(error).splitlines()[0]}); scalekv check {planned.policy.name} says which part"
         ) from error
     return cache.tracker.lap() - held - (cache.scratch_bytes - scratch)
 

@@ -174,6 +174,6 @@ class ModelCard(FormerNames, ABC):
         if wanted is None or wanted in known:
             return
         if not known:
-            raise InputError(f"there is one {what} only; leave it out (got {wanted!r})")
+            raise InputError(f"there is only one {what}; leave it out (got {wanted!r})")
         listed = f"there are {', '.join(known)}" if len(known) > 1 else f"there is {known[0]} only"
         raise InputError(f"there is no {what} {wanted!r}; {listed}")

@@ -40,13 +40,13 @@ def check_prompts(model: str, prompts: Sequence[str]) -> list[str]:
     """
     who = f"model {model!r}"
     if isinstance(prompts, (str, bytes)):
-        raise InputError(f"{who} wants a list of prompts, one per image; got one text: write [{shortened(prompts)}]")
+        raise InputError(f"{who} needs a list of prompts, one per image; got one text: write [{shortened(prompts)}]")
     try:
         listed = list(prompts)
     except TypeError:
-        raise InputError(f"{who} wants a list of prompts, one per image; got {shortened(prompts)}") from None
+        raise InputError(f"{who} needs a list of prompts, one per image; got {shortened(prompts)}") from None
     if not listed:
-        raise InputError(f"{who} wants at least one prompt; got none")
+        raise InputError(f"{who} needs at least one prompt; got none")
     for number, prompt in enumerate(listed, start=1):
         which = f"prompt {number} of {len(listed)}"
         if not isinstance(prompt, str):
@@ -54,7 +54,7 @@ def check_prompts(model: str, prompts: Sequence[str]) -> list[str]:
         try:
             prompt.encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"{who}: {which} holds a byte that is no text, at character {error.start + 1}") from None
+            raise InputError(f"{who}: {which} is not valid text at character {error.start + 1}") from None
     return listed
 
 
@@ -78,9 +78,9 @@ def check_seeds(seeds: Seeds, images: int, *, who: str) -> list[int]:
     try:
         listed = list(seeds)
     except TypeError:
-        raise InputError(f"{who} wants one seed per image, {images} in a list; got {shortened(seeds)}") from None
+        raise InputError(f"{who} needs one seed per image, {images} in a list; got {shortened(seeds)}") from None
     if len(listed) != images:
-        raise InputError(f"{who} wants one seed per image: {images} images, got {len(listed)} seeds")
+        raise InputError(f"{who} needs one seed per image: {images} images, got {len(listed)} seeds")
     return [_seed(seed, who) for seed in listed]
 
 
@@ -92,7 +92,7 @@ def _seed(seed: Any, who: str) -> int:
     except TypeError:
         number = -1
     if isinstance(seed, bool) or not 0 <= number < SEEDS:
-        raise InputError(f"{who} wants seeds that are whole numbers from 0 to 2**64 - 1; got {shortened(seed)}")
+        raise InputError(f"{who} needs seeds that are whole numbers from 0 to 2**64 - 1; got {shortened(seed)}")
     return number
 
 

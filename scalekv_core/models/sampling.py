@@ -19,7 +19,7 @@ def _wants(text: str, fits: Callable[[Any], bool]) -> Callable[[Any, Attribute[A
 
     def check(instance: Any, attribute: Attribute[Any], value: Any) -> None:
         if not fits(value):
-            raise InputError(f"sampling wants {attribute.name} {text}; got {value!r}")
+            raise InputError(f"sampling needs {attribute.name} {text}; got {value!r}")
 
     return check
 
@@ -67,7 +67,7 @@ class Sampling:
 
     >>> Sampling(top_p=1.5)
     Traceback (most recent call last):
-    scalekv_core.errors.InputError: sampling wants top_p from 0 to 1 (0 lets all compete); got 1.5
+    scalekv_core.errors.InputError: sampling needs top_p from 0 to 1 (0 lets all compete); got 1.5
     """
 
     guidance: float | tuple[float, ...] = field(
@@ -106,7 +106,7 @@ def read_strengths(text: str) -> float | tuple[float, ...]:
         strengths = tuple(float(number) for number in text.split(","))
     except ValueError:
         raise InputError(
-            f"--guidance wants a number, or one per scale with commas between; got {shortened(text)}"
+            f"--guidance needs a number, or one per scale with commas between; got {shortened(text)}"
         ) from None
     return strengths[0] if len(strengths) == 1 else strengths
 
@@ -121,5 +121,5 @@ def read_places(text: str) -> tuple[int, ...]:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
         raise InputError(
-            f"--guidance-at wants whole numbers with commas between, 0 for the logits; got {shortened(text)}"
+            f"--guidance-at needs whole numbers with commas between, 0 for the logits; got {shortened(text)}"
         ) from None

@@ -60,7 +60,7 @@ def check_weights(batch: Batch, weights: Path | None) -> None:
     """Raises InputError or CheckpointError unless weights are given where they are needed, and nowhere else."""
     card = batch.card
     if batch.random_weights and weights is not None:
-        raise InputError(f"--random-weights takes the place of --weights; leave one of them out (got {weights})")
+        raise InputError(f"--random-weights replaces --weights; give one of them (got {weights})")
     if card.needs_weights and not card.fetches and weights is None and not batch.random_weights:
         raise CheckpointError(
             f"model {batch.model!r} does not ship with weights; give --weights PATH ({card.weights}), or --random-weights "

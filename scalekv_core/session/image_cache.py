@@ -84,7 +84,7 @@ class ImageCache:
         geometry = session.geometry
         if k.shape[1:2] + k.shape[3:] != (geometry.heads, geometry.head_dim):
             raise SessionError(
-                f"the adapter said {geometry.heads} heads of width {geometry.head_dim}; "
+                f"the adapter reported {geometry.heads} heads of width {geometry.head_dim}; "
                 f"attention came with keys of (rows, heads, tokens, width) = {tuple(k.shape)}"
             )
         self._planned = session.planned(self._schedule, rows=k.shape[0], dtype=k.dtype, device=k.device)

@@ -90,8 +90,8 @@ class Session:
         """The cache of one image (or batch); a cache that was left open by an image that failed is closed."""
         if self._closed:
             raise SessionError(
-                f"the block in which this model had policy {self.policy.name!r} is over; this is a copy of it, or something "
-                "that was taken out of it"
+                f"the block in which this model had policy {self.policy.name!r} is over, and a copy or a part of it "
+                "still generates; call compress with that model"
             )
         if not isinstance(schedule, ScaleSchedule):
             schedule = ScaleSchedule(schedule)
@@ -260,7 +260,7 @@ def unwrapped(model: Any) -> tuple[nn.Module, str | None, AttentionProfile | Non
     if not isinstance(model, nn.Module):
         module, name, profile = (getattr(model, attribute, None) for attribute in ("module", "name", "profile"))
     if not isinstance(module, nn.Module):
-        raise SessionError(f"compress wants a torch module or an image model; got {type(model).__name__}")
+        raise SessionError(f"compress needs a torch module or an image model; got {type(model).__name__}")
     for wrapper, inner in _WRAPPERS.items():
         if type(module).__name__ == wrapper and isinstance(getattr(module, inner, None), nn.Module):
             raise SessionError(

@@ -44,7 +44,7 @@ class Check:
         name: in words.
         check: the function.
         case: the type of case that it is made on; None if nothing varies.
-        needs_test_model: whether it wants a model.
+        needs_test_model: whether it needs a model.
     """
 
     kind: str

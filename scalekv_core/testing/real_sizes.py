@@ -99,7 +99,7 @@ USUALLY = {ViewCase: 2, ProfileCase: 2, PlanCase: 3, ImageCase: 0, CodecCase: 2,
 
 
 def cases_for(check: str, case: type[Case], wanted: int | None, seed: int) -> list[Any]:
-    """Some of the pool, others for another check and seed; the first ones for a check that wants all."""
+    """Some of the pool, others for another check and seed; the first ones for a check that needs all."""
     pool = POOLS[case]()
     number = min(USUALLY[case] if wanted is None else wanted, len(pool))
     if case is ViewCase and wanted is None:

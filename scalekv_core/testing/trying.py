@@ -28,7 +28,7 @@ from scalekv_core.testing.testmodels import TestModel
 ENOUGH = 100
 """Cases, of which one at least has to apply: few of them may all be refused by chance."""
 SHRINKING_SECONDS = 5.0
-"""How long a failing case is made smaller, if the caller wants an answer rather than the very smallest case."""
+"""How long a failing case is made smaller, if the caller needs an answer rather than the very smallest case."""
 EXPENSIVE = {"GenerationCase": 10, "only_for": 20}
 """How many times fewer examples are tried where one takes long: a whole model, or a model at its full size."""
 FULL = 20

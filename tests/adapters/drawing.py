@@ -1,4 +1,4 @@
-"""What the tests of every family's adapters generate and compare with."""
+"""Helpers of the adapters' tests: policies to generate with, and comparisons."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def everything_in(model):
 
 
 def draw_until_block(drawer, error, block):
-    """Draws, and is stopped at the third scale, before this block."""
+    """Generates, and raises at the third scale before this block."""
     calls = []
 
     def stop(module, args, kwargs):

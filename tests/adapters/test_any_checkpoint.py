@@ -1,4 +1,4 @@
-"""Whatever a checkpoint holds: it loads, or one line says why not. Nothing else is raised, and no memory is made for it."""
+"""Any checkpoint either loads or ends in one line, without another exception and without allocating its tensors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float
 DTYPES = (*REAL, torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.complex64)
 SIDES = (1, 2, 3, 4, 5, 6)
 MOST_BYTES = 2**24
-"""More than what any of the models takes in float32."""
+"""More than any of the models takes in float32."""
 
 
 @functools.cache
@@ -91,7 +91,7 @@ class Cast:
 
 @frozen
 class Given:
-    """No tensor at all."""
+    """A value that is not a tensor."""
 
     value: object
 
@@ -109,7 +109,7 @@ VALUES = st.one_of(
 
 
 def edits(state: Mapping[str, Tensor]) -> st.SearchStrategy[list[tuple[object, Callable[[object], object]]]]:
-    """A few names, old or new, and what becomes of their tensors."""
+    """A few names, old or new, and what their tensors become."""
     old = st.sampled_from(sorted(state, key=lambda name: (name.count("."), name)))
     new = old.map(lambda name: f"{name.rpartition('.')[0]}.9.{name.rpartition('.')[2]}")
     strange = st.sampled_from(
@@ -135,7 +135,7 @@ def holding_itself(state: dict[Any, Any]) -> dict[Any, Any]:
 @pytest.mark.parametrize("make", MODELS)
 @given(data=st.data())
 def test_any_state_dict_loads_or_is_refused_in_one_line(make, data, tmp_path_factory) -> None:
-    """Tensors of any shape, dtype and number, missing and new names, other values, in any nesting and file format."""
+    """Tensors of any shape, dtype and value, under missing and new names, in any nesting and file format."""
     state: dict[Any, Any] = dict(make())
     for name in data.draw(st.lists(st.sampled_from(sorted(state)), max_size=1), label="missing"):
         del state[name]

@@ -1,4 +1,4 @@
-"""Attaching to each of the four kinds of objects: all or nothing, to the end, and not into copies."""
+"""Attaching to each of the four kinds of objects is all or nothing, detaching completes, and copies are not attached."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def attach(model: nn.Module):
 
 
 def test_an_interruption_while_attaching_leaves_the_model_as_it_was(model: nn.Module) -> None:
-    """Before whichever step Ctrl-C comes, no layer stays replaced."""
+    """Ctrl-C before any step of attaching leaves no layer replaced."""
     before, attached = everything_in(model), []
     adapter = shared_registry().adapter_for(model)[1]
     steps = steps_of(lambda: attached.append(adapter.attach(model, Source())))
@@ -62,7 +62,7 @@ def test_an_interruption_while_attaching_leaves_the_model_as_it_was(model: nn.Mo
 
 
 def test_an_interruption_while_detaching_restores_the_model_all_the_same(model: nn.Module) -> None:
-    """Once detaching has begun it goes on to its end, whenever Ctrl-C comes; to detach again is harmless."""
+    """Once begun, detaching completes whenever Ctrl-C comes; detaching again changes nothing."""
     before = everything_in(model)
     for step in range(1, steps_of(attach(model))):
         detach = attach(model)
@@ -75,7 +75,7 @@ def test_an_interruption_while_detaching_restores_the_model_all_the_same(model: 
 
 @pytest.mark.parametrize("copied", ["deepcopy", "copy", "saved"])
 def test_copies_come_out_unattached(model: nn.Module, copied: str) -> None:
-    """A copy that is made inside of the block has what the model had before, and the model stays attached."""
+    """A copy made inside the block has the model's original attributes, and the model stays attached."""
 
     def saved(module: nn.Module) -> nn.Module:
         file = io.BytesIO()
@@ -98,7 +98,7 @@ def test_copies_come_out_unattached(model: nn.Module, copied: str) -> None:
 
 
 def test_a_copy_generates_as_the_unmodified_model() -> None:
-    """It is no part of the session: the model goes on compressed, the copy whole."""
+    """The copy generates unmodified while the model stays compressed."""
     model = small_var()
     whole = model.generate([3], seeds=[0], keep_logits=True).logits
     with compress(model, "streaming", "1 token", check=True) as session:
@@ -110,7 +110,7 @@ def test_a_copy_generates_as_the_unmodified_model() -> None:
 
 @pytest.mark.parametrize("wrap", [torch.nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
 def test_a_wrapper_is_refused_and_the_inner_module_named(model: nn.Module, wrap) -> None:
-    """Attaching to what a wrapper lets through would compress something else than what is called."""
+    """A wrapper is refused, since attaching to what it forwards would compress another object than the one called."""
     wrapper, before, kind = wrap(model), everything_in(model), type(model).__name__
     message = f"wraps a {kind}; give compress the inner module, which is its attribute '(module|_orig_mod)'"
     with pytest.raises(SessionError, match=message), compress(wrapper, "full"):

@@ -1,4 +1,4 @@
-"""``torch.compile(model.generate)`` gives the same images: the loop is left to Python, in a session and without."""
+"""``torch.compile(model.generate)`` gives the same images, in a session and without; the loop runs in Python."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def compressed(
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("how", [None, ("full", None), ("streaming", "2 tokens"), ("h2o", "2 tokens")], ids=str)
 def test_a_compiled_generate_gives_the_same_images(family: str, how: tuple[str, str | None] | None) -> None:
-    """Unmodified, without loss, and under policies that evict; it says nothing about speed: for that, compile the blocks."""
+    """Images are the same unmodified, under `full` and under policies that evict. For speed, compile the blocks."""
     torch.manual_seed(0)
     make, generate = FAMILIES[family]
     model = make()

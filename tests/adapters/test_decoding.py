@@ -1,4 +1,4 @@
-"""Decoding in parts: the same images, and never more at once than one large one."""
+"""Decoding in parts gives the same images, and no part is larger than one large image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scalekv_adapters.decoding import decode_in_parts
 
 @pytest.mark.parametrize(("side", "stride", "parts"), [(64, 16, [1] * 5), (32, 16, [4, 1]), (16, 2, [5])])
 def test_parts_are_as_large_as_a_large_image(side: int, stride: int, parts: list[int]) -> None:
-    """In order, all of them."""
+    """The parts cover all images in order."""
     seen = []
 
     def decode(latents: torch.Tensor) -> torch.Tensor:

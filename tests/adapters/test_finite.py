@@ -1,4 +1,4 @@
-"""Numbers that overflow end a generation of either family with the scale, and with check the layer, where they began."""
+"""An overflow ends a generation of either family; the error names the scale, and with check=True the layer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def family(request):
 
 
 def test_guidance_that_overflows_is_an_error(family) -> None:
-    """Not two identical images of nothing."""
+    """Guidance that overflows is an error, not an image."""
     name, model, generate = family
     with pytest.raises(NonFiniteError, match=f"{name} computed logits that are not finite .* first at scale [01];"):
         generate(model, guidance=1e39)

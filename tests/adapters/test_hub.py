@@ -1,4 +1,4 @@
-"""Files by name from the hub: what its cache holds needs no network, and without either the message says what to do."""
+"""Files by name from the hub: cached ones need no network, and otherwise the error says what to do."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ REPOSITORY, COMMIT = "someone/some-model", "0123456789abcdef0123456789abcdef0123
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The hub's client without a network, and the cache that it keeps."""
+    """The hub's client without a network, and its cache folder."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 
 def keep(cache: Path, name: str) -> Path:
-    """Lays a file into the hub's cache as its client does."""
+    """Puts a file into the hub's cache as its client does."""
     folder = cache / f"models--{REPOSITORY.replace('/', '--')}"
     file = folder / "snapshots" / COMMIT / name
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -34,14 +34,14 @@ def keep(cache: Path, name: str) -> Path:
 
 
 def test_what_was_fetched_before_needs_no_network(offline: Path) -> None:
-    """The folder is the cache's own: there is no second copy."""
+    """The returned folder is the cache's own, not a copy."""
     file = keep(offline, "model.pth")
 
     assert file.parent == fetched(REPOSITORY, ["model.pth"], otherwise="")
 
 
 def test_without_a_network_the_message_says_what_to_do() -> None:
-    """One line: what could not be fetched, why, and how to do without."""
+    """One line names what could not be fetched, why, and the alternative."""
     with pytest.raises(CheckpointError) as error:
         fetched(REPOSITORY, ["model.pth"], otherwise="put model.pth into a folder and name it with --weights")
     message = str(error.value)
@@ -51,7 +51,7 @@ def test_without_a_network_the_message_says_what_to_do() -> None:
 
 
 def test_without_the_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line, too."""
+    """One line names the extra."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
 
     with pytest.raises(MissingExtra, match=r"needs huggingface_hub, .*; run: pip install 'scalekv\[hub\]'; or walk$"):

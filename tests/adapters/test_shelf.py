@@ -1,4 +1,4 @@
-"""The shelf: what this room offers, and that looking at it costs nothing."""
+"""The names that the adapters offer, which can be made without reading weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ print([file for file in opened if file.endswith((".safetensors", ".pth", ".pt"))
 
 
 def test_the_shelf_offers_what_it_says(monkeypatch: pytest.MonkeyPatch):
-    """Every name can be made without reading a file of tensors, and nothing collides."""
+    """Every name can be made without reading tensors, and no name is taken twice."""
     registry = Registry.of(scalekv_adapters)
     monkeypatch.setattr(safetensors, "safe_open", None)
     monkeypatch.setattr(torch, "load", None)
@@ -41,6 +41,6 @@ def test_the_shelf_offers_what_it_says(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.thorough
 def test_importing_reads_no_weights():
-    """Importing the room and making every adapter and card opens no weights."""
+    """Importing the package and making every adapter and card opens no weights."""
     done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True)
     assert "[]" == done.stdout.strip()

@@ -1,4 +1,4 @@
-"""A small attention for the bench, and contenders at that size. No test depends on how long something takes."""
+"""A small attention and contenders for the bench's tests. No test depends on how long something takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scalekv_core.shapes.geometry import CacheGeometry
 
 @pytest.fixture
 def ticking(monkeypatch):
-    """A clock that is one second later whenever it is read."""
+    """A clock that advances by one second at each reading."""
     monkeypatch.setitem(CLOCKS, "wall", itertools.count(1.0).__next__)
 
 

@@ -48,7 +48,7 @@ def seconds(*command: str) -> tuple[float, str]:
 
 
 def scalekv(*arguments: str) -> Sequence[str]:
-    """The command line in a process of this Python."""
+    """The command line in a process of its own."""
     return (sys.executable, "-m", "scalekv_core", *arguments)
 
 

@@ -1,4 +1,4 @@
-"""``scalekv bench`` from the outside, at tiny sizes."""
+"""``scalekv bench`` run as a command, at tiny sizes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_two_records_of_one_thing_stand_side_by_side_and_others_are_refused(benc
     [
         (("--maps", "1,2,x"), "maps are written as"),
         (("--drafters", "0,9"), "layer 9 cannot be a drafter: the model has layers 0 to 2"),
-        (("--drafters", "a"), "drafters are layers such as 0,16"),
+        (("--drafters", "a"), "--drafters needs layers such as 0,16"),
         (("-p", "snapkv", "--released", "scalekv"), "add --policy scalekv"),
         (("-p", "scalkv"), "did you mean 'scalekv'"),
         (("-p", "uniform", "-b", "0%"), "holds nothing"),
@@ -148,9 +148,9 @@ def test_a_whole_transformer_is_measured(bench, tmp_path):
         ((*WHOLE, "--heads", "2"), "leave out --heads"),
         ((*WHOLE, "--maps", "1,2"), "leave out --maps"),
         ((*WHOLE, "--rows", "3"), "leave out --rows"),
-        (("--rows", "2", "--batch", "3"), "--rows takes the place of --batch; leave one of them out (got 2 and 3)"),
+        (("--rows", "2", "--batch", "3"), "--rows replaces --batch; leave one of them out (got 2 and 3)"),
         (("--size", "1M"), "name it with --model"),
-        ((*WHOLE, "--size", "1M"), "there is one size only"),
+        ((*WHOLE, "--size", "1M"), "there is only one size"),
         ((*WHOLE, "--batch", "1000000"), "activations"),
         (("-p", "full", "--rows", "100000"), "queries, keys and values"),
         (("--record", "a.json"), "give both"),
@@ -180,7 +180,7 @@ def test_records_of_different_maps_are_plotted(bench, tmp_path):
 
 
 def test_records_of_different_batches_are_plotted(bench, tmp_path):
-    """What grows is told by the records; another setting that differs is named."""
+    """The growing setting is found in the records; if another setting differs, the error names it."""
     files = [tmp_path / f"{name}.json" for name in "abc"]
     for path, how in zip(files, (("--batch", 4), ("--rows", 2), ("--rows", 1, "--seed", 3)), strict=True):
         assert bench(*TINY, *ONCE, *how, "-p", "uniform", "--json", path)[0] == 0
@@ -226,7 +226,7 @@ def test_times_of_zero_are_shown_and_not_plotted(bench, monkeypatch, tmp_path):
 
 
 def test_a_narrow_terminal_cuts_no_name_and_no_figure(bench, monkeypatch):
-    """Where a table does not fit, each contender is a block of its own."""
+    """If a table does not fit, each contender is printed as a block."""
     monkeypatch.setattr("scalekv_core.cli.console.out.width", 60)
     code, out, err = bench(*TINY, *ONCE)
     assert (0, "") == (code, err)

@@ -1,4 +1,4 @@
-"""Records are compared only if they are of the same thing."""
+"""Records are compared only if their settings are equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contenders do the same work: the same attention, from the same inputs; layers that are run stand for the others."""
+"""Contenders compute the same attention from the same inputs; the layers that run stand for all others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scalekv_core.cache.clock import NoClock
 
 
 def outputs(contender, inputs):
-    """What comes out of every call, {(scale, place): (B, H, n, D)}."""
+    """The output of every call, {(scale, place): (B, H, n, D)}."""
     seen = {}
 
     def around(scale, place, call):

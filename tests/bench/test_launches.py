@@ -51,7 +51,7 @@ REGISTRY = shared_registry()
 
 
 class OnMetaOnly(TorchDispatchMode):
-    """Fails where a tensor of another device is made or read."""
+    """Raises where a tensor of another device is made or read."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -62,7 +62,7 @@ class OnMetaOnly(TorchDispatchMode):
 
 @functools.cache
 def figures(policy: Policy, geometry: CacheGeometry = SMALL) -> LaunchFigures:
-    """Of all layers that differ, at the policy's budget or at 40 % of the history.
+    """The figures of all layers that differ, at the policy's budget or at 40 % of the history.
 
     Whole images run on the meta device, tables and all: who asks for a number fails there, and would wait on a GPU.
     """
@@ -78,7 +78,7 @@ def geometry_of(name: str) -> CacheGeometry:
 
 @pytest.mark.parametrize("name", REGISTRY.names("policy"))
 def test_every_policy_keeps_to_its_bound(name: str) -> None:
-    """A policy that is new needs a bound here."""
+    """Every registered policy has a bound and stays within it."""
     launched = figures(REGISTRY.policy(name), geometry_of(name))
     kept, evicted = launched.kernels("kept"), launched.kernels("evicted")
 
@@ -91,7 +91,7 @@ def test_every_policy_keeps_to_its_bound(name: str) -> None:
 @pytest.mark.parametrize("policy", ["uniform", "fold"])
 @pytest.mark.parametrize("codec", REGISTRY.names("codec"))
 def test_every_codec_keeps_to_its_bound(codec: str, policy: str) -> None:
-    """Beside what the policy launches without it."""
+    """A codec adds at most its bound to the launches of the policy."""
     plain, coded = figures(REGISTRY.policy(policy)), figures(REGISTRY.policy(policy, codec=codec))
 
     for what, bound in (("kept", CODEC_KEPT), ("evicted", CODEC_EVICTED)):
@@ -103,7 +103,7 @@ def test_every_codec_keeps_to_its_bound(codec: str, policy: str) -> None:
 
 @pytest.mark.parametrize(("name", "options"), [("uniform", {}), ("scalekv", {"protect": "0"}), ("fold", {})])
 def test_no_number_grows_with_the_maps(name: str, options: dict[str, str]) -> None:
-    """Twice as many maps, the same most."""
+    """Twice as many maps have the same maximum per attend."""
     policy = REGISTRY.policy(name, codec="int4", options=options)
     short, long = (figures(policy, geometry) for geometry in (SMALL, LONGER))
 
@@ -120,12 +120,12 @@ def test_tensors_of_other_devices_are_noticed() -> None:
 
 
 def test_the_unmodified_cache_launches_three() -> None:
-    """Two concatenations and attention."""
+    """The unmodified cache launches two concatenations and one attention."""
     assert (1, 3) == measure_launches(Unmodified.of(TINY), repeats=0).kernels("kept")
 
 
 def test_kernels_belong_to_stages() -> None:
-    """All of them, and in the record as well as in the figures; times are measured where they are asked for."""
+    """Every kernel belongs to a stage, in the record as in the figures; times are measured on request."""
     planned = plan_policy(REGISTRY.policy("uniform"), SMALL, budget="40%")
     launched = measure_launches(PolicyContender.of(planned), repeats=1)
 
@@ -137,7 +137,7 @@ def test_kernels_belong_to_stages() -> None:
 
 
 def test_views_and_empty_tensors_are_no_kernels() -> None:
-    """Arithmetic is, and so is a copy."""
+    """Views and empty tensors launch nothing; arithmetic and copies do."""
     with KernelCounter() as counter:
         x = torch.empty(4, 3).view(2, 6)[:, 1:].transpose(0, 1).unsqueeze(0)
         assert not counter.names
@@ -156,7 +156,7 @@ def test_a_stage_ends_where_it_began() -> None:
 def test_the_command_prints_and_writes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the policies that are named under every codec, beside the unmodified cache."""
+    """The command prints and records the launches of the named policies under every codec, beside the unmodified cache."""
     monkeypatch.setattr(bench_launches, "REPEATS", 1)
     bench_launches.run(["streaming"], tmp_path / "launches.json")
 

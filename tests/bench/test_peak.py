@@ -1,4 +1,4 @@
-"""The peak is put together from the layers that ran; it has to be that of all layers, and of an independent count."""
+"""The peak is computed from the layers that ran; it equals the peak of all layers and an independent count."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_process_peak_is_that_of_the_block_alone():
 
 
 def touch(size):
-    """Takes so many bytes from the system and gives them back; an allocator might have had them left over."""
+    """Allocates so many bytes and frees them, past what an allocator might have cached."""
     with mmap.mmap(-1, size) as pages:
         for page in range(0, size, mmap.PAGESIZE):
             pages[page] = 1

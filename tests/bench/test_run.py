@@ -1,4 +1,4 @@
-"""A measurement: in turn, whole or cut short, and what it says of itself."""
+"""A measurement takes turns between contenders, can be cut short, and describes itself."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_clock_is_the_one_that_was_asked_for(settings, contenders, monkeypat
 
 
 def test_an_image_that_is_too_short_for_the_clock_has_no_ratio_and_no_shares(settings, contenders, monkeypatch):
-    """Neither not-a-number nor infinity; the record says why."""
+    """Ratio and shares are null, never NaN or infinity, and the record says why."""
     monkeypatch.setitem(CLOCKS, "processor", lambda: 5.0)
     result = Bench(evolve(settings, clock="processor"), contenders[:2]).run()
     record = json.loads(json.dumps(as_record(result), allow_nan=False))["contenders"]["full"]

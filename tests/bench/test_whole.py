@@ -1,4 +1,4 @@
-"""A whole transformer under the bench: it draws by its own loop, whoever holds the cache."""
+"""A whole transformer in the bench: it runs the model's own loop with any cache."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def contenders(batch, latest):
 
 
 def drawn(batch, contender, *, layers=False):
-    """What ``around`` was asked: [(scale, place)], in order."""
+    """The calls that ``around`` received, [(scale, place)], in order."""
     asked = []
 
     def around(scale, place, call):
@@ -100,7 +100,7 @@ def test_what_is_beside_the_layers_counts_once_and_layers_as_often_as_they_stand
 
 
 def test_the_released_code_projects_every_input_once_more(batch, contenders):
-    """As many products of a layer's weights as before, and one more."""
+    """Each weight of a layer is multiplied as often as before, and once more."""
     unmodified, _, released = contenders
     seen = []
 
@@ -152,7 +152,7 @@ def test_what_takes_more_than_there_is_is_refused_with_what_takes_it(settings, c
 
 
 def test_the_largest_cache_is_that_of_a_tracker(batch, contenders):
-    """The call's own output is the model's, not the cache's."""
+    """The output of the call counts for the model, not for the cache."""
     for contender in contenders:
         subject, tracker, out = WholeTransformer(batch, CPU), StorageTracker(), 0
 

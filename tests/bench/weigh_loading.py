@@ -1,4 +1,5 @@
-"""What loading a model holds, at its real size: ``python tests/bench/weigh_loading.py --model infinity-2b --into FOLDER``.
+"""Prints what loading a model at its real size holds: ``python tests/bench/weigh_loading.py --model infinity-2b --into
+FOLDER``.
 
 Writes random weights of the model's names and shapes in several layouts and loads each in a process of its own. Memory that
 is a mapped file is not counted as held, for its pages are the file's and can be given up at any time; the kernel tells the
@@ -79,7 +80,7 @@ LAYOUTS = {
 
 
 class Sampler(threading.Thread):
-    """The most that this process held of its own, and of mapped files, while it runs."""
+    """The maximum of this process's own memory and of its mapped files while it runs."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -100,7 +101,7 @@ def memory() -> dict[str, int]:
 
 
 def measured(act: Callable[[], object]) -> dict[str, float]:
-    """Bytes above those before, and seconds, of doing this."""
+    """Additional bytes and seconds of calling this function."""
     before, sampler, start = memory()["RssAnon"], Sampler(), time.perf_counter()
     sampler.start()
     kept = act()
@@ -113,7 +114,7 @@ def measured(act: Callable[[], object]) -> dict[str, float]:
 
 
 def load(path: Path) -> dict[str, float]:
-    """Loading in bfloat16, and reading every weight once: until then a mapped file takes no memory at all."""
+    """Loads in bfloat16 and reads every weight once, since a mapped file takes no memory before."""
 
     def act() -> Infinity:
         model = load_infinity(path, dtype=torch.bfloat16)
@@ -127,7 +128,7 @@ def load(path: Path) -> dict[str, float]:
 
 
 def convert(path: Path) -> dict[str, float]:
-    """Converting to bfloat16."""
+    """Converts to bfloat16."""
     weights, out = find_weights(path, InfinityFormat()), path.with_name(f"{path.name}.safetensors")
     return measured(lambda: write_safetensors(weights, out, dtype=torch.bfloat16))
 
@@ -136,7 +137,7 @@ ACTS = {"load": load, "convert": convert}
 
 
 def apart(act: str, path: Path) -> dict[str, float]:
-    """One of the acts in a process of its own."""
+    """Runs one of the acts in a process of its own."""
     ran = subprocess.run([sys.executable, __file__, "--act", act, "--path", path], stdout=subprocess.PIPE, check=True)
     return json.loads(ran.stdout)
 
@@ -151,7 +152,7 @@ def report(line: str, figures: dict[str, float], weights: int, shard: int) -> No
 
 
 def main() -> None:
-    """Every layout: written, loaded, converted, loaded again, deleted."""
+    """For every layout: writes, loads, converts, loads again, deletes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="infinity-2b")
     parser.add_argument("--into", type=Path, help="an empty folder on a disk with room for the model in float32")

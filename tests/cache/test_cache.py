@@ -1,4 +1,4 @@
-"""The cache against lists of positions: what it holds, what attention sees, and what it weighs, after every scale."""
+"""The cache against lists of positions: tokens held, attention, and bytes, after every scale."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def check_attention(case: Case, scale: int, layer: int, out: Tensor, tokens: dic
 
 @given(st.data(), dtypes, st.sampled_from([HashScores, HashPicks]), st.integers(0, 5))
 def test_the_cache_is_what_anybody_would_write(data: st.DataObject, dtype: torch.dtype, kind: type, seed: int) -> None:
-    """For any schedule, batch, capacities and quotas, after every scale and in every layer, row and head:
+    """The cache equals a plain-Python model for any schedule, batch, capacities and quotas, in every layer, row and
+    head:
 
     positions are those of the plain model; keys and values are the originals, bit by bit; never more than the capacity;
     the current map is seen whole; attention is softmax over exactly that; and the bytes are the planned ones.
@@ -86,7 +87,7 @@ def test_the_cache_is_what_anybody_would_write(data: st.DataObject, dtype: torch
 
 
 def check_held(case: Case, seen: Seen, plain: PlainCache, scale: int, tokens: dict[tuple[int, int, int], list]) -> None:
-    """What was seen and what stays, token by token."""
+    """Compares the tokens seen and kept with the plain model, one by one."""
     for (layer, row, head), held in plain.held.items():
         view, kept, place = seen.head(scale, layer, head)
         positions = [token.position for token in tokens[layer, row, head]]
@@ -100,7 +101,7 @@ def check_held(case: Case, seen: Seen, plain: PlainCache, scale: int, tokens: di
 
 @given(cases(), st.sampled_from([HashScores, HashPicks, Sums]))
 def test_nobody_watching_changes_nothing(case: Case, kind: type) -> None:
-    """With and without observer and checks, the outputs are bit-identical, twice over."""
+    """Outputs are bit-identical with and without observer and checks, twice over."""
     policy = policy_of(kind())
     watched = drive(case, KVCache(case.plan, policy, check=True, observer=Seen()))
 
@@ -111,7 +112,7 @@ def test_nobody_watching_changes_nothing(case: Case, kind: type) -> None:
 
 @given(cases())
 def test_the_models_tensors_are_left_alone(case: Case) -> None:
-    """Queries, keys and values are read and never written, and no view of them is kept."""
+    """Queries, keys and values are never written to, and no view of them is kept."""
     before = [tuple(x.clone() for x in layer) for layer in case.tensors]
     cache = KVCache(case.plan, policy_of(), check=True)
     own = {x.untyped_storage().data_ptr() for layer in case.tensors for x in layer}
@@ -127,7 +128,7 @@ def test_the_models_tensors_are_left_alone(case: Case) -> None:
 
 @given(cases(quotas=False), dtypes)
 def test_the_whole_budget_is_lossless(case: Case, dtype: torch.dtype) -> None:
-    """With room for everything the outputs are those of torch.cat and SDPA, bit by bit."""
+    """With capacity for all tokens, outputs are bit-equal to torch.cat and SDPA."""
     g = case.geometry
     whole = Case(everything(g), g, seed=case.seed)
     tensors = [tuple(x.to(dtype) for x in layer) for layer in whole.tensors]
@@ -139,7 +140,9 @@ def test_the_whole_budget_is_lossless(case: Case, dtype: torch.dtype) -> None:
 
 @given(st.data(), dtypes)
 def test_heads_with_room_for_everything_are_lossless_beside_others(data: st.DataObject, dtype: torch.dtype) -> None:
-    """Bit-identical too where the other heads of the layer are cut, so that the layer is computed group by group."""
+    """Heads that keep everything stay bit-identical where other heads of the layer evict, and each group is computed on
+    its own.
+    """
     case = data.draw(cases(quotas=False))
     capacity = case.plan.capacity.copy()
     capacity[:, :, 0] = np.array(case.schedule.keepable())[:, None]
@@ -154,7 +157,7 @@ def test_heads_with_room_for_everything_are_lossless_beside_others(data: st.Data
 
 @given(cases(), st.randoms(use_true_random=False))
 def test_rows_do_not_influence_one_another(case: Case, chance: random.Random) -> None:
-    """Permuting the batch permutes the outputs; drawing a row alone gives what it got in the batch; bit by bit."""
+    """Permuting the batch permutes the outputs, and a row alone gives the same output as in the batch, bit by bit."""
     policy, rows = policy_of(), list(range(case.geometry.rows))
     together = drive(case, KVCache(case.plan, policy))
     shuffled = chance.sample(rows, len(rows))
@@ -167,7 +170,7 @@ def test_rows_do_not_influence_one_another(case: Case, chance: random.Random) ->
 
 @given(cases())
 def test_a_closed_cache_starts_anew(case: Case) -> None:
-    """close forgets everything: the next image, also of another batch and dtype, is as in a new cache."""
+    """After close the next image, also of another batch and dtype, equals that of a new cache."""
     policy = policy_of()
     cache = KVCache(case.plan, policy, check=True)
     drive(case, cache, scales=max(1, len(case.schedule) - 1))
@@ -182,7 +185,7 @@ def test_a_closed_cache_starts_anew(case: Case) -> None:
 
 @given(cases())
 def test_memory_is_really_given_back(case: Case) -> None:
-    """After close no storage that was made while drawing is alive."""
+    """After close no storage made during generation is alive."""
     case.tensors  # noqa: B018  made outside
     with StorageTracker() as tracker:
         cache = KVCache(case.plan, policy_of(Sums()))
@@ -205,7 +208,7 @@ def test_scratch_is_one_buffer(case: Case) -> None:
 
 
 def test_keeping_everything_copies_nothing_twice() -> None:
-    """The peak is what is held and the scratch: at no time are there two copies of what one layer holds."""
+    """The peak is what is held plus the scratch: no layer's tokens exist twice at any time."""
     schedule = ScaleSchedule.square(1, 2, 4, 8, 1)
     geometry = CacheGeometry(schedule=schedule, layers=6, heads=2, head_dim=16, rows=2)
     case, meter = Case(everything(geometry), geometry), PeakMeter(torch.device("cpu"))
@@ -222,7 +225,7 @@ def test_keeping_everything_copies_nothing_twice() -> None:
 
 
 def test_gradients_are_refused() -> None:
-    """A graph would keep every map alive, and could not be followed back through a cut; one line says what to do."""
+    """A graph would keep every map alive and could not pass an eviction; one line says what to do."""
     case = _small(torch.float32)
     tensors = [tuple(x.clone().requires_grad_() for x in layer) for layer in case.tensors]
     with pytest.raises(SessionError, match=r"asked for gradients, .*; generate under torch\.inference_mode\(\)"):
@@ -234,7 +237,7 @@ def test_gradients_are_refused() -> None:
 
 
 def test_inference_mode_is_fine() -> None:
-    """The strictest of torch's modes."""
+    """The cache works in torch's strictest mode."""
     case = _small(torch.float32)
     with torch.inference_mode():
         mine = drive(case, KVCache(case.plan, policy_of()))

@@ -1,4 +1,4 @@
-"""Codecs: what is decoded is what was encoded once, bytes are as planned, and a small codec makes a small peak."""
+"""Codecs: decoded tokens were encoded once, bytes are as planned, and a small codec has a small peak."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.plain import (
 
 @given(cases(), st.sampled_from([Half(), Int8(), Dense()]), st.integers(0, 5))
 def test_a_token_is_encoded_once(case: Case, codec: CacheCodec, seed: int) -> None:
-    """In any plan, however often its neighbours are evicted: history is the original, encoded and decoded one time.
+    """Under any plan each token of the history was encoded and decoded once, however often others are evicted.
 
     The current map is seen as it is, attention is over exactly that, and resident bytes are the planned ones.
     """
@@ -119,7 +119,7 @@ def test_owned_copies_what_is_not_its_own() -> None:
 
 @pytest.mark.parametrize("room", ["everything", "a third"])
 def test_a_small_codec_makes_a_small_peak(room: str) -> None:
-    """Transients included: decoding needs less than it saves (a complaint about other libraries)."""
+    """The peak, including temporary buffers, is smaller with a small codec: decoding needs less than it saves."""
     schedule = ScaleSchedule.square(1, 2, 4, 6, 8)
     geometry = CacheGeometry(schedule=schedule, layers=12, heads=4, head_dim=32, rows=2)
     keepable = np.array(schedule.keepable())
@@ -139,7 +139,7 @@ def test_a_small_codec_makes_a_small_peak(room: str) -> None:
 
 @frozen
 class TellsKeysFromValues(CacheCodec):
-    """Stores keys as they are and values negated, so that one taken for the other is seen at once."""
+    """Stores keys as they are and values negated, so that an exchange of the two is visible."""
 
     def encode(self, x: Tensor, kind: Kind, *, like: Encoded | None = None) -> Encoded:
         return Encoded({kind: x * self.sign(kind)})
@@ -156,7 +156,7 @@ class TellsKeysFromValues(CacheCodec):
 
 @pytest.mark.parametrize("folds", [False, True])
 def test_a_codec_is_told_keys_from_values(folds: bool) -> None:
-    """In every call, whether tokens are kept, dropped or folded."""
+    """Every call gets the right kind, whether tokens are kept, dropped or folded."""
     schedule = ScaleSchedule.square(1, 2, 3, 4)
     geometry = CacheGeometry(schedule=schedule, layers=2, heads=2, head_dim=4, rows=2)
     plan = CachePlan(schedule, np.broadcast_to(np.array([1, 4, 6, 0])[:, None, None], (4, 2, 2)))

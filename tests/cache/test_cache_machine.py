@@ -78,7 +78,9 @@ class AnyPlanMachine(CacheMachine):
         self.expected: dict[tuple[int, ...], Tensor] = {}
 
     def check_output(self, out: Tensor) -> None:
-        """It is attention over what the views held, in every head; of huge logits only the rounding would be compared."""
+        """Every head's output is attention over what its view held. Huge logits are left out, since rounding decides
+        them.
+        """
         tolerance = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}[out.dtype]
         for heads, expected in self.expected.items() if self.case.content != "huge" else ():
             torch.testing.assert_close(out[:, list(heads)].double(), expected, rtol=tolerance, atol=tolerance)
@@ -88,7 +90,7 @@ class AnyPlanMachine(CacheMachine):
     @precondition(lambda self: self.open and self.layer > 0)
     @rule()
     def give_a_layer_its_map_again(self) -> None:
-        """It is refused and changes nothing; unless the next map has the same size and could be meant."""
+        """A second map for a layer is refused and changes nothing, unless the next map has the same size."""
         assert self.image is not None
         tokens = self.plan.schedule.tokens
         if tokens[self.scale] in tokens[self.scale + 1 : self.scale + 2]:

@@ -1,4 +1,4 @@
-"""Folding: what a merger folds is conserved, weighs as much as the tokens it stands for, and is paid for."""
+"""Folding: counts and means are conserved, attention weighs a token by its count, and its bytes are planned."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 @given(cases(), st.integers(0, 5))
 def test_folding_is_what_anybody_would_write(case: Case, seed: int) -> None:
-    """In every layer, row and head, after every scale: the tokens that stay are the plain model's, each is the mean of its
+    """In every layer, row and head, after every scale: kept tokens equal the plain model's, each is the mean of its
 
     members and counts them, no token seen is lost, attention weighs each by its count, and the bytes are planned.
     """
@@ -47,7 +47,7 @@ def test_folding_is_what_anybody_would_write(case: Case, seed: int) -> None:
 
 
 def check_scale(case: Case, seen: Seen, scale: int, layer: int, out: Tensor, tokens: dict) -> None:
-    """What attention saw and gave in one layer."""
+    """Compares what attention read and returned in one layer."""
     q, k, v = case.tensors[layer]
     start, stop = case.schedule.history[scale], case.schedule.seen[scale]
     for row in range(out.shape[0]):
@@ -66,7 +66,7 @@ def check_scale(case: Case, seen: Seen, scale: int, layer: int, out: Tensor, tok
 
 @frozen
 class Weighing(FoldIntoNearest):
-    """Later tokens weigh more."""
+    """Gives later tokens more weight."""
 
     def weights(self, view: CacheView) -> Tensor:
         return 1.0 + view.positions
@@ -74,7 +74,7 @@ class Weighing(FoldIntoNearest):
 
 @given(cases(quotas=False, least=1), st.integers(0, 5))
 def test_a_merger_may_weigh_tokens_its_own_way(case: Case, seed: int) -> None:
-    """After the first cut what stays is the mean by its weights; counts are what they are without."""
+    """After the first eviction kept tokens are weighted means; counts do not depend on the weights."""
     weighed, counted = Seen(), Seen()
     for seen, merger in ((weighed, Weighing()), (counted, FoldIntoNearest())):
         policy = policy_of(HashScores(seed=seed, by_value=False), merger=merger)
@@ -92,7 +92,7 @@ def test_a_merger_may_weigh_tokens_its_own_way(case: Case, seed: int) -> None:
 
 
 def check_means(view: CacheView, kept: Tensor, later: CacheView) -> None:
-    """Keys and values of those that stayed, by hand."""
+    """Compares keys and values of kept tokens with means computed by hand."""
     target, weights = FoldIntoNearest().assign(view, kept), 1.0 + view.positions
     for row, head, place in np.ndindex(*kept.shape):
         members = target[row, head] == place
@@ -104,7 +104,7 @@ def check_means(view: CacheView, kept: Tensor, later: CacheView) -> None:
 
 @given(cases(quotas=False, least=1), st.integers(0, 5))
 def test_nothing_is_lost(case: Case, seed: int) -> None:
-    """As long as a head holds anything: counts add up to the tokens seen, count-weighted sums of keys and values stay."""
+    """Counts add up to the tokens seen, and count-weighted sums of keys and values are conserved."""
     seen = Seen()
     policy = policy_of(HashScores(seed=seed), merger=FoldIntoNearest())
     drive(case, KVCache(case.plan, policy, check=True, observer=seen))
@@ -121,7 +121,7 @@ def test_nothing_is_lost(case: Case, seed: int) -> None:
 
 
 def repeated(times: int) -> Case:
-    """Every map repeats one token: whatever is folded, keys and values stay what they are."""
+    """Every map repeats one token, so folding changes no key or value."""
     schedule = ScaleSchedule([(1, 1), (times, 2), (times, 3)])
     geometry = CacheGeometry(schedule=schedule, layers=1, heads=2, head_dim=8, rows=2)
     capacity = np.array([1, 1, 0])[:, None, None].repeat(2, axis=2)
@@ -147,7 +147,7 @@ def test_identical_tokens_fold_without_loss(times: int) -> None:
 
 
 def test_a_count_is_a_weight() -> None:
-    """Two kinds of tokens, folded kind by kind: the mixture is that of the repeated tokens, not one half each."""
+    """Folding two kinds of tokens by kind gives the mixture of the repeated tokens, not one half each."""
     schedule = ScaleSchedule([(1, 1), (1, 8), (1, 1)])
     geometry = CacheGeometry(schedule=schedule, layers=1, heads=1, head_dim=4)
     case = Case(CachePlan(schedule, np.array([1, 2, 0])[:, None, None]), geometry)
@@ -167,7 +167,7 @@ def test_a_count_is_a_weight() -> None:
 
 @given(cases(least=1))
 def test_the_neutral_merger_is_the_same_written_out(case: Case) -> None:
-    """Drop by the general contract (assign -1) gives what the shortcut gives, up to rounding of a count of 1."""
+    """A merger that assigns -1 to every other token equals `drop`, up to the rounding of a count of 1."""
 
     class DropByHand(Drop):
         drops = False
@@ -181,7 +181,7 @@ def test_the_neutral_merger_is_the_same_written_out(case: Case) -> None:
 
 @given(cases(quotas=False))
 def test_no_count_where_nothing_is_folded(case: Case) -> None:
-    """With room for everything a merger costs nothing: no counts, no bias, no bytes."""
+    """Where nothing is evicted, a merger adds no counts, no bias and no bytes."""
     capacity = np.broadcast_to(np.array(case.schedule.keepable())[:, None, None], case.plan.capacity.shape)
     case = Case(CachePlan(case.schedule, capacity), case.geometry)
     seen = Seen()
@@ -196,7 +196,7 @@ def test_no_count_where_nothing_is_folded(case: Case) -> None:
 
 @given(cases())
 def test_statistics_are_carried_through_folds(case: Case) -> None:
-    """A kept token keeps its own statistics; those of what is folded into it are gone."""
+    """A kept token keeps its own statistics; those of folded tokens are dropped."""
     seen = Seen()
     policy = policy_of(Sums(by_value=False), merger=FoldIntoNearest())
     plain = PlainCache(case, folds=True, by_value=False)
@@ -216,7 +216,7 @@ def test_statistics_are_carried_through_folds(case: Case) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_folding_works_in_half_precision(dtype: torch.dtype) -> None:
-    """The bias has the dtype of the queries, which SDPA asks for; means are stored in it."""
+    """The bias has the dtype of the queries, as SDPA requires, and means are stored in it."""
     schedule = ScaleSchedule([(1, 1), (2, 3), (3, 4), (4, 4)])
     geometry = CacheGeometry(schedule=schedule, layers=2, heads=2, head_dim=8, rows=2, dtype=dtype)
     capacity = np.broadcast_to(np.array([1, 3, 5, 0])[:, None, None], (4, 2, 2))

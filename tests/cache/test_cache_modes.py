@@ -1,4 +1,4 @@
-"""The cache where models run: under autocast, compiled, and with layers on several devices."""
+"""The cache under autocast, under torch.compile, and with layers on several devices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=2, heads=2, head_dim=8, rows=
 
 
 class Looked(ScoringSelector):
-    """Keeps what the map looks at."""
+    """Records what the map attends to."""
 
     def score(self, view: CacheView, keep: int) -> Tensor:
         return view.attention_mass()
@@ -32,7 +32,7 @@ def case_of(first: list[int], second: list[int]) -> Case:
 @pytest.mark.parametrize("second", [[1, 3, 4, 0], [1, 4, 9, 0]], ids=["one group", "two groups"])
 @pytest.mark.parametrize("parts", [{}, {"merger": Fold(), "codec": Int4()}], ids=["drop", "fold int4"])
 def test_autocast_changes_attention_and_nothing_else(second: list[int], parts: dict[str, object]) -> None:
-    """Attention is in bfloat16, as the unmodified model's would be; the same tokens stay, the same bytes are held."""
+    """Attention runs in bfloat16, as the unmodified model's would; kept tokens and bytes are the same."""
     case, policy = case_of([1, 3, 4, 0], second), policy_of(Looked(), **parts)
     seen = [Seen(), Seen()]
     caches = [KVCache(case.plan, policy, check=True, observer=watching) for watching in seen]
@@ -62,7 +62,7 @@ COMPILED = [
 @pytest.mark.thorough
 @pytest.mark.parametrize(("model", "policy", "parts"), COMPILED, ids=[model for model, *_ in COMPILED])
 def test_a_compiled_model_draws_the_same(model: str, policy: str, parts: dict[str, str]) -> None:
-    """torch.compile of the layers breaks its graph at the cache, whose planning it can't trace; images are bit-identical."""
+    """torch.compile breaks the graph at the cache, and images are bit-identical."""
     budget = "100%" if policy == "full" else "50%"
     parts = {"classifier": "one-role"} if policy == "scalekv" else parts
     test_model, drawn = SMALL_MODELS[f"adapter.{model}"], []
@@ -79,7 +79,7 @@ def test_a_compiled_model_draws_the_same(model: str, policy: str, parts: dict[st
 
 
 def test_layers_may_lie_on_several_devices() -> None:
-    """Each layer's tensors stay where that layer is, and one device does not disturb the other."""
+    """Tensors of a layer stay on its device, and devices are independent of each other."""
     case = case_of([1, 3, 4, 0], [1, 4, 9, 0])
     policy = policy_of(Looked(), merger=Fold(), codec=Int4())
     alone = drive(case, KVCache(case.plan, policy))

@@ -1,4 +1,4 @@
-"""What an adapter or a policy can do wrong to the cache: one line that says who, where, wanted and got."""
+"""Mistakes of an adapter or a policy end in one line that says who, where, wanted and got."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def bad_shapes() -> dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, .
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids="qkv")
 def test_gradients_are_refused(which: int) -> None:
-    """A cache that is cut has none, whichever of the three asks for them; without a graph all is well."""
+    """Queries, keys or values that require gradients are refused; without a graph they work."""
     tensors = [x.clone() for x in CASE.maps(0)[0]]
     tensors[which].requires_grad_()
     with pytest.raises(SessionError, match=r"asked for gradients.*generate under torch.inference_mode\(\)"):
@@ -72,7 +72,9 @@ def test_gradients_are_refused(which: int) -> None:
 
 @pytest.mark.parametrize("fault", bad_shapes())
 def test_tensors_of_another_image_are_refused(fault: str) -> None:
-    """Rows, heads, width and dtype stay what they were; tokens are those of the map; the message shows all three."""
+    """Rows, heads, width and dtype must not change, and tokens must be those of the map; the error shows all three
+    tensors.
+    """
     cache = fresh()
     drive(CASE, cache, scales=1)
     q, k, v = CASE.maps(1)[0]
@@ -80,13 +82,13 @@ def test_tensors_of_another_image_are_refused(fault: str) -> None:
     with pytest.raises(SessionError) as refusal:
         cache.attend(0, *bad_shapes()[fault](q, k, v), softmax_scale=1.0)
     assert str(refusal.value).startswith(
-        "layer 0 at scale 1 wants q, k and v of (rows, heads, tokens, width) = (2, 3, 6, 8) in torch.float32; got q ("
+        "layer 0 at scale 1 needs q, k and v of (rows, heads, tokens, width) = (2, 3, 6, 8) in torch.float32; got q ("
     )
     assert 1 == len(str(refusal.value).splitlines())
 
 
 def test_a_refused_map_can_be_given_again() -> None:
-    """A refusal comes before anything was touched: the image goes on as if it had not happened."""
+    """A refusal changes nothing, so the image can continue."""
     cache = fresh()
     drive(CASE, cache, scales=1)
     with pytest.raises(SessionError):
@@ -98,18 +100,20 @@ def test_a_refused_map_can_be_given_again() -> None:
 
 
 def test_too_many_maps_are_refused() -> None:
-    """The schedule says how many there are."""
+    """A map after the last of the schedule is refused."""
     cache = fresh()
     drive(CASE, cache)
 
-    with pytest.raises(SessionError, match=r"^layer 1 has seen all 4 maps of the schedule and is given another one$"):
+    with pytest.raises(
+        SessionError, match=r"^layer 1 received a map after the last of its schedule, which has 4; begin a new image$"
+    ):
         cache.attend(1, *CASE.maps(3)[1], softmax_scale=1.0)
 
 
 @pytest.mark.parametrize("layer", [-1, 2, 99])
 def test_layers_are_counted_from_0(layer: int) -> None:
     """A negative layer is not the last one."""
-    with pytest.raises(SessionError, match=rf"^attention of layer {layer} was called; the plan is for layers 0 to 1$"):
+    with pytest.raises(SessionError, match=rf"^attention of layer {layer} was called; the plan has layers 0 to 1$"):
         fresh().attend(layer, *CASE.maps(0)[0], softmax_scale=1.0)
 
 
@@ -118,7 +122,7 @@ def test_layers_are_counted_from_0(layer: int) -> None:
 
 @frozen
 class Wrong(TokenSelector):
-    """Answers something that it may not."""
+    """Returns an invalid answer."""
 
     answer: Callable[[CacheView, int], Any]
 
@@ -155,7 +159,7 @@ WRONG_INDICES: dict[str, tuple[Callable[[CacheView, int], Any], str]] = {
 
 @pytest.mark.parametrize("fault", WRONG_INDICES)
 def test_a_selector_that_breaks_its_contract_is_named(fault: str) -> None:
-    """At its first answer, also without check: class, policy, layer, scale, wanted, got."""
+    """Its first answer is checked also without check=True; the error gives class, policy, layer, scale, wanted and got."""
     answer, message = WRONG_INDICES[fault]
     cache = fresh(Wrong(answer))
 
@@ -165,7 +169,7 @@ def test_a_selector_that_breaks_its_contract_is_named(fault: str) -> None:
 
 
 def test_later_answers_are_checked_on_demand() -> None:
-    """check=True waits for the device at every cut; without it only the first answer is looked through."""
+    """With check=True every answer is checked, which waits for the device; without it only the first one."""
     answer = Wrong(lambda view, keep: right(view, keep) if view.layer == 0 else right(view, keep).flip(2))
 
     drive(CASE, fresh(answer))
@@ -174,7 +178,7 @@ def test_later_answers_are_checked_on_demand() -> None:
 
 
 def test_the_first_answer_of_every_image_is_checked() -> None:
-    """Also where a cache is used again."""
+    """A reused cache checks the first answer of the next image too."""
     wrong = [False]
     cache = fresh(Wrong(lambda view, keep: right(view, keep).flip(2) if wrong[0] else right(view, keep)))
     drive(CASE, cache)
@@ -187,7 +191,7 @@ def test_the_first_answer_of_every_image_is_checked() -> None:
 
 @frozen
 class WrongStatistics(HashScores):
-    """Observes something that it may not."""
+    """Returns invalid statistics."""
 
     statistics: ClassVar[tuple[str, ...]] = ("mass",)
     answer: Callable[[CacheView], Any] = lambda view: {}
@@ -207,7 +211,7 @@ class WrongStatistics(HashScores):
     ids=["nothing", "misspelt", "a token less", "one row"],
 )
 def test_a_statistic_that_is_not_kept_is_named(answer: Callable[[CacheView], Any], got: str) -> None:
-    """Name, wanted shape, got."""
+    """The error gives the name, the wanted shape and what was returned."""
     with pytest.raises(
         ContractError, match=rf"must return statistic 'mass' of shape \(2, 3, 1\) from observe; got {got}$"
     ):
@@ -219,7 +223,7 @@ def test_a_statistic_that_is_not_kept_is_named(answer: Callable[[CacheView], Any
 
 @frozen
 class WrongMerger(TokenMerger):
-    """Folds into something that it may not."""
+    """Returns invalid targets."""
 
     answer: Callable[[CacheView, Tensor, Tensor], Any]
 
@@ -234,17 +238,20 @@ WRONG_TARGETS: dict[str, tuple[Callable[[CacheView, Tensor, Tensor], Any], str]]
     ),
     "int32": (lambda view, kept, target: target.int(), r"returned torch\.int32 of shape \(2, 3, 7\)"),
     "none": (lambda view, kept, target: None, "returned a NoneType"),
-    "past the end": (lambda view, kept, target: target + 1, r"folded a token into one outside of 0\.\.3 \(or -1\)"),
-    "below -1": (lambda view, kept, target: target - 2, r"outside of 0\.\.3 \(or -1\)"),
-    "kept tokens moved": (lambda view, kept, target: 3 - target, "did not leave every kept token where it is"),
-    "everything dropped": (lambda view, kept, target: target * 0 - 1, "did not leave every kept token where it is"),
+    "past the end": (
+        lambda view, kept, target: target + 1,
+        r"returned a target outside of 0\.\.3 \(-1 drops a token\)",
+    ),
+    "below -1": (lambda view, kept, target: target - 2, r"outside of 0\.\.3 \(-1 drops a token\)"),
+    "kept tokens moved": (lambda view, kept, target: 3 - target, "assigned a kept token to another one"),
+    "everything dropped": (lambda view, kept, target: target * 0 - 1, "assigned a kept token to another one"),
     "into tokens, not into kept": (lambda view, kept, target: kept.gather(2, target), "merger WrongMerger"),
 }
 
 
 @pytest.mark.parametrize("fault", WRONG_TARGETS)
 def test_a_merger_that_breaks_its_contract_is_named(fault: str) -> None:
-    """An index past the end would bring down a GPU, and a kept token without a count would become NaN."""
+    """An index past the end would crash a GPU kernel, and a kept token without a count would become NaN."""
     answer, message = WRONG_TARGETS[fault]
 
     with pytest.raises(ContractError, match=message) as refusal:
@@ -255,7 +262,7 @@ def test_a_merger_that_breaks_its_contract_is_named(fault: str) -> None:
 
 @frozen
 class WrongWeights(FoldIntoNearest):
-    """Weighs in a form that it may not."""
+    """Returns invalid weights."""
 
     answer: Callable[[Tensor], Any]
 
@@ -273,7 +280,7 @@ class WrongWeights(FoldIntoNearest):
     ids=["a token less", "float64", "a number"],
 )
 def test_weights_of_another_form_are_named(answer: Callable[[Tensor], Any], got: str) -> None:
-    """Who, where, got, wanted."""
+    """The error says who, where, got and wanted."""
     wanted = rf"merger WrongWeights, layer 0 at scale 1, returned weights {got}; wanted float32 \(2, 3, 7\)"
     with pytest.raises(ContractError, match=wanted):
         drive(CASE, fresh(merger=WrongWeights(answer)))
@@ -284,7 +291,7 @@ def test_weights_of_another_form_are_named(answer: Callable[[Tensor], Any], got:
 
 @frozen
 class Passing(CacheCodec):
-    """A careless codec: where there is nothing to convert, it hands back the very tensor that it was given."""
+    """A careless codec that returns the tensor that it was given if there is nothing to convert."""
 
     def encode(self, x: Tensor, kind: Kind, *, like: Encoded | None = None) -> Encoded:
         return Encoded({"x": x.float()})
@@ -300,7 +307,7 @@ class Passing(CacheCodec):
 
 @frozen
 class PassingWhole(Passing):
-    """A codec that stores what attention read, which lies in the scratch of all layers."""
+    """A codec that stores what attention read, which is a view of the shared scratch."""
 
     def keep(self, stored: Encoded | None, current: Tensor, whole: Tensor, index: Tensor | None, kind: Kind) -> Encoded:
         return Encoded({"x": whole if index is None else ops.gather_tokens(whole, index)})
@@ -308,14 +315,14 @@ class PassingWhole(Passing):
 
 @frozen
 class PassingTheEnd(Passing):
-    """A codec that stores the last tokens where they lie in what attention read, whatever it should keep."""
+    """A codec that stores the last tokens as a view of what attention read."""
 
     def keep(self, stored: Encoded | None, current: Tensor, whole: Tensor, index: Tensor | None, kind: Kind) -> Encoded:
         return Encoded({"x": whole if index is None else whole[:, :, -index.shape[2] :]})
 
 
 def test_what_a_codec_cuts_out_of_the_scratch_is_copied() -> None:
-    """Also where the scratch of all layers is wider than what is kept of it."""
+    """Views of the scratch are copied, also where it is wider than what is kept."""
     cache = fresh(codec=PassingTheEnd())
     for scale in range(3):
         whole = [x.data_ptr() for x in cache.tensors()]
@@ -328,7 +335,7 @@ def test_what_a_codec_cuts_out_of_the_scratch_is_copied() -> None:
 @pytest.mark.parametrize("codec", [Passing(), PassingWhole()], ids=["the model's tensor", "the scratch"])
 @pytest.mark.parametrize("capacity", [[1, 7, 19, 0], [1, 4, 5, 0], [1, 4, 16, 0]], ids=str)
 def test_a_codec_that_copies_nothing_does_no_harm(codec: CacheCodec, capacity: list[int]) -> None:
-    """Core takes care that what is kept is neither the model's memory nor the scratch; bytes are as planned."""
+    """The core copies what is kept out of the model's memory and the scratch; bytes are as planned."""
     plan = CachePlan(SCHEDULE, np.broadcast_to(np.array(capacity)[:, None, None], (4, 2, 3)))
     case = Case(plan, GEOMETRY)
     own = [tuple(x.contiguous() for x in layer) for layer in case.tensors]
@@ -351,7 +358,7 @@ def test_a_codec_that_copies_nothing_does_no_harm(codec: CacheCodec, capacity: l
 
 @frozen
 class Failing(Passing):
-    """Fails when it is told to store this layer's map."""
+    """Raises when it stores this layer's map."""
 
     error: type[BaseException] = KeyboardInterrupt
     at: int = 2
@@ -367,7 +374,7 @@ class Failing(Passing):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, torch.cuda.OutOfMemoryError])
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 8])
 def test_a_failure_in_the_middle_leaves_nothing(error: type[BaseException], at: int) -> None:
-    """Keys stored and values not, one layer ahead of the other: all is forgotten, the memory is free, the next image right."""
+    """After a failure between keys and values everything is dropped, memory is free, and the next image is right."""
     cache = fresh(codec=Failing(error=error, at=at))
     with pytest.raises(error):
         drive(CASE, cache)
@@ -378,7 +385,7 @@ def test_a_failure_in_the_middle_leaves_nothing(error: type[BaseException], at: 
 
 
 def test_an_image_that_failed_at_the_very_end_is_not_complete() -> None:
-    """An observer that raises at the last map of the last layer."""
+    """An observer that raises at the last map of the last layer leaves the image incomplete."""
 
     def observer(view: CacheView, kept: Tensor | None) -> None:
         if (view.scale, view.layer) == (3, 1):
@@ -391,7 +398,7 @@ def test_an_image_that_failed_at_the_very_end_is_not_complete() -> None:
 
 
 def test_latest_and_observer_agree_with_the_toy() -> None:
-    """A selector from elsewhere works here: the last tokens stay."""
+    """The toy's selector keeps the last tokens here too."""
     seen = Seen()
     drive(CASE, KVCache(CASE.plan, policy_of(Latest()), observer=seen))
     view, kept, place = seen.head(2, 1, 0)

@@ -1,4 +1,4 @@
-"""Statistics that a selector keeps: carried with their tokens, zero for a new map, exact after any eviction."""
+"""Statistics of a selector: carried with their tokens, zero for a new map, exact after any eviction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.plain import Case, Half, PlainCache, Seen, Sums, cases, drive, policy
 
 @given(cases(), st.integers(0, 3))
 def test_running_sums_are_the_plain_models(case: Case, seed: int) -> None:
-    """After every scale of any plan, for every token that was seen and could stay."""
+    """Under any plan, after every scale, the sums equal the plain model's for every token."""
     seen, plain = Seen(), PlainCache(case, seed=seed)
     policy = policy_of(Sums(seed=seed))
     cache = KVCache(case.plan, policy, check=True, observer=seen)
@@ -36,7 +36,7 @@ def test_running_sums_are_the_plain_models(case: Case, seed: int) -> None:
 
 @given(cases())
 def test_statistics_do_not_touch_attention(case: Case) -> None:
-    """Keeping them changes no output, with any codec; and they are paid for, two float32 per token held."""
+    """Statistics change no output under any codec, and take two float32 per held token."""
     with_sums, without = policy_of(Sums()), policy_of()
     mine, theirs = drive(case, KVCache(case.plan, with_sums)), drive(case, KVCache(case.plan, without))
     assert all(torch.equal(x, y) for a, b in zip(mine, theirs, strict=True) for x, y in zip(a, b, strict=True))
@@ -50,7 +50,7 @@ def test_statistics_do_not_touch_attention(case: Case) -> None:
 
 
 def test_statistics_are_float32_whatever_the_keys_are() -> None:
-    """A running sum of half-precision numbers would stop growing."""
+    """Statistics are float32, since running sums in half precision stop growing."""
     schedule = ScaleSchedule.square(1, 2, 3)
     plan = CachePlan(schedule, np.broadcast_to(np.array([1, 3, 0])[:, None, None], (3, 1, 2)))
     geometry = CacheGeometry(schedule=schedule, layers=1, heads=2, head_dim=4, dtype=torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Clock: seconds per scale and stage, and a clock that costs nothing."""
+"""The clock: seconds per scale and stage; without a clock nothing is measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scalekv_core.cache.clock import Clock, NoClock
 
 
 def test_seconds_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Per (scale, stage), in total, and for some stages."""
+    """Seconds add up per (scale, stage), in total, and for some stages."""
     ticks = iter([0.0, 1.0, 10.0, 12.0, 20.0, 24.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     clock = Clock()
@@ -28,7 +28,7 @@ def test_seconds_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stage_that_fails_passes_the_error_on() -> None:
-    """Its time is not counted: nothing was finished."""
+    """A stage that raises passes the error on, and its time does not count."""
     clock = Clock()
     with pytest.raises(KeyError), clock.stage(0, "read"):
         raise KeyError
@@ -37,7 +37,7 @@ def test_a_stage_that_fails_passes_the_error_on() -> None:
 
 
 def test_no_clock_measures_nothing() -> None:
-    """It can be entered within itself, as often as one likes."""
+    """The empty clock measures nothing and can be entered again within itself."""
     clock = NoClock()
     with clock.stage(0, "read"), clock.stage(0, "select"):
         pass

@@ -1,4 +1,4 @@
-"""The unmodified cache: it keeps everything, in the dtype and with the clock that it is given."""
+"""The unmodified cache keeps everything, in its dtype and with its clock."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_attention_reads_all_that_a_layer_received_and_nothing_of_another() -> N
 
 
 def test_keys_are_stored_in_their_own_dtype_and_read_in_that_of_the_queries() -> None:
-    """The official Infinity stores float32 keys whatever attention reads; they count as such."""
+    """Keys are stored in float32, as in the official Infinity, and count as such whatever attention reads."""
     x = maps(4, dtype=torch.bfloat16)[0]
     plain, wide = ConcatCache(), ConcatCache(key_dtype=torch.float32)
     outs = [cache.attend(0, x, x, x, softmax_scale=1.0) for cache in (plain, wide)]

@@ -1,4 +1,4 @@
-"""Histories that come ahead of attention: no buffer is overwritten while it is read, none is read before it is filled."""
+"""Prefetched histories: no buffer is overwritten while it is read, and none is read before it is filled."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ MOMENTS = ["at once", "in the middle", "at the last moment"]
 
 @frozen
 class Elsewhere(Int8):
-    """A codec that is decoded, and whose codes are kept in the host's memory."""
+    """A codec whose codes are in the host's memory."""
 
     leaves_device = True
 
 
 class FakeCopyStream:
-    """A stream whose copies happen at a moment between those that they may wait for and those that wait for them.
+    """A stream whose copies run at a chosen moment between what they wait for and what waits for them.
 
     A real one copies at any time after `copy` and is done when `wait` is over: at once is the earliest, when the buffer may
     still be read; the last moment is the latest, when it may be read already.
@@ -63,7 +63,7 @@ class FakeCopyStream:
         self.waiting.clear()
 
     def observe(self, *seen: object) -> None:
-        """Between attention and the cut, while the group's own buffers are still to be read."""
+        """Runs between attention and eviction, while the group's own buffers are still to be read."""
         if self.moment == "in the middle":
             self.go()
 
@@ -84,7 +84,7 @@ def same(mine: list[list[Tensor]], theirs: list[list[Tensor]]) -> bool:
 @pytest.mark.parametrize("moment", MOMENTS)
 @given(case=cases(), codec=st.sampled_from([Host(), Elsewhere()]))
 def test_it_matters_to_nobody_when_a_copy_happens(moment: str, case: Case, codec: Host | Elsewhere) -> None:
-    """In any plan attention is bit-equal to that without a stream, the same is held, and scratch is what was planned."""
+    """Under any plan outputs are bit-equal to those without a stream, the same is held, and scratch is as planned."""
     stream = FakeCopyStream(moment)
     plain, on_cpu = drawn(case, None, codec)
     ahead, cache = drawn(case, stream, codec)
@@ -97,7 +97,7 @@ def test_it_matters_to_nobody_when_a_copy_happens(moment: str, case: Case, codec
 
 
 def test_every_history_comes_ahead() -> None:
-    """Of all groups of all layers, at every scale but the first; two buffers are all that it takes."""
+    """The history of every group of every layer is prefetched at all scales but the first, with two buffers."""
     stream = FakeCopyStream("at the last moment")
     _, cache = drawn(CASE, stream, Host())
 
@@ -107,7 +107,7 @@ def test_every_history_comes_ahead() -> None:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_layers_in_another_order_are_served_too(moment: str) -> None:
-    """What was sent for and is not what attends next, or not with this map, is left alone."""
+    """A prefetched history that is not the next to be read is ignored."""
     outputs = []
     for stream in (None, FakeCopyStream(moment)):
         policy = policy_of(HashScores(by_value=False), codec=Host())
@@ -120,7 +120,7 @@ def test_layers_in_another_order_are_served_too(moment: str) -> None:
 
 
 def test_a_history_on_another_device_is_not_sent_for() -> None:
-    """A model whose layers lie on several devices: each history goes where its layer is."""
+    """In a model on several devices each history goes to its layer's device."""
     policy, stream = policy_of(UniformSelector(), codec=Host()), FakeCopyStream("at once")
     plain = drive(CASE, KVCache(CASE.plan, policy))
     cache = KVCache(CASE.plan, policy, copy_stream_of={CPU: stream}.get)
@@ -135,7 +135,7 @@ def test_a_history_on_another_device_is_not_sent_for() -> None:
 
 
 def test_a_cache_that_is_closed_waits_for_its_copies() -> None:
-    """Memory is given back when nothing is copied into it any more."""
+    """close frees memory after all copies into it are done."""
     stream = FakeCopyStream("at the last moment")
     cache = KVCache(CASE.plan, policy_of(HashScores(), codec=Host()), copy_stream_of={CPU: stream}.get)
     drive(CASE, cache, scales=2)
@@ -145,7 +145,7 @@ def test_a_cache_that_is_closed_waits_for_its_copies() -> None:
 
 
 class FakeStream:
-    """A stream that writes down what waits for what."""
+    """A stream that records what waits for what."""
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.name, self.log = name, log
@@ -161,7 +161,7 @@ class FakeStream:
 
 
 def test_streams_wait_for_each_other() -> None:
-    """A copy is queued behind what the device was to do before it, and what the device does after a wait behind the copy."""
+    """A copy waits for the device's earlier work, and the device's later work waits for the copy."""
     log: list[str] = []
     copies, work = FakeStream("copies", log), FakeStream("work", log)
     stream = CudaCopyStream(copies, lambda: work, FakeStream.current)
@@ -179,7 +179,7 @@ def test_only_what_leaves_a_device_comes_back_ahead() -> None:
 
 
 def test_a_plan_counts_the_second_buffer_where_there_is_one() -> None:
-    """Only scratch changes; a cache of one head group has nobody to be ahead of."""
+    """The plan counts the second buffer as scratch; a cache of one head group has none."""
     policy = evolve(uniform(), codec=Host())
     here, there = (plan_policy(policy, GEOMETRY, budget="50%", ahead=ahead).footprint for ahead in (False, True))
     alone = CacheGeometry(schedule=SCHEDULE, layers=1, heads=2, head_dim=4)

@@ -1,4 +1,4 @@
-"""A selector whose answer follows from schedule and plan alone is asked once per scale, and the cache holds what it would."""
+"""A selector whose answer follows from schedule and plan is called once per scale, with the same result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BY_POSITION = frozenset({"contents_are_ignored", "layers_are_alike"})
 
 @frozen
 class Last(TokenSelector):
-    """Keeps the last tokens, and counts how often it is asked."""
+    """Keeps the last tokens, and counts its calls."""
 
     claimed: frozenset[str] = BY_POSITION
     asked: list[int] = field(factory=list, eq=False)
@@ -44,7 +44,7 @@ class Counting(Last):
 
 
 def case(*capacities: int, rows: int = 2) -> Case:
-    """Three layers alike, or with capacities of their own."""
+    """Three layers with equal capacities, or with their own."""
     schedule = ScaleSchedule.square(1, 2, 3, 3)
     held = np.array([[1, 1, 1], [5, 5, 5], capacities or (6, 6, 6), (0, 0, 0)])
     held[1] = np.minimum(held[1], 3)
@@ -53,7 +53,7 @@ def case(*capacities: int, rows: int = 2) -> Case:
 
 
 def test_it_is_asked_once_per_scale_in_all_images() -> None:
-    """Images share tables; a batch of another size is asked about again. Everything held is as if every layer were asked."""
+    """Images share answers; a batch of another size is asked again. Held tokens equal those of asking every layer."""
     selector, tables = Last(), Tables()
     for _ in range(2):
         drive(case(), KVCache(case().plan, policy_of(selector), tables=tables))
@@ -64,7 +64,7 @@ def test_it_is_asked_once_per_scale_in_all_images() -> None:
 
 
 def test_outputs_are_those_of_asking_every_layer() -> None:
-    """``check=True`` asks every layer."""
+    """Outputs equal those with ``check=True``, which asks every layer."""
     shared, asked = Last(), Last()
     mine = drive(case(), KVCache(case().plan, policy_of(shared)))
     theirs = drive(case(), KVCache(case().plan, policy_of(asked), check=True))
@@ -74,7 +74,7 @@ def test_outputs_are_those_of_asking_every_layer() -> None:
 
 
 def test_layers_with_other_plans_are_asked_on_their_own() -> None:
-    """Two layers hold 6 tokens at the end, one holds 4; at the scale before, all three hold equally many."""
+    """Two layers that hold 6 tokens at the end share answers; one that holds 4 is asked on its own."""
     selector = Last()
     drive(case(6, 4, 6), KVCache(case(6, 4, 6).plan, policy_of(selector)))
     assert [1, 1, 2, 2] == sorted(selector.asked)
@@ -88,7 +88,7 @@ def test_both_claims_are_needed(claim: str) -> None:
 
 
 def test_statistics_and_folding_depend_on_contents() -> None:
-    """Then every layer is asked, whatever the selector claims."""
+    """Selectors with statistics, and selectors under folding, are called in every layer whatever they claim."""
     for policy in (policy_of(Counting()), policy_of(Last(), merger=FoldIntoNearest())):
         drive(case(), KVCache(case().plan, policy))
         assert LAYERS * EVICTING == len(policy.selector.asked)

@@ -1,4 +1,4 @@
-"""A plugin whose models and policies can be made to fail, and a way to run the command line in this process."""
+"""A plugin whose models and policies can fail on request, and a fixture that runs the command line in this process."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ for _module in pkgutil.walk_packages(scalekv_core.__path__, "scalekv_core."):
         importlib.import_module(_module.name)
 
 happening: list[Callable[[], None]] = []
-"""What is to happen in every second attention of the model 'toy-trouble'."""
+"""Functions that run in every second attention of the model 'toy-trouble'."""
 models: list[ImageModel] = []
-"""Every 'toy-trouble' that has drawn."""
+"""Every 'toy-trouble' that has generated."""
 
 
 @frozen(kw_only=True)
@@ -62,7 +62,7 @@ class Window(TokenSelector):
 
 @frozen(kw_only=True)
 class Drafters(LayerClassifier):
-    """The first layer drafts."""
+    """Makes the first layer a drafter."""
 
     needs_profile: ClassVar[bool] = True
 
@@ -73,7 +73,7 @@ class Drafters(LayerClassifier):
 
 
 class Troubled(toy.ToyImageModel):
-    """The toy model, in whose second layer something may happen."""
+    """The toy model with functions that run in its second layer."""
 
     def __init__(self, module: toy.ToyModel) -> None:
         super().__init__(module)
@@ -91,7 +91,7 @@ class Troubled(toy.ToyImageModel):
 
 @frozen(kw_only=True)
 class TroubleCard(toy.ToyCard):
-    """Troubled."""
+    """The card of Troubled."""
 
     def load(self, **kwargs: Any) -> ImageModel:
         return Troubled(super().load(**kwargs).module)  # type: ignore[arg-type]
@@ -99,7 +99,7 @@ class TroubleCard(toy.ToyCard):
 
 @frozen
 class ToyFormat(WeightsFormat):
-    """The toy model in files."""
+    """The files of the toy model."""
 
     kind: ClassVar[str] = "toy"
     marker: ClassVar[str] = "places.weight"
@@ -107,7 +107,7 @@ class ToyFormat(WeightsFormat):
 
 @frozen(kw_only=True)
 class WeightsCard(toy.ToyCard):
-    """The toy model from a file."""
+    """A toy model that is loaded from a file."""
 
     needs_weights: ClassVar[bool] = True
     weights: str = "scalekv has no place to fetch them from"
@@ -127,7 +127,7 @@ class WeightsCard(toy.ToyCard):
 
 
 class Plugin:
-    """What the tests need beside the toy plugin."""
+    """The models, policies and parts that the tests need beside the toy plugin."""
 
     __name__ = "tests"
 
@@ -145,17 +145,17 @@ class Plugin:
 
 
 def windowed() -> Policy:
-    """Tokens of a window."""
+    """A policy that keeps the tokens of a window."""
     return Policy(name="windowed", allocator=toy.Even(), selector=Window(), budget="50%", paper="Window et al. 2026")
 
 
 def profiled() -> Policy:
-    """Drafters and refiners."""
+    """A policy with drafters and refiners."""
     return Policy(name="profiled", classifier=Drafters(), allocator=toy.Even(), selector=Window(), budget="50%")
 
 
 def everything() -> Policy:
-    """Nothing is given up."""
+    """A policy that keeps everything."""
     return Policy(name="everything", allocator=Everything(), selector=Window(), budget="100%")
 
 
@@ -169,7 +169,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 @pytest.fixture
 def broken(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Problem:
-    """A plugin that is not in use; the others are."""
+    """A problem of a plugin that is not in use; the other plugins work."""
     problem = Problem(Owner("bad", "scalekv-bad", "0.1"), "it does not import (ImportError: no numpy)")
     made = Registry(registry.offers, registry.owners, (problem,))
     monkeypatch.setattr(registries, "shared_registry", lambda: made)
@@ -178,7 +178,7 @@ def broken(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Problem:
 
 @frozen
 class Ran:
-    """What a command did."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -210,7 +210,9 @@ def run(
 
 @pytest.fixture
 def trouble() -> Iterator[Callable[..., list[ImageModel]]]:
-    """Lets an error happen while 'toy-trouble' draws, after so many scales; returns the models that have drawn."""
+    """Makes an error happen while 'toy-trouble' generates, after so many scales; returns the models that have
+    generated.
+    """
 
     def happen(error: BaseException, *, after: int) -> list[ImageModel]:
         calls = iter(range(10**6))

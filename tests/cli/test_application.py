@@ -11,7 +11,7 @@ from scalekv_core.cli.application import COMMANDS
 
 
 def test_as_a_module() -> None:
-    """``python -m scalekv_core`` is the same command, where no script is on the path."""
+    """``python -m scalekv_core`` is the same command."""
     ran = subprocess.run(
         [sys.executable, "-m", "scalekv_core", "--version"], capture_output=True, text=True, check=True
     )
@@ -20,7 +20,7 @@ def test_as_a_module() -> None:
 
 
 def test_version(run) -> None:
-    """Name and number."""
+    """--version prints name and number."""
     ran = run("--version")
 
     assert 0 == ran.code
@@ -29,7 +29,7 @@ def test_version(run) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_fits_eighty_columns(run, arguments: list[str]) -> None:
-    """Every help page, and every command has a sentence."""
+    """Every help page fits, and describes every command."""
     ran = run(*arguments)
 
     assert 0 == ran.code
@@ -37,14 +37,14 @@ def test_help_fits_eighty_columns(run, arguments: list[str]) -> None:
 
 
 def test_no_arguments_shows_the_help(run) -> None:
-    """A person who types only the name is told what there is."""
+    """The name alone prints the help."""
     ran = run()
 
     assert all(name in ran.out + ran.err for name in COMMANDS)
 
 
 def test_an_unknown_command(run) -> None:
-    """A usage error."""
+    """An unknown command is a usage error."""
     ran = run("genrate")
 
     assert 2 == ran.code
@@ -52,7 +52,7 @@ def test_an_unknown_command(run) -> None:
 
 
 def test_help_imports_nothing_slow() -> None:
-    """torch, plots and the models are imported when they are needed."""
+    """Help pages import neither torch nor matplotlib nor a model."""
     code = (
         "import sys; from scalekv_core.cli.application import make_app; make_app(); "
         "print([n for n in ('torch', 'numpy', 'matplotlib', 'scalekv_policies', 'scalekv_adapters') if n in sys.modules])"

@@ -1,4 +1,4 @@
-"""``scalekv calibrate``: a profile that fits, says where it comes from, and is there as a whole or not at all."""
+"""``scalekv calibrate`` writes a profile that fits and names its origin, or writes nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_profile_says_where_it_comes_from(run) -> None:
 
 
 def test_the_batch_size_changes_nothing(run) -> None:
-    """Images are drawn in batches; what is measured is the mean over all of them."""
+    """The profile is the mean over all images, whatever the batch."""
     run(*TOY, "-n", "2", "--batch", "1", "--out", "one.safetensors")
     run(*TOY, "-n", "2", "--batch", "4", "--out", "four.safetensors")
 
@@ -36,7 +36,7 @@ def test_the_batch_size_changes_nothing(run) -> None:
 
 
 def test_a_policy_can_use_it(run) -> None:
-    """What calibrate writes is what --profile reads."""
+    """--profile reads what calibrate wrote."""
     run(*TOY, "--out", "toy.safetensors")
     ran = run("generate", "3", "--model", "toy", "--policy", "profiled", "--profile", "toy.safetensors")
 
@@ -46,7 +46,7 @@ def test_a_policy_can_use_it(run) -> None:
 
 
 def test_a_profile_of_another_model_is_refused(run) -> None:
-    """Both models are named."""
+    """The error names both models."""
     run(*TOY, "--out", "toy.safetensors")
     ran = run("generate", "3", "--model", "toy-trouble", "--policy", "profiled", "--profile", "toy.safetensors")
 
@@ -55,7 +55,7 @@ def test_a_profile_of_another_model_is_refused(run) -> None:
 
 
 def test_prompts_from_a_file(run) -> None:
-    """One a line; empty lines do not count."""
+    """A file has one prompt per line; empty lines are skipped."""
     Path("prompts.txt").write_text("1\n\n 2 \n")
     run("calibrate", "--model", "toy", "--prompt-file", "prompts.txt")
 
@@ -63,7 +63,7 @@ def test_prompts_from_a_file(run) -> None:
 
 
 def test_an_interrupt_writes_nothing_and_says_so(run, trouble) -> None:
-    """Half a calibration is none."""
+    """An interrupted calibration writes nothing and says so."""
     trouble(KeyboardInterrupt(), after=2)
     ran = run("calibrate", "--model", "toy-trouble")
 
@@ -75,7 +75,7 @@ def test_an_interrupt_writes_nothing_and_says_so(run, trouble) -> None:
     ("arguments", "said"),
     [
         (["--model", "tooy"], "no model is called 'tooy'"),
-        (["--model", "toy", "--out", "."], "--out is the profile's file"),
+        (["--model", "toy", "--out", "."], "--out needs a file for the profile"),
         (["--model", "toy", "--out", "text/p"], "cannot write to the directory text: text is a file"),
         (["--model", "toy", "--prompt-file", "none"], "prompt file none cannot be read"),
         (["--model", "toy", "--prompt-file", "text"], "prompt file text holds no prompt"),
@@ -84,7 +84,7 @@ def test_an_interrupt_writes_nothing_and_says_so(run, trouble) -> None:
     ],
 )
 def test_a_mistake_is_one_line(run, arguments: list[str], said: str) -> None:
-    """Exit code 2, and no profile."""
+    """A mistake has exit code 2 and writes no profile."""
     Path("text").write_text("\n")
     ran = run("calibrate", *arguments)
 

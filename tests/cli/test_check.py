@@ -1,4 +1,4 @@
-"""What ``scalekv check`` says of strategies that are right, wrong, broken, endless, or no strategies at all."""
+"""The output of ``scalekv check`` for strategies that are right, wrong, broken, endless, or no strategies."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Wrong:
 
 @pytest.fixture
 def wrong(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin above is installed beside the toy."""
+    """Installs the plugin above beside the toy."""
     made = Registry.of(toy, Wrong())
     monkeypatch.setattr(registries, "shared_registry", lambda: made)
 
 
 def test_a_strategy_that_passes(run) -> None:
-    """A table of checks, and exit 0."""
+    """A strategy that passes prints a table of checks and exits with 0."""
     ran = run("check", "toy-latest", "--kind", "selector", "--examples", 3)
 
     assert 0 == ran.code
@@ -50,7 +50,7 @@ def test_a_strategy_that_passes(run) -> None:
 
 
 def test_an_adapter_and_a_model(run) -> None:
-    """Checked on an installed model that comes with its weights."""
+    """Adapters are checked on an installed model that comes with its weights."""
     ran = run("check", "toy", "--examples", 3)
 
     assert 0 == ran.code
@@ -59,7 +59,7 @@ def test_an_adapter_and_a_model(run) -> None:
 
 
 def test_a_failed_check_is_named_with_its_smallest_case(run, wrong) -> None:
-    """Exit 1; the plugin is named; the line that is printed checks the same case again."""
+    """A failure exits with 1, names the plugin, and prints the command that checks the case again."""
     ran = run("check", "first-row", "--check", "rows_permute", "--examples", 20)
 
     assert 1 == ran.code
@@ -76,7 +76,7 @@ def test_a_failed_check_is_named_with_its_smallest_case(run, wrong) -> None:
     ("name", "said"), [("raises", "raised IndexError: tuple index out of range"), ("a-list", "it returned list")]
 )
 def test_whatever_it_does_the_table_goes_on(run, wrong, name: str, said: str) -> None:
-    """A strategy that raises or answers with another type fails checks; those after are made all the same."""
+    """A strategy that raises, or answers with another type, fails checks; later checks still run."""
     ran = run("check", name, "--examples", 1)
 
     assert 1 == ran.code
@@ -85,7 +85,7 @@ def test_whatever_it_does_the_table_goes_on(run, wrong, name: str, said: str) ->
 
 
 def test_one_that_hangs_is_stopped(run, wrong) -> None:
-    """Reported as such, with the case that it hangs on."""
+    """A check that hangs is stopped and reported with its case."""
     ran = run("check", "endless", "--check", "fills_its_capacity", "--timeout", 1)
 
     assert 1 == ran.code
@@ -100,7 +100,7 @@ def test_one_that_hangs_is_stopped(run, wrong) -> None:
         (("toy-latest", "--kind", "codec"), "no codec is called 'toy-latest'"),
         (("toy-latest", "--kind", "codex"), "did you mean 'codec'"),
         (("toy-latest", "--check", "rows"), "no check of a policy is called 'rows'"),
-        (("toy-latest", "--case", "rows=2"), "--case wants --check"),
+        (("toy-latest", "--case", "rows=2"), "--case needs --check"),
         (("toy-latest", "--kind", "selector", "--option", "window"), "an option is written NAME=VALUE; got 'window'"),
         (("toy-latest", "--option", "window=2"), "say which one the options are for, with --kind"),
         (("no-selector",), "must be a TokenSelector; got dict"),
@@ -114,7 +114,7 @@ def test_one_that_hangs_is_stopped(run, wrong) -> None:
     ],
 )
 def test_mistakes_are_one_line(run, wrong, arguments: tuple[str, ...], said: str) -> None:
-    """Exit 2 and one line that says what is wrong."""
+    """A mistake exits with 2 and one line."""
     ran = run("check", *arguments)
 
     assert 2 == ran.code
@@ -122,7 +122,7 @@ def test_mistakes_are_one_line(run, wrong, arguments: tuple[str, ...], said: str
 
 
 def test_a_class_that_is_not_registered(run) -> None:
-    """module:Class is checked as it is."""
+    """module:Class is checked without being registered."""
     ran = run("check", "scalekv_core.testing.toy:Latest", "--check", "indices_ascend", "--examples", 3)
 
     assert 0 == ran.code
@@ -130,7 +130,7 @@ def test_a_class_that_is_not_registered(run) -> None:
 
 
 def test_one_case_of_one_check(run) -> None:
-    """It says that the check passes, or does not apply to the case."""
+    """--case prints whether the check passes or does not apply."""
     case = ("check", "toy-latest", "--kind", "selector", "--check", "rows_permute", "--case")
 
     assert "rows_permute: passed" in run(*case, "maps=1x3,1x1 keep=2").out
@@ -151,7 +151,7 @@ class Mine(Latest):
 
 
 def test_options(run, tmp_path: Path) -> None:
-    """The strategy is made with them, and the command that checks a case again repeats them."""
+    """--option sets options of the strategy, and the printed command repeats them."""
     (tmp_path / "a_selector_of_mine.py").write_text(SELECTOR)
     check = ("check", "a_selector_of_mine:Mine", "--check", "fills_its_capacity", "--examples", 2)
 
@@ -172,13 +172,13 @@ number = 3
 
 
 def test_a_model_for_an_adapter(run, tmp_path: Path) -> None:
-    """A TestModel from a Python file takes the place of an installed one."""
+    """A TestModel from a Python file replaces the installed one."""
     (tmp_path / "models.py").write_text(MODELS)
     check = ("check", "toy", "--kind", "adapter", "--check", "restores_exactly", "--examples", 2, "--model")
 
     assert 0 == run(*check, tmp_path / "models.py:small").code
     for model, said in {
-        "models.py:number": "is a int; wanted a scalekv_core.testing.TestModel",
+        "models.py:number": "must be a scalekv_core.testing.TestModel; got int",
         "models.py:nothing": "cannot be loaded (AttributeError",
         "nowhere.py:small": "a test model is given as FILE.py:NAME; got 'nowhere.py:small'",
         "models": "a test model is given as FILE.py:NAME; got 'models'",

@@ -1,4 +1,4 @@
-"""``scalekv compare``, ``report`` and ``recommend`` from the outside, on the toy model."""
+"""``scalekv compare``, ``report`` and ``recommend`` run as commands on the toy model."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ASKED = ("compare", "--model", "toy", "-p", "windowed", "-p", "everything", "-b"
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """With the metrics that ship."""
+    """The toy plugin with the metrics that ship."""
     made = Registry.of(toy, Plugin(), plugin)
     monkeypatch.setattr(registries, "shared_registry", lambda: made)
     return made
 
 
 def test_a_study_is_planned_run_and_ranked(run) -> None:
-    """On eighty columns, without a word on stderr; the lossless policy comes first."""
+    """Output fits eighty columns with nothing on stderr, and the lossless policy comes first."""
     ran = run(*ASKED)
     lines = ran.out.splitlines()
 
@@ -40,7 +40,7 @@ def test_a_study_is_planned_run_and_ranked(run) -> None:
 
 
 def test_the_same_command_runs_nothing_twice(run) -> None:
-    """It shows the same ranking; another question is refused with what differs."""
+    """A second run shows the same ranking; another question is refused with the differences."""
     first, again = run(*ASKED), run(*ASKED)
     other = run(*ASKED, "--seed", "4")
     ranked = "toy, 10 images: ranked by forced-kl"
@@ -49,12 +49,12 @@ def test_the_same_command_runs_nothing_twice(run) -> None:
     assert "finished: 30 of 30 cells" in again.out
     assert first.out.partition(ranked)[2] == again.out.partition(ranked)[2] != ""
     assert 2 == other.code
-    assert "study holds another study" in other.complaint
+    assert "folder study holds another study" in other.complaint
     assert "seeds: [4] here, [0] there" in other.complaint
 
 
 def test_a_plan_alone_makes_nothing(run) -> None:
-    """What cannot be measured is named with its reason, and the rest goes on."""
+    """--plan names settings that cannot be measured with reasons, and makes no folder."""
     ran = run(*ASKED, "--plan", "-b", "900%")
 
     assert 0 == ran.code
@@ -63,7 +63,7 @@ def test_a_plan_alone_makes_nothing(run) -> None:
 
 
 def test_a_file_asks_and_options_win(run, tmp_path: Path) -> None:
-    """Whatever the command line does not say is the file's."""
+    """The study file gives what the command line does not."""
     (tmp_path / "study.toml").write_text(
         'models = ["toy"]\npolicies = ["windowed"]\nbudgets = ["50%", "40%", "30%"]\nprompts = {toy = "digits"}\n'
     )
@@ -74,7 +74,7 @@ def test_a_file_asks_and_options_win(run, tmp_path: Path) -> None:
 
 
 def test_a_study_is_exported(run) -> None:
-    """A line for every image and metric."""
+    """The export has one line for every image and metric."""
     run(*ASKED)
     assert 0 == run("compare", "--out", "study", "--export", "all.csv").code
     assert 0 == run("compare", "--out", "study", "--export", "all.jsonl").code
@@ -87,14 +87,14 @@ def test_a_study_is_exported(run) -> None:
 
 
 def test_a_recommendation_names_what_fits(run) -> None:
-    """With the runner-up; what fits nowhere is one line."""
+    """It names the best setting and the second; if none fits, one line says so."""
     run(*ASKED)
     ran = run("recommend", "study", "--memory", "1GiB")
 
     assert 0 == ran.code
     assert "best" in ran.out
     assert "everything" in ran.out
-    assert "no setting of this study fits into 1 bytes" in run("recommend", "study", "--memory", "1B").complaint
+    assert "no setting of this study fits into 1 B" in run("recommend", "study", "--memory", "1B").complaint
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_recommendation_names_what_fits(run) -> None:
     ],
 )
 def test_what_is_not_understood_is_one_line(run, changes: tuple[str, str], message: str) -> None:
-    """Before anything is generated, with exit code 2."""
+    """A mistake ends in one line with exit code 2 before anything is generated."""
     ran = run(*ASKED, *changes)
 
     assert 2 == ran.code
@@ -120,7 +120,7 @@ def test_what_is_not_understood_is_one_line(run, changes: tuple[str, str], messa
 
 
 def test_a_folder_without_a_study_is_one_line(run) -> None:
-    """For each command that reads one."""
+    """Each command that reads a study refuses a folder without one."""
     for command in (
         ("report", "."),
         ("recommend", ".", "--memory", "1GiB"),
@@ -131,7 +131,7 @@ def test_a_folder_without_a_study_is_one_line(run) -> None:
 
 
 def test_a_page_is_written(run) -> None:
-    """Into the study's folder, or where it is wanted; several studies need --leaderboard."""
+    """The page goes into the study's folder, or to --out; several studies need --leaderboard."""
     pytest.importorskip("plotly", reason="extra 'report'")
     pytest.importorskip("jinja2", reason="extra 'report'")
     run(*ASKED)
@@ -141,6 +141,6 @@ def test_a_page_is_written(run) -> None:
     assert Path("page.html").is_file()
     Path("other").mkdir()
     run(*ASKED[:-1], "other", "-b", "20%")
-    assert "several studies, or a protocol, make a leaderboard" in run("report", "study", "other").complaint
+    assert "several studies or --protocol need --leaderboard" in run("report", "study", "other").complaint
     assert 0 == run("report", "--leaderboard", "study", "other", "--out", "board.html").code
     assert "other" in Path("board.html").read_text(encoding="utf-8")[-200_000:]

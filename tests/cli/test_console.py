@@ -1,4 +1,4 @@
-"""What is printed: nothing is lost on a narrow terminal, and a full output is one line."""
+"""Tables on narrow terminals lose nothing, and a full output device ends in one line."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from scalekv_core.cli import console, main
 
 @pytest.fixture(params=[30, 40, 60, 80])
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Columns of the terminal."""
+    """Sets the columns of the terminal."""
     monkeypatch.setattr(console.out, "_width", request.param)
     return request.param
 
 
 def test_no_cell_of_a_table_is_cut(width: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """Names and units stay whole: where the columns do not fit, each row is a block."""
+    """If the columns do not fit, each row is printed as a block with whole names and units."""
     made = console.table("policy", "planned", "of unmodified", text=("policy",))
     console.row(made, "scalekv-reference", "1023.9 KiB", "50.9%")
     console.show(made)
@@ -33,7 +33,7 @@ def test_no_cell_of_a_table_is_cut(width: int, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("columns", [40, 60])
 def test_a_narrow_terminal_loses_no_policy_and_no_unit(run, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    """The tables of several policies."""
+    """The tables of several policies lose nothing."""
     monkeypatch.setattr(console.out, "_width", columns)
     words = run("generate", "3", "--model", "toy", "-p", "windowed", "-p", "everything").out.split()
 
@@ -44,7 +44,7 @@ def test_a_narrow_terminal_loses_no_policy_and_no_unit(run, monkeypatch: pytest.
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["plugins"]])
 def test_a_full_output_is_one_line(arguments: list[str]) -> None:
-    """No traceback, also not when Python flushes once more at its end."""
+    """There is no traceback, also not from Python's last flush."""
     with open("/dev/full", "w") as full:
         ran = subprocess.run([sys.executable, "-m", "scalekv_core", *arguments], stdout=full, stderr=subprocess.PIPE)
 
@@ -52,7 +52,7 @@ def test_a_full_output_is_one_line(arguments: list[str]) -> None:
 
 
 def test_what_is_kept_is_told_when_nothing_can_be_printed(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pictures are there before the figures are printed."""
+    """Pictures are written before figures are printed, and the error says so."""
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -65,7 +65,7 @@ def test_what_is_kept_is_told_when_nothing_can_be_printed(run, monkeypatch: pyte
 
 
 def test_an_ascii_locale_escapes_what_it_cannot_hold(tmp_path: Path) -> None:
-    """A name with other letters is written, and told with escapes."""
+    """Letters outside of the locale are printed as escapes and written to files as they are."""
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-m", "scalekv_core", "new-plugin", "mine", "--into", "zürich"]
     ran = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment)
@@ -76,7 +76,7 @@ def test_an_ascii_locale_escapes_what_it_cannot_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ImportError("numpy is half loaded")])
 def test_an_interrupted_import_is_an_interruption(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    """Whatever a module that is left half loaded raises after Ctrl-C."""
+    """An error of a half-loaded module after Ctrl-C counts as an interruption."""
 
     def interrupted(*_: object) -> None:
         try:

@@ -1,4 +1,6 @@
-"""``scalekv convert``: what it writes loads as the source did, all of it or nothing, and mistakes end in one line."""
+"""``scalekv convert`` writes everything or nothing, what it writes loads as the source did, and mistakes end in one
+line.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def state() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def source(tmp_path: Path, state) -> Path:
-    """A folder with the toy model as a trainer has saved it, and things that are no weights of it."""
+    """A folder with a trainer's file of the toy model, and files that hold no weights of it."""
     folder = tmp_path / "published"
     folder.mkdir()
     torch.save({"trainer": {"module": state}, "epoch": 3}, folder / "toy.pth")
@@ -38,7 +40,7 @@ def same(state, path: Path) -> bool:
 
 
 def test_what_is_written_is_what_was_published(run, source: Path, state) -> None:
-    """Bit by bit, under the module's names, with where it came from; what is not known is left alone, and named."""
+    """Tensors are bit-equal under the module's names, with their origin; unknown files are skipped and named."""
     ran = run("convert", source, "--out", "converted")
 
     assert (0, "") == (ran.code, ran.err)
@@ -51,7 +53,7 @@ def test_what_is_written_is_what_was_published(run, source: Path, state) -> None
 
 
 def test_it_loads_where_the_published_file_did(run, source: Path) -> None:
-    """The same picture."""
+    """The converted file generates the same image."""
     run("convert", source / "toy.pth", "--out", "converted")
     ran = run("generate", "3", "-m", "toy-weights", "--weights", "converted/toy.safetensors", "-p", "everything")
 
@@ -59,7 +61,7 @@ def test_it_loads_where_the_published_file_did(run, source: Path) -> None:
 
 
 def test_a_dtype_can_be_chosen(run, source: Path) -> None:
-    """Half the bytes."""
+    """Half precision takes half the bytes."""
     ran = run("convert", source, "--out", "half", "--dtype", "bfloat16")
 
     assert 0 == ran.code
@@ -67,7 +69,7 @@ def test_a_dtype_can_be_chosen(run, source: Path) -> None:
 
 
 def test_nothing_is_overwritten(run, source: Path) -> None:
-    """Neither what was converted before nor the source itself."""
+    """Neither an earlier conversion nor the source is overwritten."""
     assert 0 == run("convert", source, "--out", "converted").code
     again = run("convert", source, "--out", "converted")
     assert 2 == again.code
@@ -75,7 +77,7 @@ def test_nothing_is_overwritten(run, source: Path) -> None:
 
 
 def test_an_interruption_leaves_nothing(run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No half file under any name."""
+    """An interruption leaves no partial file."""
     write = writing._write
 
     def interrupted(file, value, offset):
@@ -91,7 +93,7 @@ def test_an_interruption_leaves_nothing(run, source: Path, monkeypatch: pytest.M
 
 
 def test_a_full_disk_is_told_before(run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How much is needed, and how much is free."""
+    """The error says how much is needed and how much is free."""
     usage = type("Usage", (), {"free": 1024})
     monkeypatch.setattr("scalekv_core.models.weights.conversion.shutil.disk_usage", lambda path: usage)
     ran = run("convert", source, "--out", "converted")
@@ -103,7 +105,7 @@ def test_a_full_disk_is_told_before(run, source: Path, monkeypatch: pytest.Monke
 
 
 class Bomb:
-    """Asks to be unpickled by a call."""
+    """An object whose unpickling calls a function."""
 
     def __reduce__(self):
         return exec, ("raise SystemExit('code in a checkpoint was run')",)
@@ -131,12 +133,15 @@ def twins(path: Path) -> None:
     [
         (truncate, "published/toy.pth is truncated"),
         (plant_code, "published/toy.pth was not loaded: it holds more than tensors: it asks for "),
-        (empty, "published holds no weights of a known network (toy), but nothing; scalekv models says which files"),
-        (twins, "toy.pt, toy.pth in published would become the same file; convert one of them at a time"),
+        (
+            empty,
+            "published holds no weights of a known network (toy); it holds nothing; scalekv models says which files",
+        ),
+        (twins, "toy.pt, toy.pth in published would be written to the same file; convert one of them at a time"),
     ],
 )
 def test_a_mistake_is_one_line(run, source: Path, harm, message: str) -> None:
-    """Exit code 2, and nothing is written."""
+    """A mistake has exit code 2 and writes nothing."""
     harm(source / "toy.pth")
     ran = run("convert", "published", "--out", "converted")
 
@@ -146,6 +151,6 @@ def test_a_mistake_is_one_line(run, source: Path, harm, message: str) -> None:
 
 
 def test_a_missing_source_and_an_unknown_dtype(run, source: Path) -> None:
-    """Both before anything is read."""
+    """Both are refused before anything is read."""
     assert "there is no checkpoint nowhere" in run("convert", "nowhere", "--out", "x").complaint
     assert "no dtype is called 'bf16'" in run("convert", "published", "--out", "x", "--dtype", "bf16").complaint

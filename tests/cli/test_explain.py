@@ -1,4 +1,4 @@
-"""``scalekv explain``: who keeps what, as plots and as tables."""
+"""``scalekv explain`` shows which tokens each head keeps, as plots and as tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOY = ("explain", "3", "--model", "toy", "--policy", "windowed")
 
 
 def test_plots(run, picture) -> None:
-    """One plot of the plan, one of the tokens that stay."""
+    """One plot shows the plan, one the kept tokens."""
     ran = run(*TOY, "--out", "plots", "--layer", "1", "--head", "2")
 
     assert 0 == ran.code
@@ -31,7 +31,7 @@ def test_plots(run, picture) -> None:
 
 
 def test_text_is_the_same_as_tables(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held after every map by layer, and tokens of every map that the last scale finds; no matplotlib, no file."""
+    """--text prints tokens held per layer and tokens visible to the last scale, without matplotlib or files."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     lines = run(*TOY, "--text").out.splitlines()
 
@@ -42,7 +42,7 @@ def test_text_is_the_same_as_tables(run, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_roles_and_scores_are_told(run) -> None:
-    """Where layers differ, their roles and what decided them."""
+    """If layers differ, the output shows their roles and the deciding scores."""
     run("calibrate", "--model", "toy")
     out = run("explain", "--model", "toy", "--policy", "profiled", "--profile", "profile.safetensors", "--text").out
 
@@ -60,7 +60,7 @@ def test_the_plan_alone_needs_no_weights(run) -> None:
 
 
 def test_without_matplotlib_it_says_what_to_install(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is named, before anything is drawn."""
+    """The error names the extra before anything is generated."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     ran = run(*TOY)
 
@@ -78,7 +78,7 @@ def test_without_matplotlib_it_says_what_to_install(run, monkeypatch: pytest.Mon
     ],
 )
 def test_a_mistake_is_one_line(run, arguments: list[str], said: str) -> None:
-    """What is not there is named with what is."""
+    """An unknown layer, head or row is refused with those that exist."""
     ran = run(*TOY, *arguments)
 
     assert 2 == ran.code
@@ -87,7 +87,7 @@ def test_a_mistake_is_one_line(run, arguments: list[str], said: str) -> None:
 
 class TestKeptTokens:
     def test_what_the_last_scale_finds(self, registry: Registry) -> None:
-        """The first four of nine tokens: maps 1x1 and 2x1 whole, and one token of 2x3."""
+        """Of nine tokens the first four are visible to the last scale: maps 1x1 and 2x1, and one token of 2x3."""
         model, kept = toy.ToyCard().load(), KeptTokens()
         with compress(model, "windowed", "50%", options={"end": "first"}, observer=kept, registry=registry):
             model.generate(["3", "5"], seeds=[0, 1])
@@ -96,7 +96,7 @@ class TestKeptTokens:
         np.testing.assert_array_equal([[[1, 0, 0], [0, 0, 0]]], kept.on_map(2, layer=0, head=3))
 
     def test_a_policy_that_keeps_all_leaves_all(self, registry: Registry) -> None:
-        """Where nothing is cut, every token is found."""
+        """Without eviction the last scale sees every token."""
         model, kept = toy.ToyCard().load(), KeptTokens()
         with compress(model, "everything", observer=kept, registry=registry):
             model.generate(["3"], seeds=[0])
@@ -104,7 +104,7 @@ class TestKeptTokens:
         assert [1.0, 2.0, 6.0] == kept.counts(layer=0)
 
     def test_nothing_drawn_is_an_error(self) -> None:
-        """There is nothing to show, and it says so."""
+        """Explaining without a generated image is an error."""
         with pytest.raises(ValueError, match="no image reached its last scale"):
             KeptTokens().counts(layer=0)
 
@@ -117,7 +117,7 @@ def test_held_share_is_of_what_was_seen(registry: Registry) -> None:
 
 
 def test_each_role_is_shown() -> None:
-    """First, middle and last layer, and one layer of each role that a layer plays."""
+    """The plot shows the first, middle and last layer, and one layer of each role."""
     labels = np.zeros((4, 12, 2), dtype=np.int8)
     labels[2:, 7] = 1
 
@@ -125,7 +125,7 @@ def test_each_role_is_shown() -> None:
 
 
 def test_the_panels_of_a_plan_have_the_same_columns(registry: Registry) -> None:
-    """One column per scale: what a scale attends to stands above its role; the first scale has no history."""
+    """The history of a scale stands above its role in one column per scale; the first scale has no history."""
     model = toy.ToyCard().load()
     with calibrate(model, registry=registry) as measured:
         model.generate(["3"], seeds=[0])
@@ -142,7 +142,7 @@ def test_the_panels_of_a_plan_have_the_same_columns(registry: Registry) -> None:
 
 
 def test_kept_does_not_look_like_evicted(registry: Registry) -> None:
-    """On a black, a grey and a white image; and a legend names both."""
+    """Kept and evicted tokens differ on black, grey and white images, and a legend names both."""
     planned, kept = plan_policy(registry.policy("windowed"), toy.GEOMETRY), KeptTokens()
     model = toy.ToyCard().load()
     with compress(model, "windowed", observer=kept, registry=registry):

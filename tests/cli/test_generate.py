@@ -1,4 +1,4 @@
-"""``scalekv generate``: what it draws, writes, prints and refuses."""
+"""``scalekv generate``: images, files, tables and refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def record(directory: str = "scalekv-out") -> dict:
 class TestOnePolicy:
     @pytest.mark.parametrize("budget", ["50%", "10 KB"])
     def test_a_policy_is_planned_once(self, run, monkeypatch, budget) -> None:
-        """One plan serves the memory check, and the session of every run."""
+        """One plan serves the memory check and every session."""
         planned = []
         allocate = toy.Even.allocate
 
@@ -46,7 +46,7 @@ class TestOnePolicy:
         assert 1 == len(planned)
 
     def test_writes_pictures_and_record(self, run, picture) -> None:
-        """Full and compressed pixel by pixel, both side by side, and the record; nothing else."""
+        """The folder has the unmodified and compressed images, both side by side, and the record."""
         ran = run(*TOY, "--policy", "windowed", "--out", "out")
 
         assert 0 == ran.code
@@ -73,7 +73,7 @@ class TestOnePolicy:
             assert word in ran.out
 
     def test_fidelity_has_a_figure_for_every_scale(self, run) -> None:
-        """Free-running agreement, forced agreement and divergence; the first scale has no history and is exact."""
+        """Agreement, forced agreement and divergence are given per scale; the first scale has no history and is exact."""
         run(*TOY, "--policy", "windowed")
         fidelity = record()["policies"][0]["fidelity"]
 
@@ -84,7 +84,7 @@ class TestOnePolicy:
         assert 0 < fidelity["kl"][-1]
 
     def test_everything_is_identical(self, run) -> None:
-        """A policy that gives up nothing draws the same bits."""
+        """A policy that keeps everything generates the same bits."""
         ran = run(*TOY, "--policy", "everything")
         fidelity = record()["policies"][0]["fidelity"]
 
@@ -94,7 +94,7 @@ class TestOnePolicy:
         assert "identical images" in ran.out
 
     def test_the_record_repeats_the_run(self, run) -> None:
-        """The command in the record gives the same figures again."""
+        """The command in the record gives the same figures."""
         run(*TOY, "-p", "windowed", "-b", "20% of all", "-o", "window=1", "--selector", "windowed", "-n", "2")
         first = record()
         run(*shlex.split(first["command"])[1:])
@@ -108,7 +108,7 @@ class TestOnePolicy:
         assert first["files"] == ["baseline.png", "compressed.png", "full.png", "side_by_side.png", "record.json"]
 
     def test_without_the_unmodified_model(self, run) -> None:
-        """--no-baseline generates only what is compressed."""
+        """--no-baseline generates only the compressed images."""
         ran = run(*TOY, "--policy", "windowed", "--no-baseline")
 
         assert 0 == ran.code
@@ -116,7 +116,7 @@ class TestOnePolicy:
         assert record()["policies"][0]["fidelity"] is None
 
     def test_former_names(self, run, picture) -> None:
-        """--no-full is --no-baseline, and full.png is baseline.png, with a line that says so."""
+        """--no-full still means --no-baseline, and full.png is baseline.png, with a line that says so."""
         ran = run(*TOY, "--policy", "windowed", "--no-full")
 
         assert (
@@ -131,7 +131,7 @@ class TestOnePolicy:
         assert "--full" not in run("generate", "--help").out
 
     def test_fits_eighty_columns(self, run) -> None:
-        """No table is broken on a narrow terminal."""
+        """Tables fit eighty columns."""
         out = run(*TOY, "--policy", "windowed").out + run(*TOY, "-p", "windowed", "-p", "everything").out
 
         assert 80 >= max(len(line) for line in out.splitlines())
@@ -139,7 +139,7 @@ class TestOnePolicy:
 
 class TestSeveralPolicies:
     def test_one_sheet_and_one_line_each(self, run, picture) -> None:
-        """policies.png has a row for each, above them the unmodified model; figures are compared in tables."""
+        """policies.png has the unmodified row and one for each policy; tables compare the figures."""
         ran = run(*TOY, "-p", "windowed", "-p", "toy-latest", "-p", "everything", "-b", "40%")
 
         assert 0 == ran.code
@@ -148,13 +148,13 @@ class TestSeveralPolicies:
         assert picture("scalekv-out/policies.png").shape[0] > 4 * 128
 
     def test_a_policy_that_spends_no_budget_keeps_its_own(self, run) -> None:
-        """It is the yardstick in a comparison."""
+        """A policy without a budget keeps its own in a comparison."""
         run(*TOY, "-p", "windowed", "-p", "everything", "-b", "40%")
 
         assert ["40% of history", "100% of history"] == [one["budget"] for one in record()["policies"]]
 
     def test_all_leaves_out_what_cannot_be_done_and_says_so(self, run) -> None:
-        """Every policy that spends a budget; one that needs a profile is named."""
+        """`all` takes every policy that spends a budget, and names those whose profile is missing."""
         ran = run(*TOY, "-p", "all", "-b", "40%")
 
         assert 0 == ran.code
@@ -162,7 +162,7 @@ class TestSeveralPolicies:
         assert ran.complaint.startswith("scalekv: policy 'profiled' is left out: policy 'profiled' needs an attention")
 
     def test_all_of_which_nothing_can_be_done_is_refused(self, run) -> None:
-        """No comparison of nothing."""
+        """`all` without any policy that can run is refused."""
         ran = run(*TOY, "-p", "all", "-o", "depth=3")
 
         assert 2 == ran.code
@@ -184,7 +184,7 @@ end = "first"
         return "run.toml"
 
     def test_a_file_says_what_the_line_does_not(self, run) -> None:
-        """Policy, budget and options come from the file."""
+        """Policy, budget and options can come from a file."""
         run(*TOY, "--config", self.config(self.FILE))
         (one,) = record()["policies"]
 
@@ -192,7 +192,7 @@ end = "first"
         assert {"window": 1, "end": "first"} == one["parts"]["selector"]["options"]
 
     def test_the_line_wins(self, run) -> None:
-        """Budget and options of the command line stand above those of the file."""
+        """Options of the command line override those of the file."""
         run(*TOY, "--config", self.config(self.FILE), "-b", "40%", "-o", "end=last")
         (one,) = record()["policies"]
 
@@ -200,7 +200,7 @@ end = "first"
         assert {"window": 1, "end": "last"} == one["parts"]["selector"]["options"]
 
     def test_another_part_makes_the_table_of_the_first_void(self, run) -> None:
-        """Options of a selector that is not used are not set."""
+        """A replaced selector drops the file's options for the former one."""
         file = self.config('policy = "windowed"\n[selector]\nname = "windowed"\nend = "first"\n')
         ran = run(*TOY, "--config", file, "--selector", "toy-latest")
 
@@ -208,7 +208,7 @@ end = "first"
         assert "toy-latest" == record()["policies"][0]["parts"]["selector"]["name"]
 
     def test_several_policies_and_a_part_by_name_alone(self, run) -> None:
-        """A list of names, and ``selector = NAME`` for short."""
+        """The file may list policies, and give a part by its name."""
         ran = run(*TOY, "--config", self.config('policy = ["windowed", "toy-latest"]\nselector = "windowed"\n'))
 
         assert 0 == ran.code
@@ -231,14 +231,14 @@ end = "first"
         ],
     )
     def test_a_bad_file_is_one_line(self, run, text: str, said: str) -> None:
-        """Unknown keys, wrong kinds and broken files are named."""
+        """Unknown keys, wrong types and broken files end in one line."""
         ran = run(*TOY, "--config", self.config(text))
 
         assert 2 == ran.code
         assert said in ran.complaint
 
     def test_a_missing_file_is_one_line(self, run) -> None:
-        """The file is named."""
+        """The error names the file."""
         assert "config file none.toml cannot be read" in run(*TOY, "--config", "none.toml").complaint
 
 
@@ -272,18 +272,21 @@ end = "first"
         (["--device", "cuda:7"], "device 'cuda:7' cannot be used"),
         (["--device", "gpu"], "device 'gpu' cannot be used"),
         (["--dtype", "float23"], "no dtype is called 'float23'; did you mean"),
-        (["--guidance", "-1"], "sampling wants guidance at least 0"),
-        (["--temperature", "0"], "sampling wants temperature"),
-        (["--seed", "-1"], "--seed wants seeds that are whole numbers from 0 to 2**64 - 1; got -1"),
+        (["--guidance", "-1"], "sampling needs guidance at least 0"),
+        (["--temperature", "0"], "sampling needs temperature"),
+        (["--seed", "-1"], "--seed needs seeds that are whole numbers from 0 to 2**64 - 1; got -1"),
         (["--seed", "18446744073709551615", "-n", "2"], "got 18446744073709551616"),
-        (["caf\udce9"], "prompt 1 of 1 holds a byte that is no text, at character 4"),
+        (["caf\udce9"], "prompt 1 of 1 is not valid text at character 4"),
         (["--device", "meta"], "device 'meta'"),
-        (["--seed", "1", "--seed", "2", "-n", "3"], "3 images of each prompt want one seed (the first) or 3; got 2"),
+        (
+            ["--seed", "1", "--seed", "2", "-n", "3"],
+            "3 images of each prompt need one seed (of the first image) or 3; got 2",
+        ),
         (["--out", "text.toml"], "cannot write to the directory text.toml: text.toml is a file"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(run, arguments: list[str], said: str) -> None:
-    """Exit code 2, one line on stderr that says what is wrong, and no file."""
+    """A mistake has exit code 2, one line on stderr, and writes no file."""
     Path("text.toml").write_text("policy = 'windowed'\n")
     save_file({"x": torch.zeros(10)}, "whole.safetensors")
     Path("half.safetensors").write_bytes(Path("whole.safetensors").read_bytes()[:60])
@@ -307,11 +310,11 @@ def test_a_misspelt_command_line_is_a_mistake_too(run, arguments: list[str]) -> 
 
 
 class TestNoRoom:
-    """What is larger than the memory there is is refused before the model is loaded."""
+    """A batch larger than the free memory is refused before the model is loaded."""
 
     @pytest.fixture
     def memory(self, monkeypatch):
-        """Says how much there is; nothing may be loaded."""
+        """Sets the free memory; loading any model fails the test."""
 
         def there_are(count: int | None) -> None:
             monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: count)
@@ -320,7 +323,7 @@ class TestNoRoom:
         return there_are
 
     def test_says_what_takes_how_much_and_what_would_fit(self, run, memory) -> None:
-        """Part by part; the largest batch and budget, and the cheapest change."""
+        """The line lists every part, the largest batch and budget, and the cheapest change."""
         memory(230 * 1024)
         ran = run(*TOY, "--policy", "windowed", "--images", "4")
 
@@ -333,7 +336,7 @@ class TestNoRoom:
         assert not Path("scalekv-out").exists()
 
     def test_weights_that_do_not_fit_are_beyond_help(self, run, memory) -> None:
-        """Not even one image fits."""
+        """If weights alone do not fit, the line says that no image fits."""
         memory(WEIGHTS - 1)
 
         assert "not even one image fits; no budget fits; no change helps: weights take 46.1 KiB" in (
@@ -341,7 +344,7 @@ class TestNoRoom:
         )
 
     def test_the_unmodified_model_can_be_left_out(self, run, memory, monkeypatch) -> None:
-        """Where only the comparison does not fit."""
+        """If only the baseline does not fit, the line names --no-baseline."""
         card = toy.ToyCard()
         batch = Batch(model="toy", card=card, images=2, guidance=False)
         need = plan_batch(batch, windowed(), keep_text_encoder=False).need.total
@@ -357,7 +360,7 @@ class TestNoRoom:
         assert refused.complaint.endswith("the compressed run fits: leave the comparison out with --no-baseline")
 
     def test_what_fits_is_drawn(self, run, monkeypatch) -> None:
-        """To the byte that was planned, without the comparison."""
+        """A batch that fits to the byte generates without the baseline."""
         batch = Batch(model="toy", card=toy.ToyCard(), images=2, guidance=False)
         need = plan_batch(batch, windowed(), keep_text_encoder=False).need.total
         monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: need)
@@ -365,7 +368,7 @@ class TestNoRoom:
         assert 0 == run(*TOY, "--policy", "windowed", "--no-baseline").code
 
     def test_of_all_policies_those_that_fit_are_drawn(self, run, monkeypatch) -> None:
-        """The others are left out, and it is said why."""
+        """Policies that do not fit are left out with the reason."""
         batch = Batch(model="toy", card=toy.ToyCard(), images=2, guidance=False)
         need = plan_batch(batch, windowed(), "40%", keep_text_encoder=False).need.total
         monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: need)
@@ -376,7 +379,7 @@ class TestNoRoom:
 
     @pytest.mark.parametrize("how", ["nobody can tell how much there is", "the card does not say what it takes"])
     def test_what_cannot_be_told_is_not_refused(self, run, monkeypatch, how: str) -> None:
-        """It is drawn."""
+        """Where the need is unknown, nothing is refused."""
         monkeypatch.setattr(
             "scalekv_core.memory.free.memory_for_process", lambda device: None if how.startswith("nobody") else 1
         )
@@ -386,7 +389,7 @@ class TestNoRoom:
         assert 0 == run(*TOY, "--policy", "windowed").code
 
     def test_a_missing_profile_is_told_before_the_model_is_loaded(self, run, memory) -> None:
-        """With what makes one."""
+        """The line names the command that makes a profile."""
         memory(None)
         ran = run(*TOY, "--policy", "profiled")
 
@@ -398,7 +401,7 @@ class TestTrouble:
     TROUBLED = ("generate", "3", "--model", "toy-trouble", "--policy", "windowed")
 
     def test_an_interrupt_is_one_line(self, run, trouble) -> None:
-        """Ctrl-C while the compressed image is drawn: exit code 130, the model as it was, nothing written."""
+        """Ctrl-C gives exit code 130, restores the model, and writes nothing."""
         models = trouble(KeyboardInterrupt(), after=6)
         ran = run(*self.TROUBLED)
 
@@ -414,7 +417,7 @@ class TestTrouble:
         ],
     )
     def test_no_memory_is_one_line_with_the_plan(self, run, trouble, after: int, said: str) -> None:
-        """Exit code 2, what the cache was going to take, and what to do."""
+        """Running out of memory has exit code 2 and gives the cache's planned bytes and what to do."""
         trouble(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), after=after)
         ran = run(*self.TROUBLED)
 
@@ -426,7 +429,7 @@ class TestTrouble:
         ("room", "said"), [(2**40, "the largest budget that fits is '100% of history'"), (1, "no budget fits")]
     )
     def test_no_memory_says_what_would_fit(self, run, trouble, monkeypatch, room: int, said: str) -> None:
-        """The whole batch part by part, and the largest budget for the memory that there is."""
+        """The line lists the batch part by part and the largest budget that fits."""
         trouble(torch.cuda.OutOfMemoryError("CUDA out of memory"), after=6)
         asked = iter([None, room])  # before anything is loaded nobody can tell, when memory has run out somebody can
         monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: next(asked))
@@ -437,7 +440,7 @@ class TestTrouble:
         assert "transformer 46.1 KiB, cache " in ran.complaint
 
     def test_no_memory_without_a_way_to_tell(self, run, trouble, monkeypatch) -> None:
-        """Where nobody knows how much there is, the plan is named all the same."""
+        """Where free memory is unknown, the line still gives the plan."""
         trouble(torch.cuda.OutOfMemoryError("CUDA out of memory"), after=6)
         monkeypatch.setattr("scalekv_core.memory.free.available_memory", lambda device: None)
         ran = run(*self.TROUBLED)
@@ -447,7 +450,7 @@ class TestTrouble:
         assert "transformer" not in ran.complaint
 
     def test_a_bug_is_not_hidden(self, run, trouble) -> None:
-        """What scalekv did not foresee is shown with its traceback."""
+        """An unexpected exception shows its traceback."""
         trouble(ZeroDivisionError("a bug"), after=0)
 
         with pytest.raises(ZeroDivisionError):
@@ -455,11 +458,11 @@ class TestTrouble:
 
 
 class TestNotANumber:
-    """A model that computes nan must not look better than one that does not."""
+    """NaN of a model is shown as NaN in every figure."""
 
     @pytest.fixture
     def overflowing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The compressed model's logits are not numbers at the last scale, when it is given the other's tokens."""
+        """The compressed model's logits are NaN at the last scale when tokens are forced."""
         generate = toy.ToyImageModel.generate
 
         def broken(self, *args, forced=None, **kwargs):
@@ -472,7 +475,7 @@ class TestNotANumber:
         monkeypatch.setattr(toy.ToyImageModel, "generate", broken)
 
     def test_is_null_with_a_reason_in_the_record(self, run, overflowing: None) -> None:
-        """And stays where it is: the other scales keep their figures."""
+        """The record holds null with a reason; other scales keep their figures."""
         run(*TOY, "--policy", "everything")
         fidelity = record()["policies"][0]["fidelity"]
 
@@ -483,7 +486,7 @@ class TestNotANumber:
 
     @pytest.mark.parametrize("policies", [["everything"], ["everything", "windowed"]])
     def test_is_shown_in_the_tables(self, run, overflowing: None, policies: list[str]) -> None:
-        """As nan, with a line that says what that means."""
+        """Tables show nan with a line that explains it."""
         out = run(*TOY, *(word for name in policies for word in ("-p", name))).out
 
         assert "nan" in out
@@ -491,7 +494,7 @@ class TestNotANumber:
 
 
 def test_weights_that_are_not_finite_may_be_allowed(run, monkeypatch) -> None:
-    """The option reaches the model's card; without it the card is asked as ever."""
+    """The option reaches the model's card, which is otherwise called without it."""
     asked = []
 
     def load(name: str, **options: object) -> object:

@@ -1,4 +1,4 @@
-"""What can be named: ``scalekv policies``, ``models``, ``plugins``; and ``scalekv doctor``."""
+"""``scalekv policies``, ``models``, ``plugins`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMMANDS = ("policies", "models", "plugins", "doctor")
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_fits_eighty_columns(run, command: str) -> None:
-    """Nothing is broken on a narrow terminal."""
+    """Tables fit eighty columns."""
     ran = run(command)
 
     assert 0 == ran.code
@@ -24,7 +24,7 @@ def test_fits_eighty_columns(run, command: str) -> None:
 
 
 def test_policies_tell_parts_options_and_owner(run) -> None:
-    """Everything that a person needs in order to choose one."""
+    """The list has parts, options and owner of each policy."""
     out = run("policies").out
 
     for word in ("windowed", "Tokens of a window.", "window=2 end=last", "Window et al. 2026", "50%", "plugin 'tests'"):
@@ -32,7 +32,7 @@ def test_policies_tell_parts_options_and_owner(run) -> None:
 
 
 def test_a_policy_in_detail_tells_types_defaults_and_limits(run) -> None:
-    """Each option of each part, with what it may be."""
+    """The page of a policy gives type, default and limits of each option."""
     lines = [line.split() for line in run("policies", "windowed").out.splitlines()]
 
     assert ["window", "2", "int", ">=", "1"] in lines
@@ -40,7 +40,7 @@ def test_a_policy_in_detail_tells_types_defaults_and_limits(run) -> None:
 
 
 def test_a_policy_that_is_not_there(run) -> None:
-    """The nearest name is offered."""
+    """An unknown name is refused with the nearest one."""
     ran = run("policies", "windwed")
 
     assert 2 == ran.code
@@ -48,7 +48,7 @@ def test_a_policy_that_is_not_there(run) -> None:
 
 
 def test_models_tell_shape_and_bytes(run) -> None:
-    """What the unmodified cache of a row takes, before anything is loaded."""
+    """The list has shapes and the bytes of the unmodified cache per row, without loading."""
     out = run("models").out
 
     assert "3, each with 4 heads of width 8" in out
@@ -57,7 +57,7 @@ def test_models_tell_shape_and_bytes(run) -> None:
 
 
 def test_plugins_tell_who_offers_what(run) -> None:
-    """Plugin by plugin, kind by kind."""
+    """The list is by plugin and kind."""
     out = run("plugins").out
 
     assert ["windowed", "profiled", "everything"][0] in out
@@ -66,7 +66,7 @@ def test_plugins_tell_who_offers_what(run) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_problems_are_told_first_by_every_command(run, broken, command: str) -> None:
-    """One line on stderr; the other plugins go on working."""
+    """A broken plugin is one line on stderr; the other plugins work."""
     ran = run(command)
 
     assert f"scalekv: {broken}" == ran.complaint
@@ -75,7 +75,7 @@ def test_problems_are_told_first_by_every_command(run, broken, command: str) -> 
 
 
 def test_a_problem_is_not_told_twice(run, broken) -> None:
-    """An unknown name may be unknown because of it; the line stands there already."""
+    """An error about an unknown name does not repeat a problem that is printed already."""
     ran = run("generate", "3", "--model", "toy", "--policy", "wndowed")
 
     assert [f"scalekv: {broken}", "scalekv: no policy is called 'wndowed'"] == [
@@ -84,7 +84,7 @@ def test_a_problem_is_not_told_twice(run, broken) -> None:
 
 
 def test_a_policy_that_cannot_be_made_hides_no_other(run, registry: Registry, monkeypatch) -> None:
-    """It is listed with the reason, and doctor finds it."""
+    """A policy that cannot be made is listed with the reason, and doctor reports it."""
     offer = Offer("policy", "sick", lambda: 1 / 0, Owner("sick-plugin"))
     sick = Registry({**registry.offers, ("policy", "sick"): offer}, registry.owners)
     monkeypatch.setattr(registries, "shared_registry", lambda: sick)
@@ -98,7 +98,7 @@ def test_a_policy_that_cannot_be_made_hides_no_other(run, registry: Registry, mo
 
 class TestDoctor:
     def test_it_is_well(self, run) -> None:
-        """Versions, devices, kernels, extras and plugins; the last word is ok."""
+        """doctor prints versions, devices, kernels, extras and plugins, and ends with ok."""
         out = run("doctor").out
 
         for word in ("scalekv", "torch", "python", "cpu", "attention kernels: ", "matplotlib", "tests"):
@@ -106,7 +106,7 @@ class TestDoctor:
         assert "ok" == out.split()[-1]
 
     def test_no_plugin_at_all(self, run, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It says what to do, where other commands can only stop."""
+        """Without any plugin doctor says what to do."""
 
         def nothing() -> Registry:
             raise PluginError("no plugin is installed in the entry-point group 'scalekv'; install the package")
@@ -119,13 +119,13 @@ class TestDoctor:
         assert 2 == run("policies").code
 
     def test_an_extra_that_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """How to install it."""
+        """doctor says how to install a missing extra."""
         monkeypatch.setattr(doctor.metadata, "requires", lambda name: ['nothere>=1; extra == "plot"', "torch>=2"])
 
         assert [("nothere", "not installed: pip install 'scalekv[plot]'  (plot)")] == doctor.extras()
 
 
 def test_types_and_rules_in_words() -> None:
-    """As far as they can be told."""
+    """Types and validators are described in words."""
     assert "tuple of float" == type_in_words(tuple[float, ...])
     assert "" == rule_in_words(None)

@@ -1,4 +1,4 @@
-"""``scalekv plan`` from the outside."""
+"""``scalekv plan`` run as a command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ASKED = ("plan", "--model", "toy", "--policy", "windowed", "--batch", "4")
 
 
 def test_a_plan_tells_every_part_beside_the_unmodified_model(run) -> None:
-    """On eighty columns, without a word on stderr."""
+    """Every part stands beside the unmodified model's, on eighty columns, with nothing on stderr."""
     ran = run(*ASKED)
 
     assert (0, "") == (ran.code, ran.err)
@@ -25,7 +25,7 @@ def test_a_plan_tells_every_part_beside_the_unmodified_model(run) -> None:
 
 
 def test_what_fits_says_how_much_more_would(run) -> None:
-    """The largest batch and the largest budget."""
+    """A batch that fits shows the largest batch and budget."""
     ran = run(*ASKED, "--memory", "1GiB")
 
     assert 0 == ran.code
@@ -37,7 +37,7 @@ def test_what_fits_says_how_much_more_would(run) -> None:
 
 
 def test_what_does_not_fit_says_what_would(run) -> None:
-    """And exits with 1, so that a script need not read."""
+    """A batch that does not fit shows suggestions and exits with 1."""
     ran = run(*ASKED, "--memory", "200 KiB")
 
     assert 1 == ran.code
@@ -47,7 +47,7 @@ def test_what_does_not_fit_says_what_would(run) -> None:
 
 
 def test_json_holds_all_figures(run) -> None:
-    """As Python has them."""
+    """--json has the figures of the Python interface."""
     ran = run(*ASKED, "--memory", "200KiB", "--json")
     record = json.loads(ran.out)
 
@@ -60,7 +60,7 @@ def test_json_holds_all_figures(run) -> None:
 
 
 def test_parts_options_and_dtype_can_be_set(run) -> None:
-    """As for the other commands."""
+    """Parts, options and dtype are set as in the other commands."""
     ran = run(*ASKED, "--option", "window=3", "--dtype", "bfloat16", "--no-guidance", "--budget", "9 tokens")
 
     assert 0 == ran.code
@@ -69,7 +69,7 @@ def test_parts_options_and_dtype_can_be_set(run) -> None:
 
 
 def test_assumed_drafters_are_named(run) -> None:
-    """Drafters that were not measured are told from measured ones."""
+    """The output says that drafters are assumed."""
     assert "assumed, not measured: layers 0" in run("plan", "--model", "toy", "--policy", "profiled").out
 
 
@@ -78,7 +78,7 @@ def test_assumed_drafters_are_named(run) -> None:
     [
         (("--memory", "much"), "memory is written as 24GiB, 80GB or 512MiB; got 'much'"),
         (("--model", "toi"), "did you mean 'toy'"),
-        (("--size", "1M"), "model 'toy' generates no such images: there is one size only"),
+        (("--size", "1M"), "model 'toy' generates no such images: there is only one size"),
         (("--aspect", "3:4"), "there is no aspect ratio '3:4'; there is 1:1 only"),
         (("--dtype", "float8"), "no dtype is called 'float8'"),
         (("--policy", "all"), "one policy at a time"),
@@ -87,7 +87,7 @@ def test_assumed_drafters_are_named(run) -> None:
     ],
 )
 def test_mistakes_are_one_line(run, arguments: tuple[str, ...], said: str) -> None:
-    """On stderr, with exit code 2."""
+    """A mistake is one line on stderr with exit code 2."""
     ran = run(*ASKED, *arguments)
 
     assert (2, "") == (ran.code, ran.out)
@@ -96,7 +96,7 @@ def test_mistakes_are_one_line(run, arguments: tuple[str, ...], said: str) -> No
 
 
 def test_the_figures_are_those_of_python(run) -> None:
-    """One planner."""
+    """The command and plan_memory give the same figures."""
     record = json.loads(run("plan", "--model", "toy", "--policy", "everything", "--json").out)
 
     assert format_bytes(record["unmodified"]["cache"]) in run("plan", "--model", "toy", "--policy", "everything").out

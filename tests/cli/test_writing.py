@@ -1,4 +1,4 @@
-"""Files are written all together or not at all, and an error says what is kept."""
+"""Files are written together or not at all, and errors say what is kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def listing(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def former(tmp_path: Path) -> Path:
-    """A folder with a record and a picture of an earlier run, and a file of somebody else."""
+    """A folder with a record and an image of an earlier run, and an unrelated file."""
     (tmp_path / "a.png").write_text("old a")
     (tmp_path / "b.png").write_text("old b")
     (tmp_path / "notes").write_text("mine")
@@ -39,14 +39,14 @@ def write(folder: Path) -> None:
 
 
 def test_no_picture_of_an_earlier_run_stays_beside_a_new_record(former: Path) -> None:
-    """What its record lists is replaced or removed; other files stay."""
+    """Files of the old record are replaced or removed; other files stay."""
     write(former)
 
     assert {"a.png": "new a", "notes": "mine", "record.json": "new record"} == listing(former)
 
 
 def test_a_record_that_is_no_record_lists_nothing(former: Path) -> None:
-    """Nothing is removed on its word."""
+    """A broken old record removes nothing."""
     (former / "record.json").write_text("[1]")
     write(former)
 
@@ -55,7 +55,7 @@ def test_a_record_that_is_no_record_lists_nothing(former: Path) -> None:
 
 @pytest.mark.parametrize("at", range(5))
 def test_a_full_disk_leaves_everything_as_it_was(former: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Whichever step fails: neither half of the new files nor less of the old ones."""
+    """A failure at any step leaves the old files and none of the new ones."""
     before, replace, calls = listing(former), os.replace, iter(range(100))
 
     def failing(source: Path, target: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_full_disk_leaves_everything_as_it_was(former: Path, monkeypatch: pyte
 
 
 def test_a_failure_while_the_files_are_made_leaves_no_folder(tmp_path: Path) -> None:
-    """Neither the scratch directory nor the folders that were made for it."""
+    """A failure leaves neither the scratch directory nor new folders."""
     with pytest.raises(WritingError, match="No space left"), written_together(tmp_path / "x" / "y"):
         raise OSError(28, "No space left on device")
 
@@ -81,7 +81,7 @@ def test_a_failure_while_the_files_are_made_leaves_no_folder(tmp_path: Path) -> 
 
 
 def test_what_is_in_the_way_is_refused_before(tmp_path: Path) -> None:
-    """A directory that has the name of a file, a file that has the name of the directory."""
+    """A directory with a file's name, and a file with the directory's name, are refused."""
     (tmp_path / "record.json").mkdir()
 
     with pytest.raises(InputError, match=r"cannot write the file .*record.json: it is a directory"):
@@ -91,7 +91,7 @@ def test_what_is_in_the_way_is_refused_before(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_noticed_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block is written on trial, and nothing stays of it."""
+    """A trial block is written and removed before generation."""
     check_directory(tmp_path / "new")
     assert [] == list(tmp_path.iterdir())
 
@@ -105,7 +105,7 @@ def test_a_full_disk_is_noticed_before(tmp_path: Path, monkeypatch: pytest.Monke
 
 class TestGenerate:
     def test_is_refused_before_anything_is_generated(self, run, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A directory that is called as the record is."""
+        """A directory with the record's name is refused before generation."""
         Path("scalekv-out/record.json").mkdir(parents=True)
         monkeypatch.setattr(toy.ToyCard, "load", lambda *_, **__: pytest.fail("a model was loaded"))
         ran = run(*TOY)
@@ -114,7 +114,7 @@ class TestGenerate:
         assert "cannot write the file scalekv-out/record.json: it is a directory" in ran.complaint
 
     def test_a_full_disk_after_generating_is_one_line(self, run, monkeypatch: pytest.MonkeyPatch) -> None:
-        """And says that nothing was written."""
+        """One line says that nothing was written."""
 
         def full(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
@@ -127,7 +127,7 @@ class TestGenerate:
         assert not Path("scalekv-out").exists()
 
     def test_another_run_replaces_all_of_the_first(self, run) -> None:
-        """Several policies, then one: the pictures of the first run are gone."""
+        """A run with one policy removes the images of an earlier run with several."""
         run(*TOY, "--policy", "everything")
         assert Path("scalekv-out/policies.png").is_file()
         run(*TOY)
@@ -137,8 +137,8 @@ class TestGenerate:
 
     @pytest.mark.parametrize("command", ["generate", "explain"])
     def test_an_empty_out_is_no_directory(self, run, command: str) -> None:
-        """It would be the current one."""
+        """An empty --out is refused."""
         ran = run(command, "3", "--out", "")
 
         assert 2 == ran.code
-        assert "an empty text is no directory" in " ".join(ran.err.replace("│", " ").split())
+        assert "an empty text names no directory" in " ".join(ran.err.replace("│", " ").split())

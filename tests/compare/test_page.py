@@ -100,7 +100,7 @@ def test_a_place_that_cannot_be_written_is_one_line(study_in: StudyIn, tmp_path:
     """The study is unharmed."""
     study = study_in(tmp_path)
 
-    with pytest.raises(InputError, match=r"report.html cannot be written: .*; the study itself is unharmed"):
+    with pytest.raises(InputError, match=r"report.html cannot be written: .*; the study is unchanged"):
         write_page(page_of(study.store, registry), tmp_path / "none" / "report.html")
 
 

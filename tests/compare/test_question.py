@@ -122,7 +122,7 @@ def test_prompts_are_read_from_files(tmp_path: Path, name: str, text: str) -> No
     [
         ("p.txt", b"", "has no prompts"),
         ("p.txt", b"\xff\xfe\x00", "is not text in UTF-8"),
-        ("p.csv", b"text\na cat\n", "needs a column 'prompt'; it has text"),
+        ("p.csv", b"text\na cat\n", "needs a column 'prompt'; it has 'text'"),
         ("p.jsonl", b"{\n", "line 1 is not JSON"),
         ("p.jsonl", b"[1]\n", "line 1 must be a text"),
         ("p.pdf", b"%PDF", "must end in .txt, .csv, .jsonl"),

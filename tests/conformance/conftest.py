@@ -1,4 +1,4 @@
-"""Few cases: `make test` makes every check on a strategy of every kind, `make test-all` on all of them, with many cases."""
+"""Few cases: `make test` runs every check on one strategy of each kind, `make test-all` on all of them with many cases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ settings.register_profile("few", settings.get_profile("dev"), max_examples=4, st
 
 @pytest.fixture(autouse=True)
 def few_examples(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Outside of the thorough suite four cases for each check."""
+    """Four cases per check, except in the thorough suite."""
     if settings().max_examples != settings.get_profile("dev").max_examples or request.node.get_closest_marker(
         "thorough"
     ):

@@ -1,4 +1,4 @@
-"""Tiny VARs and Infinities with random weights, for the adapters whose models do not come with theirs."""
+"""Tiny VARs and Infinities with random weights for adapters whose models do not ship with weights."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def force_ours(model: VAR, rows: int, seed: int, scales: int) -> list[Tensor]:
 
 
 def draw_official(model: nn.Module, rows: int, seed: int) -> list[Tensor]:
-    """Images of one batch, as the official method draws them."""
+    """Images of one batch by the official method."""
     return [model.autoregressive_infer_cfg(B=rows, label_B=torch.tensor([3] * rows), g_seed=seed, cfg=2.0, top_k=1)]
 
 
@@ -106,7 +106,7 @@ def force_infinity(model: Infinity, rows: int, seed: int, scales: int) -> list[T
 
 
 def draw_official_infinity(model: nn.Module, rows: int, seed: int) -> list[Tensor]:
-    """Images, bits and logits of one batch, as the official method draws them."""
+    """Images, bits and logits of one batch by the official method."""
     ours, text = model.ours[0], small_text(rows)
     schedule = [(1, h, w) for h, w in ours.canvas.maps]
     label = (text.features, list(text.lens), None, max(text.lens))

@@ -1,4 +1,4 @@
-"""Every registered name passes every check of its kind: a new one is tested the moment it is registered."""
+"""Every registered name passes every check of its kind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_whatever_is_registered_passes_all_checks(check: Callable[[], None]) -> 
 
 
 def quick(marked: pytest.MarkDecorator) -> pytest.MarkDecorator:
-    """The same, where of the checks that start a process only the selector's is made outside of the thorough suite."""
+    """The same checks; those that start a process are thorough, except for the selector's."""
     names, params = marked.args
     slow = {param.id for param in params if param.id.endswith("another_process_agrees")} - {SELECTOR_ELSEWHERE}
     return pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def quick(marked: pytest.MarkDecorator) -> pytest.MarkDecorator:
 
 @quick(parametrize_with_checks(["toy", "toy-latest", "fold", "int8"], registry=TOY))
 def test_one_of_each_kind_passes_all_checks(check: Callable[[], None]) -> None:
-    """The toy's policy, selector, adapter and model, which tutorials begin with; a merger, a codec and a folding policy."""
+    """The toy's policy, selector, adapter and model, a merger, a codec and a folding policy."""
     check()
 
 

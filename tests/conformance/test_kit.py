@@ -1,4 +1,4 @@
-"""The kit itself: how it is used in a suite, what it prints, and that it gives the same answer twice."""
+"""The kit itself: its use in a test suite, its output, and its repeatability."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_mine(check):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What pytest says of a suite with right and wrong strategies, and with expected failures."""
+    """The output of pytest for a suite with right and wrong strategies and with expected failures."""
     file = tmp_path_factory.mktemp("suite") / "test_suite.py"
     file.write_text(SUITE)
     some = "can_be_made or budget or (latest and indices_ascend) or rows_permute"
@@ -70,20 +70,20 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_every_check_of_every_strategy_is_a_test_of_its_own(ran: str) -> None:
-    """Named by strategy and check, so that ``-k`` finds them."""
+    """Tests are named by strategy and check, so that ``-k`` finds them."""
     assert re.search(r"PASSED .*test_mine\[latest-indices_ascend\]", ran)
     assert "test_mine[half-stays_within_the_budget]" in ran
 
 
 def test_what_is_not_claimed_is_no_test() -> None:
-    """Latest does not say that its heads are alike."""
+    """A law that a selector does not claim gives no test."""
     names = [param.id for param in parametrize_with_checks({"latest": toy.Latest}).args[1]]
     assert "latest-heads_are_apart" in names
     assert "latest-heads_are_alike" not in names
 
 
 def test_a_failure_shows_the_smallest_case_and_what_was_compared(ran: str) -> None:
-    """The sentence, the case as a call to copy, the check in words; and values, for asserts are rewritten."""
+    """A failure shows the reason, the case as a call to copy, the check's sentence, and the compared values."""
     assert "AssertionError: with the rows of the batch in reverse order, a row gets another answer" in ran
     assert "ViewCase.parse('maps=1x2,1x1')" in ran
     assert "where False = all_same(" in ran
@@ -92,26 +92,26 @@ def test_a_failure_shows_the_smallest_case_and_what_was_compared(ran: str) -> No
 
 
 def test_expected_failures_are_strict(ran: str) -> None:
-    """One that fails is an xfail with its reason; one that passes is a failure."""
+    """An expected failure that fails is an xfail with its reason; one that passes is a failure."""
     assert "XFAIL" in ran
     assert "it leaves half on purpose" in ran
     assert "[XPASS(strict)] it does not" in ran
 
 
 def test_what_cannot_be_made_fails_by_itself(ran: str) -> None:
-    """The suite is collected all the same."""
+    """A strategy that cannot be made fails its tests, and the suite is still collected."""
     assert "test_mine[none-can_be_made] - ZeroDivisionError" in ran
     assert "test_mine[dict-can_be_made] - scalekv_core.errors.InputError: dict is no strategy" in ran
 
 
 def test_an_expected_failure_of_nothing_is_refused() -> None:
-    """A check that is renamed, or a strategy that is gone, cannot hide."""
+    """An expected failure of an unknown check or strategy is refused."""
     with pytest.raises(InputError, match="not among the checks that are made: latest-rows"):
         parametrize_with_checks({"latest": toy.Latest}, expected_failures={("latest", "rows"): "no"})
 
 
 def test_a_name_that_is_not_registered_is_refused() -> None:
-    """At collection, with the name."""
+    """An unknown name is refused at collection."""
     with pytest.raises(InputError, match="no installed plugin offers a strategy called 'nobody'"):
         parametrize_with_checks(["nobody"], registry=Registry.of(toy))
 
@@ -126,7 +126,7 @@ class OnlyNever(toy.Even):
 
 
 def test_a_check_that_applies_to_no_case_has_not_passed() -> None:
-    """A strategy that refuses every budget would otherwise pass them all."""
+    """A strategy that refuses every budget does not pass."""
     marks = parametrize_with_checks({"never": OnlyNever})
     check = next(param.values[0] for param in marks.args[1] if param.id == "never-stays_within_the_budget")
     with pytest.raises(pytest.fail.Exception, match="was not checked: it refuses this budget"):
@@ -134,7 +134,7 @@ def test_a_check_that_applies_to_no_case_has_not_passed() -> None:
 
 
 class Plugin:
-    """One wrong selector."""
+    """A plugin with one wrong selector."""
 
     @hookimpl
     def scalekv_token_selectors(self) -> dict[str, Callable[[], object]]:
@@ -142,14 +142,14 @@ class Plugin:
 
 
 def same_twice(table: Callable[[], Iterable[Outcome]]) -> list[Outcome]:
-    """The outcomes, of which a second time gives the same: check, state, reason, case and replay."""
+    """The parts of outcomes that a second run repeats: check, state, reason, case and replay."""
     first, second = list(table()), list(table())
     assert [evolve(outcome, seconds=0.0) for outcome in first] == [evolve(outcome, seconds=0.0) for outcome in second]
     return first
 
 
 def test_the_same_seed_gives_the_same_outcomes() -> None:
-    """It tries the same cases."""
+    """The same seed tries the same cases."""
     some = {"indices_ascend", "rows_permute", "rows_are_apart", "repeats_itself"}
     subject = registered(Registry.of(Plugin()), "selector", "first-row")
     outcomes = same_twice(lambda: try_all(subject, only=some, examples=10, seed=3))
@@ -159,14 +159,14 @@ def test_the_same_seed_gives_the_same_outcomes() -> None:
 
 @pytest.mark.thorough
 def test_run_checks_gives_the_same_table_twice() -> None:
-    """All checks."""
+    """A second run of all checks gives the same table."""
     registry = Registry.of(Plugin())
     outcomes = same_twice(lambda: run_checks(registry, "selector", "first-row", examples=10, seed=3))
     assert {"rows_permute", "rows_are_apart"} == {outcome.check for outcome in outcomes if outcome.state == "failed"}
 
 
 def test_a_failed_check_is_replayed() -> None:
-    """From the line in the table, in the caller's own thread, with the error as it is raised."""
+    """The printed line replays the case in the caller's thread and raises the original error."""
     registry = Registry.of(Plugin())
     with pytest.raises(AssertionError, match="in reverse order"):
         replay("selector", "first-row", "rows_permute", "maps=1x2,1x1", registry=registry)
@@ -175,7 +175,7 @@ def test_a_failed_check_is_replayed() -> None:
 
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
 def test_a_case_is_read_back_from_its_line(cls: type) -> None:
-    """Every case is the line that it prints."""
+    """Every case can be parsed from the line that it prints."""
 
     @given(CASES[cls](()))
     def check(case: object) -> None:
@@ -186,14 +186,14 @@ def test_a_case_is_read_back_from_its_line(cls: type) -> None:
 
 
 def test_the_smallest_cases_are_one_map_of_one_row() -> None:
-    """What failures shrink to."""
+    """Failures shrink to one map of one row."""
     assert "maps=1x2,1x1" == str(ViewCase())
     assert "rows=1" == str(GenerationCase())
 
 
 @frozen
 class Masses(ScoringSelector):
-    """The largest attention so far."""
+    """A statistic of the largest attention so far."""
 
     statistics: ClassVar[tuple[str, ...]] = ("mass",)
 
@@ -206,7 +206,7 @@ class Masses(ScoringSelector):
 
 @given(schedules(), geometries(), budgets(), roles(), profiles(), views(Masses()))
 def test_the_strategies_give_what_they_say(schedule, geometry, budget, labels, profile, view) -> None:
-    """Valid values, which their own classes accept: positions ascend, attention adds up, tokens are few."""
+    """Generated cases are valid: positions ascend, attention sums to one, and token counts are small."""
     assert schedule.total <= 120
     assert geometry.rows >= 1
     assert budget[0].isdigit()
@@ -221,20 +221,20 @@ def test_the_strategies_give_what_they_say(schedule, geometry, budget, labels, p
 
 @given(st.data())
 def test_schedules_are_of_any_proportion(data: st.DataObject) -> None:
-    """Maps that are higher, wider and deeper than others, in any order; never fewer than asked for."""
+    """Generated maps have any proportion and order, and never fewer than requested."""
     assert len(data.draw(schedules(least_maps=3))) >= 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_check_says_why(kind: str) -> None:
-    """A name in words and a sentence, for tables and documentation."""
+    """Every check has a name in words and a sentence for tables and docs."""
     for check in checks_of(kind):
         assert check.why.endswith((".", "?")), check.name
         assert check.name.replace("_", "").isalpha()
 
 
 def test_an_unknown_kind() -> None:
-    """Is refused with the nearest match."""
+    """An unknown kind is refused with the nearest match."""
     with pytest.raises(UnknownName, match="did you mean 'selector'"):
         checks_of("selectors")
 
@@ -254,7 +254,7 @@ except ImportError as error:
 
 
 def test_without_the_extra_the_toy_works_and_one_error_names_it() -> None:
-    """Neither Hypothesis nor pytest is imported before something is asked for that needs it."""
+    """Hypothesis and pytest are imported only when needed."""
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
 
     assert "needs hypothesis, which is not installed; run: pip install 'scalekv[testing]'" in done.stdout

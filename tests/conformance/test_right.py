@@ -1,4 +1,4 @@
-"""Strategies that are right, of kinds that the shelves have few of: the kit finds nothing wrong with them."""
+"""Correct strategies of unusual kinds: the kit finds nothing wrong with them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.wrong_strategies.storage import Int8, IntoNearest
 
 @frozen
 class Ends(TokenSelector):
-    """The first and the last token: no scores, at least two."""
+    """Keeps the first and the last token, so at least two, without scores."""
 
     def least(self, schedule, scale):
         return 2
@@ -46,7 +46,7 @@ class Ends(TokenSelector):
 
 @frozen
 class HeadByHead(BudgetAllocator):
-    """Even heads get everything that the odd ones give up."""
+    """Even heads get what odd heads do not."""
 
     def allocate(self, geometry, roles, slots):
         plan = Even().allocate(geometry, roles, slots)
@@ -88,7 +88,7 @@ class LogOfChance(ScoringSelector):
 
 @frozen
 class OwnLots(ScoringSelector):
-    """Draws lots from a generator of its own, on the device of the view."""
+    """Chooses at random by a generator of its own on the view's device."""
 
     seed: int = 1
 
@@ -100,7 +100,7 @@ class OwnLots(ScoringSelector):
 
 @frozen
 class ByDistance(TokenMerger):
-    """Into the kept token with the nearest key; the distance of a pair is rounded otherwise in another batch."""
+    """Folds into the kept token with the nearest key; rounding differs between batches."""
 
     def assign(self, view: CacheView, kept: Tensor) -> Tensor:
         keys = view.k.float()
@@ -110,7 +110,7 @@ class ByDistance(TokenMerger):
 
 @frozen
 class ChannelsFirst(CacheCodec):
-    """Stores (B, H, D, N), and shows it transposed."""
+    """Stores (B, H, D, N) and returns it transposed."""
 
     def encode(self, x: Tensor, kind: str, *, like: Encoded | None = None) -> Encoded:
         stored = x.transpose(2, 3).clone(memory_format=torch.contiguous_format)
@@ -126,7 +126,7 @@ class ChannelsFirst(CacheCodec):
 
 
 def folding() -> Policy:
-    """Per-head budgets, folding, eight bits."""
+    """A policy with budgets per head, folding and eight bits."""
     return Policy(name="all", allocator=HeadByHead(), selector=ByValue(), merger=IntoNearest(), codec=Int8())
 
 
@@ -151,7 +151,7 @@ RIGHT = {
 @pytest.mark.thorough
 @parametrize_with_checks(RIGHT)
 def test_what_is_right_passes(check: Callable[[], None]) -> None:
-    """No check asks for more than it says."""
+    """No check asks for more than the contract."""
     check()
 
 
@@ -166,7 +166,7 @@ ONCE_ACCUSED = {
 
 @pytest.mark.parametrize(("name", "check"), ONCE_ACCUSED.items())
 def test_what_was_once_accused_passes(name: str, check: str) -> None:
-    """Views after the last map, statistics that were made up, generators on meta, rounding, unusual strides."""
+    """Former false alarms: views after the last map, made-up statistics, generators on meta, rounding, unusual strides."""
     kind = kind_of(RIGHT[name]())
     outcome = try_check(check_named(kind, check), Subject(kind, name, RIGHT[name]))
 

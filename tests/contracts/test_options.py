@@ -73,7 +73,7 @@ def knobs(**values: Any) -> Knobs:
     ],
 )
 def test_text_is_read_as_the_options_type(option: str, given: object, value: object) -> None:
-    """From the command line, from TOML and from Python: the same value of the same type."""
+    """Text from the command line, TOML and Python gives the same value of the same type."""
     read = getattr(knobs(**{option: given}), option)
 
     assert value == read
@@ -104,7 +104,7 @@ def test_text_is_read_as_the_options_type(option: str, given: object, value: obj
     ],
 )
 def test_what_cannot_be_read_is_refused(option: str, given: object, wanted: str) -> None:
-    """The message says whose option it is, what was given and what is wanted."""
+    """The error names the option's owner, what was given and what is wanted."""
     with pytest.raises(InputError, match=rf"^selector 'knobs' cannot take {option}=.*: wanted {wanted}$") as refusal:
         knobs(**{option: given})
     assert f"{option}={given!r}" in str(refusal.value)
@@ -119,14 +119,14 @@ def test_what_cannot_be_read_is_refused(option: str, given: object, wanted: str)
     ],
 )
 def test_a_validator_speaks(option: str, given: str, reason: str) -> None:
-    """What the option's own validator refuses is refused in its words, in one line."""
+    """The error of an option's validator is shown in one line."""
     with pytest.raises(InputError, match=rf"^selector 'knobs' refuses {option}={given}: {reason}") as refusal:
         knobs(**{option: given})
     assert 1 == len(str(refusal.value).splitlines())
 
 
 def test_an_unknown_option_is_answered_with_the_known() -> None:
-    """The nearest match is proposed and every option is listed with its value."""
+    """The error proposes the nearest name and lists every option with its value."""
     with pytest.raises(
         InputError, match=r"has no option 'windw'; did you mean 'window'\? It has: window=16, share=0\.5"
     ):
@@ -138,7 +138,7 @@ def test_an_unknown_option_is_answered_with_the_known() -> None:
 
 
 def test_options_leave_the_original_alone() -> None:
-    """A strategy is a value: setting options makes another one; setting none makes none."""
+    """Setting options makes a new value; setting none returns the same one."""
     before = Knobs()
     after = set_options("it", before, {"window": "2", "exact": "yes"})
 
@@ -148,13 +148,13 @@ def test_options_leave_the_original_alone() -> None:
 
 
 def test_options_are_shown_in_order() -> None:
-    """As they are declared; what is no attrs value has none."""
+    """Options appear in the order of declaration; a value that is no attrs class has none."""
     assert ["window", "share", "exact", "pick", "bits", "first", "limit", "sides", "label"] == list(options_of(Knobs()))
     assert {} == options_of(object())
 
 
 def test_an_option_goes_to_the_part_that_has_it() -> None:
-    """By its bare name where one part has it, or as part.option."""
+    """An option is given by its bare name if one part has it, or as part.option."""
     parts = {"selector": Knobs(), "merger": Other()}
 
     assert {"merger": Other(kernel=7)} == assign_options("p", parts, {"kernel": "7"})
@@ -174,6 +174,6 @@ def test_an_option_goes_to_the_part_that_has_it() -> None:
     ],
 )
 def test_an_option_without_a_home_is_refused(option: str, message: str) -> None:
-    """Ambiguous, unknown, of the wrong part, of no part."""
+    """Ambiguous options, unknown ones, and those of a wrong or unknown part are refused."""
     with pytest.raises(InputError, match=message):
         assign_options("p", {"selector": Knobs(), "merger": Other()}, {option: "3"})

@@ -1,4 +1,4 @@
-"""CachePlan: what can be held follows from capacity and schedule; impossible plans are refused."""
+"""CachePlan: held tokens follow from capacity and schedule; impossible plans are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def plan_of(*rows: object, quota: object = None) -> CachePlan:
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=6), st.data())
 def test_held_is_a_running_minimum(maps: list[tuple[int, int]], data: st.DataObject) -> None:
-    """A head holds the least of its capacity and what it held before with the new map: written out by hand."""
+    """A head holds the minimum of its capacity and what it held before plus the new map."""
     schedule = ScaleSchedule(maps)
     capacities = data.draw(st.lists(st.integers(0, 20), min_size=len(maps) - 1, max_size=len(maps) - 1))
     plan = CachePlan(schedule, np.array([*capacities, 0])[:, None, None])
@@ -39,7 +39,7 @@ def test_held_is_a_running_minimum(maps: list[tuple[int, int]], data: st.DataObj
 
 
 def test_a_capacity_cannot_bring_tokens_back() -> None:
-    """After a capacity of 0 a head starts anew with the next map."""
+    """After a capacity of 0 a head can hold the next map only."""
     schedule = ScaleSchedule.square(1, 2, 3, 4)
     plan = CachePlan(schedule, np.array([1, 0, 99, 0])[:, None, None])
 
@@ -48,7 +48,7 @@ def test_a_capacity_cannot_bring_tokens_back() -> None:
 
 
 def test_everything_drops_nothing() -> None:
-    """The whole plan holds all that a later scale reads, in one group per layer."""
+    """The plan of everything holds all that a later scale reads, in one group per layer."""
     plan = everything(GEOMETRY)
 
     assert [1 * 6, 5 * 6, 0] == plan.slots().tolist()
@@ -58,7 +58,7 @@ def test_everything_drops_nothing() -> None:
 
 
 def test_a_quota_says_what_is_held() -> None:
-    """Held is the sum of the quotas, also below the capacity."""
+    """The held tokens are the sum of the quotas, also below the capacity."""
     plan = plan_of(1, 5, 0, quota=[[1, 0, 0], [0, 3, 0], [0, 0, 0]])
 
     assert [1, 3, 0] == plan.held[:, 0, 0].tolist()
@@ -100,7 +100,7 @@ def test_quotas_part_heads_that_hold_equally_much() -> None:
     ],
 )
 def test_impossible_capacities_are_refused(capacity: np.ndarray, message: str) -> None:
-    """Wrong shapes, negative numbers, and a last row that stores something."""
+    """Wrong shapes, negative numbers, and a last row above 0 are refused."""
     with pytest.raises(ContractError, match=message):
         CachePlan(SCHEDULE, capacity)
 
@@ -109,17 +109,19 @@ def test_impossible_capacities_are_refused(capacity: np.ndarray, message: str) -
     ("quota", "message"),
     [
         ([[1, 0], [0, 3], [0, 0]], r"quota is \[K, L, H, K\]"),
-        ([[0, 1, 0], [0, 0, 0], [0, 0, 0]], "after scale 0 asks for tokens"),
-        ([[1, 0, 0], [0, 5, 0], [0, 0, 0]], "after scale 1 asks for tokens"),
-        ([[0, 0, 0], [1, 4, 0], [0, 0, 0]], "after scale 1 asks for tokens"),
-        ([[1, 0, 0], [-1, 4, 0], [0, 0, 0]], "after scale 1 asks for tokens"),
+        ([[0, 1, 0], [0, 0, 0], [0, 0, 0]], "after scale 0 keeps tokens"),
+        ([[1, 0, 0], [0, 5, 0], [0, 0, 0]], "after scale 1 keeps tokens"),
+        ([[0, 0, 0], [1, 4, 0], [0, 0, 0]], "after scale 1 keeps tokens"),
+        ([[1, 0, 0], [-1, 4, 0], [0, 0, 0]], "after scale 1 keeps tokens"),
         ([[1, 0, 0], [1, 4, 0], [0, 0, 0]], "more than the capacity"),
         ([[1, 0, 0], [1, 2, 0], [0, 0, 1]], "more than the capacity"),
     ],
     ids=str,
 )
 def test_impossible_quotas_are_refused(quota: list[list[int]], message: str) -> None:
-    """Tokens of a later map, more than the map had, tokens that were given up, negative ones, more than the capacity."""
+    """Quotas of later maps, of more tokens than the map had, of evicted tokens, below 0 or above the capacity are
+    refused.
+    """
     with pytest.raises(ContractError, match=message):
         plan_of(1, 4, 0, quota=quota)
 
@@ -137,15 +139,15 @@ def test_a_plan_fits_its_own_model_only() -> None:
 
 
 def test_another_schedule_is_named() -> None:
-    """Where only the maps differ, the message shows them and not two equal shapes."""
+    """If only the maps differ, the error shows the maps."""
     other = CacheGeometry(schedule=ScaleSchedule([(1, 1), (1, 4), (3, 3)]), layers=2, heads=3, head_dim=4)
 
-    with pytest.raises(ContractError, match="maps 1x1 2x2 3x3; the model has maps 1x1 1x4 3x3"):
+    with pytest.raises(ContractError, match=r"maps 1x1 2x2 3x3; the model has \(3, 2, 3\) and maps 1x1 1x4 3x3"):
         everything(GEOMETRY).check_fits(other)
 
 
 def test_a_plan_does_not_change_with_the_array_it_was_made_of() -> None:
-    """The numbers are copied."""
+    """The array is copied."""
     capacity = np.array([1, 4, 0])[:, None, None]
     plan = CachePlan(SCHEDULE, capacity)
     capacity[:] = 0
@@ -155,7 +157,7 @@ def test_a_plan_does_not_change_with_the_array_it_was_made_of() -> None:
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32])
 def test_any_integer_will_do(dtype: type) -> None:
-    """An allocator may count in what it likes."""
+    """Any integer dtype is accepted."""
     assert np.int64 == CachePlan(SCHEDULE, np.array([1, 4, 0], dtype=dtype)[:, None, None]).capacity.dtype
 
 

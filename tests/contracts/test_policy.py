@@ -1,4 +1,4 @@
-"""Policy: a value of five checked parts; exchanged parts show in its name."""
+"""Policy: a value of five checked parts, whose name shows exchanged ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_part_is_of_its_kind(part: str, value: Any) -> None:
 
 
 def test_exchanged_parts_show_in_the_name() -> None:
-    """So that no table calls two policies the same."""
+    """Two policies with different parts have different names."""
     policy = toy.latest()
     changed = policy.with_parts({"selector": "other"}, {"selector": toy.Latest()})
 
@@ -46,7 +46,7 @@ def test_exchanged_parts_show_in_the_name() -> None:
 
 
 def test_a_policy_by_name_is_what_the_registry_makes_of_it() -> None:
-    """Parts, options and budget in one call; nothing changed is the policy itself."""
+    """Policy.named sets parts, options and budget; without changes it is the registered policy."""
     named = Policy.named("uniform", selector="snapkv", window=9, budget="20%")
 
     assert shared_registry().policy("uniform", selector="snapkv", options={"window": 9}, budget="20%") == named
@@ -55,6 +55,6 @@ def test_a_policy_by_name_is_what_the_registry_makes_of_it() -> None:
 
 
 def test_a_budget_is_a_text() -> None:
-    """A number could be a share or a count."""
+    """A number as budget is refused, since it could be a share or a count."""
     with pytest.raises(TypeError, match="budget"):
         Policy(name="p", allocator=toy.Even(), selector=toy.Latest(), budget=0.1)  # type: ignore[arg-type]

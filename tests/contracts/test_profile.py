@@ -1,4 +1,4 @@
-"""AttentionProfile: checked when it is made, saved as data only, and read back whole or refused in one line."""
+"""AttentionProfile: checked when made, saved as data only, and read back whole or refused in one line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_arrays_that_lie_otherwise_in_memory_are_saved_right(tmp_path: Path) -> None:
-    """safetensors writes memory as it is; a transposed array would come back scrambled."""
+    """A transposed array is saved correctly, although safetensors writes memory as it is."""
     profile = made()
     turned = evolve(profile, mass=np.asfortranarray(profile.mass))
     turned.save(tmp_path / "a.safetensors")
@@ -52,14 +52,14 @@ def test_arrays_that_lie_otherwise_in_memory_are_saved_right(tmp_path: Path) -> 
 
 
 def test_current_mass_is_the_diagonal() -> None:
-    """The attention of scale k on its own map."""
+    """current_mass is the attention of each scale to its own map."""
     profile = made()
 
     assert np.array_equal(np.stack([profile.mass[k, :, :, k] for k in range(3)]), profile.current_mass)
 
 
 def test_a_measured_fraction_is_found() -> None:
-    """To rounding; another one is refused with those that there are."""
+    """A fraction is found up to rounding; another one is refused with those measured."""
     profile = made()
 
     assert np.array_equal(profile.top_share[..., 1], profile.top_share_at(0.5))
@@ -84,7 +84,7 @@ def test_a_measured_fraction_is_found() -> None:
     ],
 )
 def test_what_is_no_profile_cannot_be_made(changes: dict[str, Any], message: str) -> None:
-    """Wrong shapes and numbers that are none."""
+    """Wrong shapes, NaN and infinity are refused."""
     with pytest.raises(ProfileError, match=message):
         made(**changes)
 
@@ -109,7 +109,7 @@ FOREIGN: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_a_foreign_safetensors_file_is_refused(kind: str, tmp_path: Path) -> None:
-    """Also one with the right tensors and another header."""
+    """A file with another header is refused, also with the right tensors."""
     profile = made()
     path = tmp_path / "foreign.safetensors"
     save_file({"mass": profile.mass.copy(), "top_share": profile.top_share.copy()}, str(path), metadata=FOREIGN[kind])
@@ -121,7 +121,7 @@ def test_a_foreign_safetensors_file_is_refused(kind: str, tmp_path: Path) -> Non
 
 
 def test_a_file_without_the_tensors_is_refused(tmp_path: Path) -> None:
-    """Right header, nothing in it."""
+    """A file with the right header and no tensors is refused."""
     path = tmp_path / "empty.safetensors"
     save_file({"weight": np.zeros(3)}, str(path), metadata={"scalekv_profile": json.dumps(header_of(made()))})
 
@@ -131,7 +131,7 @@ def test_a_file_without_the_tensors_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\xff" * 100, b"{}", b"\x00" * 8], ids=repr)
 def test_a_file_that_is_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
-    """Nothing in it is executed, and the message names the file."""
+    """Nothing in the file is executed, and the error names it."""
     path = tmp_path / "profile.safetensors"
     path.write_bytes(content)
 
@@ -141,7 +141,7 @@ def test_a_file_that_is_something_else_is_refused(content: bytes, tmp_path: Path
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
 def test_a_truncated_file_is_refused(kept: float, tmp_path: Path) -> None:
-    """Wherever the copy broke off."""
+    """A file that ends at any byte before its end is refused."""
     path = tmp_path / "profile.safetensors"
     made().save(path)
     whole = path.read_bytes()
@@ -152,7 +152,7 @@ def test_a_truncated_file_is_refused(kept: float, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    """With the path."""
+    """The error gives the path."""
     for path in (tmp_path / "nowhere.safetensors", tmp_path):
         with pytest.raises(ProfileError, match="is not a profile"):
             AttentionProfile.load(path)

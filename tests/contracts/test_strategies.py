@@ -1,4 +1,4 @@
-"""What a strategy sees, and what the base classes do for it."""
+"""What a strategy receives, and what its base class does for it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def view_of(*, scale: int = 2, rows: int = 2, heads: int = 3, counts: bool = Fal
 
 
 def test_a_view_knows_where_it_is() -> None:
-    """Tokens, of which history and current map; and the shape of the map."""
+    """A view knows its tokens, its history, the current map and its shape."""
     view = view_of()
 
     assert (12, 6, 6, (1, 2, 3)) == (view.tokens, view.current, view.history, view.map)
@@ -45,7 +45,7 @@ def test_a_view_knows_where_it_is() -> None:
 
 @pytest.mark.parametrize("counts", [False, True])
 def test_mass_is_of_all_queries_or_of_some(counts: bool) -> None:
-    """Queries add up: the mass of two parts is the mass of all."""
+    """The masses of two sets of queries add up to the mass of both."""
     view = view_of(counts=counts)
     parts = [view.attention_mass(torch.tensor(part)) for part in ([0, 3], [1, 2, 4, 5])]
 
@@ -54,7 +54,7 @@ def test_mass_is_of_all_queries_or_of_some(counts: bool) -> None:
 
 
 def test_the_mass_of_the_same_queries_is_computed_once() -> None:
-    """A merger gets what the selector has asked for; other queries, and another view, are asked anew."""
+    """A merger reuses the selector's masses; other queries and other views are computed anew."""
     view, some = view_of(), torch.tensor([0, 3])
     mass = view.attention_mass(some)
 
@@ -66,7 +66,7 @@ def test_the_mass_of_the_same_queries_is_computed_once() -> None:
 
 @given(st.integers(0, 11), st.integers(1, 12))
 def test_a_slice_is_the_same_tokens(start: int, length: int) -> None:
-    """Keys, values, positions, counts and statistics alike; queries are those of the current map still."""
+    """A slice has these tokens' keys, values, positions, counts and statistics, and all queries of the current map."""
     view, stop = view_of(counts=True), min(12, start + length)
     part = view.slice(start, stop)
 
@@ -90,7 +90,7 @@ def test_a_slice_is_the_same_tokens(start: int, length: int) -> None:
     )
 )
 def test_both_ways_to_select_by_source_agree(parts: list[tuple[int, int]]) -> None:
-    """A score over the whole view, and selections slice by slice: the same tokens, ascending, exactly the quotas."""
+    """One score over the view and one selection per source scale give the same tokens."""
     view, keeps, start = view_of(), [], 0
     for there, keep in parts:
         keeps.append((start, start + there, min(there, keep)))
@@ -106,7 +106,7 @@ def test_both_ways_to_select_by_source_agree(parts: list[tuple[int, int]]) -> No
 
 
 def test_a_scoring_selector_is_one_expression() -> None:
-    """score is all that a simple method writes."""
+    """A scoring selector only defines score."""
 
     @frozen
     class Norm(ScoringSelector):
@@ -124,7 +124,7 @@ def test_a_scoring_selector_is_one_expression() -> None:
 
 @frozen
 class Answers(ScoringSelector):
-    """Scores that are what it was told."""
+    """Returns the scores that it was made with."""
 
     answer: object
 
@@ -138,7 +138,7 @@ class Answers(ScoringSelector):
     ids=["text", "nothing", "a score per head"],
 )
 def test_scores_of_another_shape_or_kind_are_refused(answer: object, got: str) -> None:
-    """With the class, what came and what was wanted, whichever way tokens are selected."""
+    """The error gives class, answer and wanted shape, for both ways to select."""
     selector, view = Answers(answer), view_of()
     message = rf"^Answers.score returned {got}; wanted \(B, H, N\) = \(2, 3, 12\)$"
     with pytest.raises(ContractError, match=message):
@@ -148,7 +148,7 @@ def test_scores_of_another_shape_or_kind_are_refused(answer: object, got: str) -
 
 
 def test_drop_assigns_every_other_token_to_nothing() -> None:
-    """The neutral merger, by the contract: kept tokens to themselves, the others to -1."""
+    """`drop` assigns kept tokens to themselves and all others to -1."""
     view = view_of()
     kept = torch.tensor([0, 3, 11]).expand(2, 3, -1)
     target = Drop().assign(view, kept)
@@ -158,7 +158,7 @@ def test_drop_assigns_every_other_token_to_nothing() -> None:
 
 
 def test_dense_is_exact_and_has_its_own_memory() -> None:
-    """Also where all tokens stay."""
+    """`dense` is bit-exact and copies, also if all tokens are kept."""
     view = view_of()
     stored = Dense().keep(None, view.k, view.k, None, "key")
     out = torch.empty_like(view.k)

@@ -18,7 +18,7 @@ def view() -> CacheView:
 
 
 def test_a_view_with_further_statistics_shares_attention_masses() -> None:
-    """Selector and merger see such a view after ``observe``; queries that were asked before are not computed again."""
+    """After ``observe`` selector and merger share the masses that were computed before."""
     first, some = view(), torch.tensor([0, 2])
     masses = first.attention_mass(), first.attention_mass(some)
     later = evolve(first, statistics={"age": torch.ones(2, 3, 5)})

@@ -28,7 +28,7 @@ def device() -> torch.device:
 
 @pytest.fixture(scope="session")
 def gpu(device: torch.device) -> torch.device:
-    """The device, for what only a GPU can show."""
+    """The device, for tests that only a GPU can run."""
     if device.type != "cuda":
         pytest.skip("needs a CUDA device")
     return device

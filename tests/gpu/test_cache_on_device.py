@@ -1,4 +1,4 @@
-"""The cache on a device: the same figures as on the CPU, the planned bytes, and no wait of the host."""
+"""The cache on a device: results of the CPU, planned bytes, and no wait of the host."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def check_same(expected: list[torch.Tensor], actual: list[torch.Tensor], *, ampl
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_policy_gives_what_it_gives_on_the_cpu(device: torch.device, policy: str) -> None:
-    """Within the noise of sums; a tie between scores may be broken otherwise."""
+    """Outputs agree within the noise of sums; a tie between scores may be broken differently."""
     planned = planned_for(policy)
     expected, actual = (
         attend_all(KVCache(planned.plan, planned.policy), GEOMETRY, on) for on in (torch.device("cpu"), device)
@@ -79,7 +79,7 @@ def test_a_policy_gives_what_it_gives_on_the_cpu(device: torch.device, policy: s
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_codec_gives_what_it_gives_on_the_cpu(device: torch.device, codec: str) -> None:
-    """Codes of the host's memory come and go by real streams on a GPU; float8 is converted there by other kernels."""
+    """Codes in host memory are copied on real streams on a GPU, and other kernels convert float8."""
     planned = planned_for("uniform", codec=codec)
     expected, actual = (
         attend_all(KVCache(planned.plan, planned.policy), GEOMETRY, on) for on in (torch.device("cpu"), device)
@@ -89,7 +89,7 @@ def test_a_codec_gives_what_it_gives_on_the_cpu(device: torch.device, codec: str
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_resident_bytes_are_the_planned_bytes(device: torch.device, policy: str) -> None:
-    """After every scale; on a GPU the allocator, which rounds every tensor up, agrees."""
+    """Resident bytes are planned bytes after every scale; on a GPU the allocator agrees up to its rounding."""
     planned = planned_for(policy)
     cache, geometry = KVCache(planned.plan, planned.policy), GEOMETRY
     for scale, layers in enumerate(inputs(geometry)):
@@ -109,7 +109,7 @@ def test_resident_bytes_are_the_planned_bytes(device: torch.device, policy: str)
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_measured_peak_is_the_planned_peak(device: torch.device, policy: str) -> None:
-    """The most held, the scratch, and what a layer allocates while it attends; the outputs of attention are the model's."""
+    """The peak is the most held, the scratch and the temporary tensors of a layer's attention."""
     planned = planned_for(policy, evolve(GEOMETRY, head_dim=64))
     geometry = planned.geometry
     meter = PeakMeter(device)
@@ -138,7 +138,7 @@ def no_wait() -> Iterator[None]:
     ("policy", "parts"), [*((p, {}) for p in POLICIES), *(("uniform", {"codec": c}) for c in CODECS)]
 )
 def test_no_attend_waits_for_the_device(gpu: torch.device, policy: str, parts: dict[str, str]) -> None:
-    """Once the tables of the first image are made."""
+    """After the first image no attend waits for the device."""
     planned = planned_for(policy, **parts)
     cache = KVCache(planned.plan, planned.policy, tables=Tables())
     attend_all(cache, GEOMETRY, gpu)
@@ -148,7 +148,7 @@ def test_no_attend_waits_for_the_device(gpu: torch.device, policy: str, parts: d
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_changes_attention_and_not_the_cache(device: torch.device, dtype: torch.dtype) -> None:
-    """What is stored is in the dtype of the model's keys."""
+    """Tokens are stored in the dtype of the model's keys."""
     planned = planned_for("fold")
     plain, cast = (KVCache(planned.plan, planned.policy) for _ in range(2))
     expected = attend_all(plain, GEOMETRY, device)
@@ -161,7 +161,7 @@ def test_autocast_changes_attention_and_not_the_cache(device: torch.device, dtyp
 
 
 def test_a_model_generates_what_it_generates_on_the_cpu(device: torch.device) -> None:
-    """Greedily, under ScaleKV: nearly every token, since a tie may be broken otherwise."""
+    """Greedy generation under `scalekv` gives nearly the same tokens, since ties may be broken differently."""
     tokens = []
     for on in ("cpu", str(device)):
         model = load_model("var-tiny", device=on)
@@ -172,7 +172,7 @@ def test_a_model_generates_what_it_generates_on_the_cpu(device: torch.device) ->
 
 
 def test_a_compiled_model_generates_the_same(device: torch.device) -> None:
-    """torch.compile of two layers breaks its graph at the cache: the images are bit-identical."""
+    """torch.compile breaks the graph at the cache, and images are bit-identical."""
     tokens = []
     for compiled in (False, True):
         model = load_model("var-tiny", device=str(device))

@@ -1,4 +1,4 @@
-"""What ``make gpu`` runs, at a small size on the CPU."""
+"""The script of ``make gpu`` at a small size on the CPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def script() -> ModuleType:
 def test_without_a_device_it_says_so_and_succeeds(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """In one line; nothing is written."""
+    """Without a device it prints one line and writes nothing."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     assert 0 == script.main(["--out", str(tmp_path / "out")])
@@ -35,7 +35,7 @@ def test_without_a_device_it_says_so_and_succeeds(
 
 
 def test_everything_is_measured_and_told(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record of the bench, one of the host's time, and a table of both; the page stays as it is."""
+    """It writes a record of the bench, a record of host times and a table; the page is unchanged."""
     monkeypatch.setattr(script, "POLICIES", ("full", "scalekv"))
     monkeypatch.setattr(script, "IMAGES", 1)
     page = script.PAGE.read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def test_everything_is_measured_and_told(script: ModuleType, tmp_path: Path, mon
 
 
 def test_the_page_has_the_place_of_the_table(script: ModuleType) -> None:
-    """And holds what the records say."""
+    """The page has a place for the table and shows the records."""
     found = script.BLOCK.search(script.PAGE.read_text(encoding="utf-8"))
     assert found is not None
     assert script.table(script.RECORDS) in found[0]

@@ -1,4 +1,4 @@
-"""The upper bound is one: for every model that gives one it is above what the dry run finds."""
+"""The upper bound of every model that states one exceeds what the dry run finds."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SHIPPED = ("var-tiny", "infinity-tiny")
 PARTS: list[dict[str, str]] = [{}, {"codec": "int4"}, {"codec": "host"}, {"merger": "fold"}]
 
 POLICIES = [name for name in shared_registry().names("policy") if name != "scalekv-reference"]
-"""The other one plans for the model that it was released for only."""
+"""All but the policy that plans for its released models only."""
 
 
 def batches() -> list[Any]:
-    """Every model at every size, and at its last size also in its widest and its tallest shape."""
+    """Every model at every size; the last size also in its widest and tallest shape."""
     found: list[Any] = []
     for name in shared_registry().names("model"):
         card = shared_registry().make("model", name)
@@ -43,7 +43,7 @@ def batches() -> list[Any]:
 
 @pytest.mark.parametrize("batch", batches(), ids=lambda batch: f"{batch.model} {batch.size} {batch.aspect}")
 def test_the_bound_is_above_the_dry_run(batch: Batch) -> None:
-    """Weights, activations and decoding, each by itself, in float32, where all are largest."""
+    """Weights, activations and decoding, each compared in float32, the largest dtype."""
     check_bound(evolve(batch, dtype=torch.float32))
 
 
@@ -52,7 +52,7 @@ def test_the_bound_is_above_the_dry_run(batch: Batch) -> None:
     [(6, torch.float32), (1, torch.bfloat16), pytest.param(6, torch.bfloat16, marks=pytest.mark.thorough)],
 )
 def test_the_bound_holds_for_more_images(images: int, dtype: torch.dtype) -> None:
-    """And in half precision, in which a family may keep copies."""
+    """The bound holds for more images, and in half precision, in which a family may keep copies."""
     check_bound(Batch(model="var-tiny", card=shared_registry().make("model", "var-tiny"), images=images, dtype=dtype))
 
 
@@ -70,7 +70,7 @@ def check_bound(batch: Batch) -> None:
 )
 @pytest.mark.parametrize("policy", POLICIES)
 def test_no_layer_takes_more_while_it_attends(model: str, policy: str) -> None:
-    """Under every policy, with every kind of codec and merger, at the sizes of published models."""
+    """The bound of one layer holds under every policy, codec and merger at published sizes."""
     card = shared_registry().make("model", model)
     geometry = card.shape(size="0.25M") if card.sizes else card.geometry
     assert 0 < most_while_attending(policy, geometry.for_rows(2)) <= attending_bound(geometry.for_rows(2))
@@ -78,13 +78,13 @@ def test_no_layer_takes_more_while_it_attends(model: str, policy: str) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_no_layer_of_a_small_model_takes_more_while_it_attends(policy: str) -> None:
-    """The same for the model that ships, in which scores are large beside keys."""
+    """The same for a small model, whose scores are large beside its keys."""
     geometry = evolve(shared_registry().make("model", "var-tiny").geometry, layers=2, rows=2)
     assert 0 < most_while_attending(policy, geometry) <= attending_bound(geometry)
 
 
 def most_while_attending(name: str, geometry: CacheGeometry) -> int:
-    """The most that any way to run this policy takes."""
+    """The maximum over all ways to run this policy."""
     most = 0
     for parts in PARTS:
         policy = shared_registry().policy(name, **parts)
@@ -99,7 +99,7 @@ def most_while_attending(name: str, geometry: CacheGeometry) -> int:
 
 @pytest.mark.parametrize("model", SHIPPED)
 def test_the_whole_bound_is_above_the_plan(model: str) -> None:
-    """With the cache of the policy, and with that of the unmodified model."""
+    """The bound of the batch exceeds the plan, with the policy's cache and the unmodified one."""
     batch = Batch(model=model, card=shared_registry().make("model", model), dtype=torch.float32)
     plan = plan_batch(batch, shared_registry().policy("uniform"), "30%")
     bound, unmodified = upper_bound(batch, plan.planned.footprint), upper_bound(batch)
@@ -111,12 +111,12 @@ def test_the_whole_bound_is_above_the_plan(model: str) -> None:
 
 
 def test_a_card_need_not_give_a_bound() -> None:
-    """Then there is none, and the dry run decides."""
+    """Without a bound the dry run decides."""
     assert upper_bound(Batch(model="toy", card=toy.ToyCard())) is None
 
 
 def test_what_clearly_fits_is_generated_without_a_dry_run(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No part of a model is built on the meta device."""
+    """If the bound fits, no part of a model is built on the meta device."""
     monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: 2**40)
     monkeypatch.setattr(dry_run, "on_meta", lambda *args, **how: pytest.fail("there was a dry run"))
     card = shared_registry().make("model", "var-tiny")

@@ -13,13 +13,13 @@ from scalekv_core.memory import plan
 from scalekv_core.planning import planner, plans
 
 CALLERS = (planner, plans, plan, choice)
-"""The modules that hold the function, once they are imported."""
+"""The modules that have imported the function."""
 TINY = ("--layers", "2", "--heads", "2", "--head-dim", "4", "--maps", "1,2,4", "--repeats", "1", "--stages", "0")
 
 
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str, int]]:
-    """{(policy, schedule, rows): how often it was planned}."""
+    """{(policy, schedule, rows): number of plans}."""
     counts: Counter[tuple[str, str, int]] = Counter()
     plan_policy = planner.plan_policy
 
@@ -44,7 +44,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str, int]]:
 def test_a_command_plans_each_policy_once(
     planned: Counter[tuple[str, str, int]], tmp_path: Path, arguments: tuple[str, ...], rows: int
 ) -> None:
-    """For its schedule and batch."""
+    """Each policy is planned once for its schedule and batch."""
     policies = ("uniform",) if arguments[0] == "plan" else ("uniform", "snapkv")
     chosen = [part for name in policies for part in ("--policy", name)]
     out = ("--out", str(tmp_path / "out")) if arguments[0] == "generate" else ()

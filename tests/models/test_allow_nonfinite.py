@@ -1,4 +1,4 @@
-"""The option that lets weights through that are not finite reaches whoever reads them."""
+"""The option that accepts weights that are not finite reaches the card that reads them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scalekv_core.testing import toy
 
 @frozen(kw_only=True)
 class StrictCard(toy.ToyCard):
-    """Refuses to load unless numbers that are not finite are allowed."""
+    """Refuses to load unless values that are not finite are allowed."""
 
     def load(self, *, allow_nonfinite: bool = False, **options: Any) -> toy.ToyImageModel:
         if not allow_nonfinite:
@@ -24,14 +24,14 @@ class StrictCard(toy.ToyCard):
 
 @frozen(kw_only=True)
 class ShippedCard(toy.ToyCard):
-    """Ships its weights, and does not know the option."""
+    """Ships its weights and does not have the option."""
 
     def load(self, *, weights: Any = None, device: str = "cpu", dtype: Any = None) -> toy.ToyImageModel:
         return super().load(device=device, dtype=dtype)
 
 
 class Plugin:
-    """Both cards."""
+    """A plugin with both cards."""
 
     @hookimpl
     def scalekv_image_models(self) -> Mapping[str, Callable[[], Any]]:
@@ -39,7 +39,7 @@ class Plugin:
 
 
 def test_load_model_hands_it_to_the_card() -> None:
-    """Only where it is asked for, so that other cards need not know it."""
+    """The option is passed only if set, so that other cards need not accept it."""
     registry = Registry.of(Plugin())
     with pytest.raises(CheckpointError, match="not finite"):
         load_model("strict", registry=registry)

@@ -1,4 +1,4 @@
-"""Whatever is in a file or an index: it is read, or one line says why not. Nothing else is raised, and nothing is run."""
+"""Any file or index is either read or refused in one line, without another exception and without running anything."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scalekv_core.models.weights.pickles import Forbidden, check_pickle
 
 @frozen
 class Anything(WeightsFormat):
-    """Whatever is in the file."""
+    """A module that accepts any tensors."""
 
     kind: ClassVar[str] = "anything"
     marker: ClassVar[str] = "a"
@@ -33,7 +33,7 @@ class Anything(WeightsFormat):
 
 
 def read(path: Path) -> None:
-    """Reads all tensors of a file or folder; they are small, or one line says why they cannot be read."""
+    """Reads all tensors of a file or folder, or raises the one-line error."""
     said = ""
     try:
         for state in find_weights(path, Anything()).shards():
@@ -45,7 +45,7 @@ def read(path: Path) -> None:
 
 
 MOST_BYTES = 2**20
-"""Far more than any of the files here has."""
+"""Far more than any of these files has."""
 DTYPES = st.sampled_from(
     ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "U16", "BOOL", "C64", "F4", "X", "")
 )
@@ -68,7 +68,7 @@ ENTRIES = st.fixed_dictionaries(
 )
 @example(header={"a": {"dtype": "F64", "shape": [0, 2**63], "data_offsets": [0, 0]}}, length=None, data=b"")
 def test_any_safetensors_header(tmp_path_factory, header: Any, length: int | None, data: bytes) -> None:
-    """Dtypes, shapes and offsets that do not fit together, and headers that are something else."""
+    """Headers whose dtypes, shapes and offsets disagree, and other headers."""
     path = tmp_path_factory.mktemp("any") / "model.safetensors"
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
@@ -85,7 +85,7 @@ FILES = st.sampled_from(("a.bin", "b.bin", "", ".", "..", "../a.bin", "/etc/pass
 @example('{"weight_map": {"a": ' + "9" * 5000 + "}}")
 @example('{"weight_map": {"a": "' + "n" * 10**6 + '"}}')
 def test_any_index(tmp_path_factory, index: Any) -> None:
-    """Names of files that are none, and JSON that is no index."""
+    """Indices that name no files, and JSON that is not an index."""
     folder = tmp_path_factory.mktemp("any")
     torch.save({"a": torch.ones(2)}, folder / "a.bin")
     text = index if isinstance(index, str) else json.dumps(index)
@@ -117,7 +117,7 @@ NAMES = st.sampled_from(
 
 
 class Recording(pickle.Unpickler):
-    """Python's own unpickler, which notes what it is asked for and makes dictionaries of whatever may be made."""
+    """Python's own unpickler, which records what it looks up and replaces results by dictionaries."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content))
@@ -132,7 +132,7 @@ class Recording(pickle.Unpickler):
 
 
 class Inert:
-    """A result that may not be changed."""
+    """A result that must not be changed."""
 
     def __setitem__(self, key: object, value: object) -> None:
         raise AssertionError("an item of a tensor was assigned")
@@ -145,7 +145,7 @@ class Inert:
 @example([b"c__builtin__\neval\n", b"X\1\0\0\0a", b"\x85", b"R"])
 @example([b"ctorch\nFloatStorage\n", b")", b"R", b"K\1", b"K\1", b"s"])
 def test_a_pickle_that_passes_asks_for_nothing_and_changes_nothing(parts: list[bytes]) -> None:
-    """Whatever program a pickle is: what is not refused only makes containers and calls what makes tensors."""
+    """A pickle that is accepted only makes containers and calls what makes tensors."""
     content = b"\x80\x02" + b"".join(parts) + b"."
     try:
         check_pickle(io.BytesIO(content))
@@ -169,7 +169,7 @@ def test_a_pickle_that_passes_asks_for_nothing_and_changes_nothing(parts: list[b
 @pytest.mark.parametrize("zipped", [True, False])
 @given(parts=st.lists(USUAL | NAMES | ALL_OPCODES, max_size=12))
 def test_any_pickle_in_a_file(tmp_path_factory, zipped: bool, parts: list[bytes]) -> None:
-    """It is read or refused."""
+    """The file is read or refused."""
     path = tmp_path_factory.mktemp("any") / "model.pth"
     torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
     content, whole = b"\x80\x02" + b"".join(parts) + b".", path.read_bytes()

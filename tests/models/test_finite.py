@@ -1,4 +1,4 @@
-"""A model whose numbers overflow generates no image: the scale is named, and with check the layer."""
+"""A model whose numbers overflow generates no image; the error names the scale, and with check=True the layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECOND_SCALE = slice(1, 3)
 
 @pytest.fixture
 def damaged() -> toy.ToyImageModel:
-    """From its second scale on every number is NaN."""
+    """A model whose numbers are NaN from its second scale on."""
     model = load_model("toy", registry=Registry.of(toy))
     with torch.no_grad():
         model.module.places.weight[SECOND_SCALE] = torch.nan
@@ -30,7 +30,7 @@ def test_the_scale_is_named(damaged: toy.ToyImageModel) -> None:
 
 @pytest.mark.parametrize("budget", ["50%", "100%"])
 def test_in_a_session_too(damaged: toy.ToyImageModel, budget: str) -> None:
-    """Whatever the policy makes of NaN, the generation ends with an error, and the model is as before."""
+    """In a session the generation ends with an error, and the model is restored."""
     before = damaged.module.new_cache
     with (
         pytest.raises(NonFiniteError, match="first at scale 1;"),
@@ -41,7 +41,7 @@ def test_in_a_session_too(damaged: toy.ToyImageModel, budget: str) -> None:
 
 
 def test_with_check_the_layer_is_named() -> None:
-    """Where numbers stop being finite: here in the second layer at the third scale."""
+    """The error names the layer and scale at which numbers stop being finite."""
     model = load_model("toy", registry=Registry.of(toy))
     layer, calls = model.module.blocks[1], []
 
@@ -58,7 +58,7 @@ def test_with_check_the_layer_is_named() -> None:
 
 
 def test_flags_are_read_once_where_reading_waits() -> None:
-    """On a device only the end waits, and then the first scale that was not finite is named."""
+    """On a device the flags are read at the end, and the first bad scale is named."""
 
     class OnADevice:
         def __init__(self, x: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Methods that were renamed work under both names, for callers and for authors of models."""
+"""Renamed methods work under both names, for callers and for authors of models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scalekv_core.testing.toy import BareToy, ToyCard
 
 
 def test_a_subclass_may_define_the_former_name() -> None:
-    """A model written for the former name is complete, and answers under the new one."""
+    """A model that defines the former name works under the new one."""
 
     class Old(BareModel):
         def draw(self, images, cache, *, guidance=True):
@@ -27,7 +27,7 @@ def test_a_subclass_may_define_the_former_name() -> None:
 
 
 def test_callers_may_use_the_former_name() -> None:
-    """It is the same method."""
+    """Both names are the same method."""
     card = ToyCard()
     assert not card.accepts("3")
     assert not card.draws("3")
@@ -37,7 +37,7 @@ def test_callers_may_use_the_former_name() -> None:
 
 
 def test_what_a_class_lacks_is_an_attribute_error() -> None:
-    """Former names change nothing for other names."""
+    """Other missing names are still an AttributeError."""
     with pytest.raises(AttributeError, match="'ToyCard' object has no attribute 'draw'"):
         ToyCard().draw  # noqa: B018
     assert not hasattr(ModelCard, "draws")

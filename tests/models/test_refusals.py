@@ -1,4 +1,4 @@
-"""Faults that people meet in weights files, each in its one line; and nothing in a file is run, whatever torch would do."""
+"""Faulty weights files end in one line each, and nothing in a file is run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Linear(WeightsFormat):
 
 
 class LinearModule(nn.Linear):
-    """What a linear layer's file is filled into."""
+    """The module that a linear layer's file fills."""
 
     def __init__(self) -> None:
         super().__init__(3, 2)
@@ -68,7 +68,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_torch_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.load is never reached: what it does with such files depends on its version."""
+    """Fails if torch.load is reached, since its behaviour depends on its version."""
 
     def reached(*args: object, **options: object) -> None:
         raise AssertionError("torch.load was called")
@@ -92,7 +92,7 @@ def rewritten(path: Path, **records: bytes) -> None:
 
 @pytest.mark.usefixtures("no_torch_load")
 def test_a_torchscript_archive_is_refused(file: Path) -> None:
-    """torch before 2.6 would run it."""
+    """torch before 2.6 would run a TorchScript archive."""
     torch.save(STATE, file)
     rewritten(file, constants_pkl=pickle.dumps((), 2))
 
@@ -103,7 +103,7 @@ def test_a_torchscript_archive_is_refused(file: Path) -> None:
 
 @pytest.mark.usefixtures("no_torch_load")
 def test_an_old_tar_file_is_refused(file: Path) -> None:
-    """torch before 2.6 would unpack it."""
+    """torch before 2.6 would unpack a tar file."""
     with tarfile.open(file, "w") as archive:
         member = tarfile.TarInfo("storages")
         archive.addfile(member, io.BytesIO())
@@ -134,7 +134,7 @@ FORBIDDEN = {
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("reason", FORBIDDEN)
 def test_a_pickle_that_does_more_than_make_tensors_is_refused(file: Path, zipped: bool, reason: str) -> None:
-    """By what it asks for, before torch reads it."""
+    """It is refused by what it looks up, before torch reads it."""
     torch.save(STATE, file, _use_new_zipfile_serialization=zipped)
     content = b"\x80\x02" + FORBIDDEN[reason] + b"."
     if zipped:
@@ -150,7 +150,7 @@ def test_a_pickle_that_does_more_than_make_tensors_is_refused(file: Path, zipped
 
 @pytest.mark.usefixtures("no_torch_load")
 def test_a_compressed_archive_is_refused(file: Path) -> None:
-    """A few bytes may unpack to any number."""
+    """A few compressed bytes may unpack to any amount."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model/data.pkl", b"\0" * 10**6)
 
@@ -159,7 +159,7 @@ def test_a_compressed_archive_is_refused(file: Path) -> None:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_what_state_dicts_consist_of_is_read(file: Path, zipped: bool) -> None:
-    """Parameters, every storable dtype, versions of modules, and the plain values that trainers keep beside them."""
+    """Parameters, every storable dtype, module versions and plain values of trainers are read."""
     newer = (torch.float8_e4m3fn,) if zipped else ()  # which the old file format does not have
     dtypes = (torch.bfloat16, torch.complex64, torch.bool, *newer)
     others = {str(dtype): torch.zeros(2).to(dtype) for dtype in dtypes}
@@ -181,7 +181,7 @@ def test_what_state_dicts_consist_of_is_read(file: Path, zipped: bool) -> None:
 
 
 def test_a_git_lfs_pointer_is_told(file: Path) -> None:
-    """A clone without Git LFS has it in the place of the weights."""
+    """The error names the Git LFS pointer and the command."""
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 1234567\n")
 
     assert f"checkpoint {file} is a Git LFS pointer, not the file itself; run 'git lfs pull'" in refusal(file)
@@ -194,7 +194,7 @@ def test_an_empty_file_is_told(file: Path) -> None:
 
 
 def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
-    """The system refuses it."""
+    """A file name that the system refuses ends in one line."""
     message = refusal(tmp_path / ("n" * 300))
     assert "cannot be read: File name too long" in message
     assert len(message) < 200
@@ -202,7 +202,7 @@ def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("function", ["listdir", "stat"])
 def test_a_folder_that_may_not_be_entered_is_told(tmp_path: Path, monkeypatch, function: str) -> None:
-    """Neither its content nor what lies in it can be read; root may read everything, so the system's answer is made up."""
+    """A folder without permission ends in one line; the system's answer is simulated."""
     folder, allowed = tmp_path / "locked", getattr(os, function)
     folder.mkdir()
 
@@ -222,7 +222,7 @@ def test_a_folder_that_may_not_be_entered_is_told(tmp_path: Path, monkeypatch, f
 
 
 def test_a_dictionary_may_hold_itself(file: Path) -> None:
-    """Each state dict is found once, in whatever circle."""
+    """In a cyclic dictionary each state dict is found once."""
     tree: dict[str, Any] = {"model": STATE}
     tree["trainer"] = tree["model"]["module"] = tree
     try:
@@ -234,7 +234,7 @@ def test_a_dictionary_may_hold_itself(file: Path) -> None:
 
 
 def test_prefixes_may_be_many(file: Path) -> None:
-    """Wrappers in wrappers."""
+    """Prefixes of nested wrappers are removed."""
     torch.save({f"{'module.' * 5000}{name}": value for name, value in STATE.items()}, file)
 
     assert torch.equal(STATE["weight"], load(file).weight)
@@ -249,7 +249,7 @@ def test_prefixes_may_be_many(file: Path) -> None:
     ],
 )
 def test_another_kind_of_number_is_told(file: Path, name: str, value: Tensor, dtypes: str) -> None:
-    """Before the module is touched."""
+    """A tensor of another kind of number is refused before the module is touched."""
     torch.save({**STATE, name: value}, file)
 
     assert f"does not fit its model: 1 hold another kind of number ({name}: {dtypes})" in refusal(file)
@@ -262,7 +262,7 @@ def test_a_scalar_where_a_matrix_belongs_is_told(file: Path) -> None:
 
 
 def test_one_number_in_the_place_of_many_is_told(file: Path) -> None:
-    """A stride of 0 repeats a number, so a small file may ask for any amount of memory."""
+    """A stride of 0 is refused, since a small file could ask for any amount of memory."""
     torch.save({**STATE, "weight": torch.ones(()).expand(10**6, 10**6)}, file)
 
     assert f"checkpoint {file} has {file.stat().st_size} bytes, too few for weight of the shape (1000000, 1000000)" == (
@@ -276,39 +276,39 @@ def test_one_number_in_the_place_of_many_is_told(file: Path) -> None:
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_numbers_that_are_not_finite_are_refused(file: Path, number: float, dtype: torch.dtype) -> None:
-    """Wherever they are in a tensor; masks are meant to have them, and an option lets them through."""
+    """NaN and infinity are refused anywhere in a tensor; masks may hold them, and an option accepts them."""
     weight = torch.ones(2, 3, dtype=dtype)
     weight[1, 1] = number
     torch.save({**STATE, "weight": weight}, file)
 
-    assert f"checkpoint {file} has numbers in weight that are not finite; fetch it again, or allow them" in refusal(
+    assert f"checkpoint {file}: tensor weight has values that are not finite; fetch it again, or accept it" in refusal(
         file
     )
     assert not load(file, allow_nonfinite=True).weight.isfinite().all()
 
 
 def test_numbers_that_become_infinite_in_a_dtype_are_refused(file: Path) -> None:
-    """The file is right, the dtype is not."""
+    """Values too large for the requested dtype are refused with the dtype named."""
     torch.save({**STATE, "weight": torch.full((2, 3), 1e6)}, file)
 
     message = refusal(file, dtype=torch.float16)
-    assert "has numbers in weight that are too large for float16; take bfloat16 or float32" in message
+    assert "tensor weight has values too large for float16; load it as bfloat16 or float32" in message
     assert load(file, torch.bfloat16).weight.isfinite().all()
 
 
 def test_float8_is_looked_at_too(tmp_path: Path) -> None:
-    """It has no infinities, but a number that is none."""
+    """float8, which has NaN but no infinity, is checked."""
     weight = torch.full((2, 3), torch.nan).to(torch.float8_e4m3fn)
     save_file({**STATE, "weight": weight}, tmp_path / "model.safetensors")
 
-    assert "numbers in weight that are not finite" in refusal(tmp_path / "model.safetensors")
+    assert "tensor weight has values that are not finite" in refusal(tmp_path / "model.safetensors")
 
 
 def test_a_conversion_does_not_make_infinities(file: Path, tmp_path: Path) -> None:
-    """Numbers too large for the new dtype are an error of the conversion; infinite ones are copied."""
+    """Converting values too large for the dtype is an error; infinite ones are copied."""
     torch.save({**STATE, "weight": torch.full((2, 3), 1e6)}, file)
     weights = find_weights(file, Linear())
 
-    with pytest.raises(CheckpointError, match="has numbers in weight that are too large for float16"):
+    with pytest.raises(CheckpointError, match="tensor weight has values too large for float16"):
         write_safetensors(weights, tmp_path / "out.safetensors", dtype=torch.float16)
     write_safetensors(weights, tmp_path / "out.safetensors", dtype=torch.bfloat16)

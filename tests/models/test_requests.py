@@ -1,4 +1,4 @@
-"""What is asked of a model: right values in every form that means something, wrong ones refused in one line."""
+"""Prompts, seeds, dtypes and devices: valid values in every form, others refused in one line."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def model() -> toy.ToyImageModel:
 @pytest.mark.parametrize(
     ("prompts", "why"),
     [
-        ("37", r"wants a list of prompts, one per image; got one text: write \['37'\]"),
+        ("37", r"needs a list of prompts, one per image; got one text: write \['37'\]"),
         ([3], "prompt 1 of 1 is 3, no text; write '3'"),
-        (3, "wants a list of prompts, one per image; got 3"),
-        (["3", "4\udcff"], "prompt 2 of 2 holds a byte that is no text, at character 2"),
-        ([], "wants at least one prompt; got none"),
+        (3, "needs a list of prompts, one per image; got 3"),
+        (["3", "4\udcff"], "prompt 2 of 2 is not valid text at character 2"),
+        ([], "needs at least one prompt; got none"),
     ],
 )
 def test_prompts_are_texts(model: toy.ToyImageModel, prompts, why: str) -> None:
-    """No text is taken for a list of letters, and nothing that is no text is passed on."""
+    """A text is not split into letters, and other values are refused."""
     with pytest.raises(InputError, match=why):
         model.generate(prompts, seeds=[0])
     with pytest.raises(InputError, match=why):
@@ -37,26 +37,26 @@ def test_prompts_are_texts(model: toy.ToyImageModel, prompts, why: str) -> None:
 
 @pytest.mark.parametrize("seed", [1.9, 1.0, -1, 2**64, True, None, "1", np.float64(2)])
 def test_seeds_are_whole_numbers(model: toy.ToyImageModel, seed) -> None:
-    """Nothing is rounded, wrapped or taken for another number."""
-    with pytest.raises(InputError, match=r"model 'toy' wants seeds that are whole numbers from 0 to 2\*\*64 - 1; got"):
+    """Seeds are never rounded, wrapped or converted."""
+    with pytest.raises(InputError, match=r"model 'toy' needs seeds that are whole numbers from 0 to 2\*\*64 - 1; got"):
         model.generate(["3"], seeds=[seed])
 
 
 @pytest.mark.parametrize("seeds", [[0, 1], [], 0, 1.5])
 def test_there_is_one_seed_per_image(model: toy.ToyImageModel, seeds) -> None:
-    with pytest.raises(InputError, match="model 'toy' wants one seed per image"):
+    with pytest.raises(InputError, match="model 'toy' needs one seed per image"):
         model.generate(["3"], seeds=seeds)
 
 
 def test_seeds_may_be_of_any_kind_of_whole_number() -> None:
-    """Those of numpy and torch, and a range."""
+    """Integers of numpy and torch, and a range, are accepted."""
     given = [np.int64(3), torch.tensor(4), 2**64 - 1]
     assert [3, 4, 2**64 - 1] == check_seeds(given, 3, who="x")
     assert [0, 1] == check_seeds(range(2), 2, who="x")
 
 
 def test_a_generator_gives_its_next_numbers() -> None:
-    """The same state gives the same seeds, one for each image; in place of one of them or of all."""
+    """A generator gives one seed per image from its state, in place of one seed or of all."""
 
     def source() -> torch.Generator:
         return torch.Generator().manual_seed(5)
@@ -91,7 +91,7 @@ def test_another_dtype_is_refused(dtype) -> None:
     ],
 )
 def test_a_device_that_is_not_here_is_refused(device, why: str) -> None:
-    """One line that names those that are here."""
+    """One line names the available devices."""
     with pytest.raises(ScaleKVError, match=f"{why}.*there is cpu") as error:
         load_model("toy", device=device, registry=Registry.of(toy))
     assert "\n" not in str(error.value)

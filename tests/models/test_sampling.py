@@ -1,4 +1,4 @@
-"""How tokens are chosen: what is out of range, or no number at all, is refused in one line."""
+"""Sampling options: values out of range and values that are no numbers are refused in one line."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from scalekv_core import InputError, Sampling
     ],
 )
 def test_values_out_of_range_are_refused(name: str, values: tuple[object, ...]) -> None:
-    """The message names the field and the value."""
+    """The error names the field and the value."""
     for value in values:
-        with pytest.raises(InputError, match=rf"sampling wants {name} .*; got ") as error:
+        with pytest.raises(InputError, match=rf"sampling needs {name} .*; got ") as error:
             Sampling(**{name: value})
         assert str(error.value).endswith(f"got {value!r}")
 
 
 def test_one_strength_or_one_per_scale() -> None:
-    """Both are read as a tuple, and a list is a value like a tuple."""
+    """Lists and tuples are both stored as tuples."""
     assert (3.0,) == Sampling(guidance=3.0).strengths
     assert Sampling(guidance=(1.0, 2.0)) == Sampling(guidance=[1.0, 2.0])
     assert (1.0, 2.0) == Sampling(guidance=[1.0, 2.0]).strengths

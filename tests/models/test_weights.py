@@ -1,4 +1,4 @@
-"""Weights come out of files as they went in, whatever they lie in, and are held once; what is wrong ends in one line."""
+"""Weights are read exactly from any layout and held once; faulty files end in one line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WIDTH, LAYERS = 64, 8
 
 @frozen
 class Stack(WeightsFormat):
-    """A stack of linear layers, once known by another name, with a table that nobody needs."""
+    """A stack of linear layers with a former name and a table that is not needed."""
 
     kind: ClassVar[str] = "stack"
     marker: ClassVar[str] = "layers.0.weight"
@@ -42,7 +42,7 @@ class Stack(WeightsFormat):
 
 @frozen
 class Tiny(WeightsFormat):
-    """Two tensors, for files to be damaged."""
+    """Two tensors, in files that tests damage."""
 
     kind: ClassVar[str] = "tiny"
     marker: ClassVar[str] = "a"
@@ -60,7 +60,7 @@ class Other(WeightsFormat):
 
 
 class StackModule(nn.Module):
-    """What a stack is filled into."""
+    """The module that a stack's file fills."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def one_line(error: pytest.ExceptionInfo[CheckpointError]) -> str:
 
 
 def assert_filled(path: Path, state: Mapping[str, Tensor]) -> None:
-    """The file or folder gives a module with exactly these weights."""
+    """Asserts that a file or folder fills a module with exactly these weights."""
     model = fill(empty_module(), find_weights(path, Stack()), device="cpu", dtype=torch.float32)
     assert list(model.state_dict()) == list(StackModule().state_dict())
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
@@ -123,7 +123,7 @@ def test_shards_make_one_model(tmp_path: Path, suffix: str, index: bool) -> None
 
 
 def test_of_two_indices_that_of_safetensors_counts(tmp_path: Path) -> None:
-    """Hubs keep both kinds in one folder."""
+    """Of two indices in a folder the one of safetensors is used."""
     state = state_of()
     save_shards(tmp_path, {"stale": torch.zeros(1)}, count=1, suffix=".bin", index=True)
     save_shards(tmp_path, state, count=2, suffix=".safetensors", index=True)
@@ -133,7 +133,7 @@ def test_of_two_indices_that_of_safetensors_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("index", [True, False])
 def test_a_missing_shard_is_named(tmp_path: Path, index: bool) -> None:
-    """By its file name, before anything is built."""
+    """The error names the file before anything is built."""
     save_shards(tmp_path, state_of(), count=3, suffix=".safetensors", index=index)[1].unlink()
 
     with pytest.raises(CheckpointError) as error:
@@ -142,7 +142,7 @@ def test_a_missing_shard_is_named(tmp_path: Path, index: bool) -> None:
 
 
 def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
-    """The shard, not the folder."""
+    """The error names the shard, not the folder."""
     shard = save_shards(tmp_path, state_of(), count=2, suffix=".bin", index=True)[1]
     shard.write_bytes(shard.read_bytes()[:-100])
 
@@ -152,7 +152,7 @@ def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
 
 
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
-    """Which of them is meant, nobody knows."""
+    """A tensor in two shards is ambiguous and refused."""
     files = save_shards(tmp_path, state_of(), count=2, suffix=".safetensors", index=True)
     save_file(load_file(files[0]), files[1])
 
@@ -165,12 +165,12 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     [
         ("{", "is damaged"),
         ("[]", "is damaged"),
-        ('{"weight_map": {"a": "../../secret.bin"}}', "names '../../secret.bin', which is no file of its folder"),
-        ('{"weight_map": {"a": 3}}', "names 3, which is no file of its folder"),
+        ('{"weight_map": {"a": "../../secret.bin"}}', "names '../../secret.bin', which is not a file in its folder"),
+        ('{"weight_map": {"a": 3}}', "names 3, which is not a file in its folder"),
     ],
 )
 def test_a_damaged_index_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    """An index is data of strangers, too."""
+    """An index is untrusted data and checked."""
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(text)
 
@@ -180,7 +180,7 @@ def test_a_damaged_index_is_refused(tmp_path: Path, text: str, message: str) -> 
 
 
 def test_a_folder_without_shards_says_what_it_holds(tmp_path: Path) -> None:
-    """So does an empty one."""
+    """The error lists what the folder holds, or that it is empty."""
     with pytest.raises(CheckpointError, match=r"is no sharded checkpoint: there is no .* in it; it holds nothing"):
         find_weights(tmp_path, Stack())
     (tmp_path / "README.md").touch()
@@ -191,7 +191,7 @@ def test_a_folder_without_shards_says_what_it_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors", "old.pth"])
 @given(seed=st.integers(0, 10**9))
 def test_damaged_bytes_end_in_one_line(tmp_path_factory: pytest.TempPathFactory, name: str, seed: int) -> None:
-    """Whatever is in a file: it is read, or refused in one line; nothing else is raised, and nothing warns."""
+    """Any file is read or refused in one line, without other exceptions or warnings."""
     path, rng = tmp_path_factory.mktemp("damaged") / name, random.Random(seed)
     if name.endswith(".safetensors"):
         save_file(SMALL, path)
@@ -214,7 +214,7 @@ def test_damaged_bytes_end_in_one_line(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_a_format_renames_and_drops(tmp_path: Path) -> None:
-    """The module's names are what comes out, in shapes and in tensors."""
+    """A format maps the file's names, shapes and tensors to the module's."""
     state = state_of()
     old = {name.replace("layers.", "old."): value for name, value in state.items() if name != Stack.marker}
     torch.save(old | {Stack.marker: state[Stack.marker], "unneeded": torch.zeros(1)}, tmp_path / "old.pth")
@@ -223,7 +223,7 @@ def test_a_format_renames_and_drops(tmp_path: Path) -> None:
 
 
 def test_a_trainers_file_may_hold_several_networks(tmp_path: Path) -> None:
-    """Each is found; averaged twins are not mistaken for the weights."""
+    """Each network is found; averaged copies are not taken for the weights."""
     state = state_of()
     twin = {name: torch.zeros_like(value) for name, value in state.items()}
     path = tmp_path / "ar-ckpt.pth"
@@ -234,7 +234,7 @@ def test_a_trainers_file_may_hold_several_networks(tmp_path: Path) -> None:
 
 
 def test_numbers_for_names_are_no_tensors_of_a_model(tmp_path: Path) -> None:
-    """An optimizer's state beside the weights is passed over."""
+    """An optimizer's state beside the weights is skipped."""
     path = tmp_path / "with_optimizer.pth"
     torch.save({"model": {**state_of(), 7: torch.ones(1)}, "optimizer": {"state": {0: torch.ones(1)}}}, path)
 
@@ -242,7 +242,7 @@ def test_numbers_for_names_are_no_tensors_of_a_model(tmp_path: Path) -> None:
 
 
 def test_converted_files_are_found_first(tmp_path: Path) -> None:
-    """Under the official name of a file or of a folder."""
+    """A converted file is preferred under the official name of a file or folder."""
     assert tmp_path / "a.pth" == beside(tmp_path, "a.pth")
     assert tmp_path / "weights" == beside(tmp_path, "weights")
     (tmp_path / "a.safetensors").touch()
@@ -270,7 +270,7 @@ class HeldTracker(StorageTracker):
 
 
 def is_mapped(storage: torch.UntypedStorage) -> bool:
-    """Whether its bytes are those of a weights file."""
+    """Whether a tensor's memory is a mapped weights file."""
     for line in MAPS.read_text().splitlines():
         span, *_, file = line.split()
         start, end = (int(address, 16) for address in span.split("-"))
@@ -280,7 +280,7 @@ def is_mapped(storage: torch.UntypedStorage) -> bool:
 
 
 def held_while_filling(path: Path, dtype: torch.dtype) -> tuple[int, int]:
-    """(most bytes that torch made at one time, bytes that it made and that live on) while a module is filled."""
+    """(peak bytes that torch allocated, bytes that remain) while a module is filled."""
     model, weights = empty_module(), find_weights(path, Stack())
     with HeldTracker() as tracker:
         fill(model, weights, device="cpu", dtype=dtype)
@@ -290,7 +290,7 @@ def held_while_filling(path: Path, dtype: torch.dtype) -> tuple[int, int]:
 @on_linux
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_a_mapped_file_of_the_wanted_dtype_is_not_copied(tmp_path: Path, suffix: str) -> None:
-    """The weights are the file: not a byte of them is made anew."""
+    """A mapped file of the requested dtype is used without a copy."""
     path = tmp_path / f"model{suffix}"
     save_file(state_of(), path) if suffix == ".safetensors" else torch.save(state_of(), path)
 
@@ -301,7 +301,7 @@ def test_a_mapped_file_of_the_wanted_dtype_is_not_copied(tmp_path: Path, suffix:
 @on_linux
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_a_cast_holds_the_weights_and_nothing_more(tmp_path: Path, suffix: str) -> None:
-    """Tensors of a mapped file are cast one by one."""
+    """A mapped file is cast tensor by tensor."""
     path = tmp_path / f"model{suffix}"
     save_file(state_of(), path) if suffix == ".safetensors" else torch.save(state_of(), path)
 
@@ -312,7 +312,7 @@ def test_a_cast_holds_the_weights_and_nothing_more(tmp_path: Path, suffix: str) 
 
 @on_linux
 def test_shards_that_cannot_be_mapped_are_held_one_at_a_time(tmp_path: Path) -> None:
-    """Files from before torch used zip: the weights, and one shard."""
+    """Files of old torch versions take the weights and one shard."""
     state, count = state_of(), 4
     files = save_shards(tmp_path, state, count=count, suffix=".bin", index=True)
     for file in files:
@@ -333,7 +333,7 @@ def test_shards_that_cannot_be_mapped_are_held_one_at_a_time(tmp_path: Path) -> 
 
 @st.composite
 def states(draw: st.DrawFn) -> dict[str, Tensor]:
-    """A few tensors of any storable dtype and shape, empty ones and scalars among them."""
+    """Tensors of any storable dtype and shape, also empty ones and scalars."""
     shapes = st.lists(st.integers(0, 5), max_size=3)
     names = draw(st.lists(st.text('ab.é"\\', min_size=1, max_size=8), min_size=1, max_size=5, unique=True))
     state = {}
@@ -357,7 +357,7 @@ class Anything(WeightsFormat):
 
 @given(state=states())
 def test_what_is_written_is_what_the_library_reads(tmp_path_factory: pytest.TempPathFactory, state) -> None:
-    """Names, dtypes, shapes and bits, and nothing else; in whatever order they come."""
+    """safetensors reads back names, dtypes, shapes and bits, in any order."""
     folder = tmp_path_factory.mktemp("written")
     torch.save(state, folder / "in.pth")
     write_safetensors(find_weights(folder / "in.pth", Anything()), folder / "out.safetensors", metadata={"a": "b"})
@@ -371,7 +371,7 @@ def test_what_is_written_is_what_the_library_reads(tmp_path_factory: pytest.Temp
 
 
 def test_every_tensor_is_aligned(tmp_path: Path) -> None:
-    """What is mapped is read in place, so its first byte lies where its dtype wants it."""
+    """Every tensor begins where its dtype allows reading it in place."""
     state = {"a": torch.ones(3, dtype=torch.uint8), "b": torch.ones(3, dtype=torch.float64), "c": torch.ones(1).half()}
     torch.save(state, tmp_path / "in.pth")
     write_safetensors(find_weights(tmp_path / "in.pth", Anything()), tmp_path / "out.safetensors")
@@ -382,7 +382,7 @@ def test_every_tensor_is_aligned(tmp_path: Path) -> None:
 
 
 def test_a_wanted_dtype_changes_numbers_only(tmp_path: Path) -> None:
-    """Integers stay what they are."""
+    """A requested dtype does not change integers."""
     torch.save({"x": torch.tensor([1.001]), "n": torch.tensor([7])}, tmp_path / "in.pth")
     write_safetensors(find_weights(tmp_path / "in.pth", Anything()), tmp_path / "out.safetensors", dtype=torch.bfloat16)
 
@@ -393,7 +393,7 @@ def test_a_wanted_dtype_changes_numbers_only(tmp_path: Path) -> None:
 
 @on_linux
 def test_writing_holds_one_tensor(tmp_path: Path) -> None:
-    """Of a mapped file the cast of one tensor is all that is ever made."""
+    """Writing a mapped file allocates the cast of one tensor at a time."""
     torch.save(state_of(), tmp_path / "in.pth")
     weights = find_weights(tmp_path / "in.pth", Stack())
     steps: list[int] = []
@@ -405,7 +405,7 @@ def test_writing_holds_one_tensor(tmp_path: Path) -> None:
 
 
 def test_a_dtype_that_cannot_be_stored_is_told(tmp_path: Path) -> None:
-    """Name and dtype of the tensor."""
+    """The error gives name and dtype of the tensor."""
     torch.save({"z": torch.zeros(1, dtype=torch.complex64)}, tmp_path / "in.pth")
 
     with pytest.raises(CheckpointError, match=r"holds z as torch\.complex64, which safetensors cannot store"):

@@ -143,12 +143,12 @@ def test_threads_take_turns(digits: Pipeline) -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"output": "jpeg"}, "^output is one of pil, tensor, numpy; got 'jpeg'$"),
-    ({"guidance": -1}, "^sampling wants guidance at least 0 "),
+    ({"guidance": -1}, "^sampling needs guidance at least 0 "),
     ({"topk": 3}, "^sampling has no 'topk'; it has guidance, top_k, "),
-    ({"seed": -1}, "^model 'var-tiny' wants seeds that are whole numbers from 0 "),
+    ({"seed": -1}, "^model 'var-tiny' needs seeds that are whole numbers from 0 "),
     ({"seed": [1, 2], "num_images_per_prompt": 3}, "^3 images of each prompt want one seed "),
     ({"num_images_per_prompt": 0}, "^model 'var-tiny' generates at least 1 image of each prompt; got 0$"),
-    ({"generators": [0, 1]}, "^model 'var-tiny' wants one seed per image: 1 images, got 2 seeds$"),
+    ({"generators": [0, 1]}, "^model 'var-tiny' needs one seed per image: 1 images, got 2 seeds$"),
     ({"aspect": "16:9"}, "^model 'var-tiny' generates no such images: there is no aspect ratio '16:9'"),
     ({"size": "1M"}, "^model 'var-tiny' generates no such images: there is one size only"),
     (
@@ -156,8 +156,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "^model 'var-tiny' generates class labels, which have no negative prompt; leave it out$",
     ),
     ({"prompt": "x" * 10_000}, r"^model 'var-tiny' generates class labels.*\(10000 characters\)$"),
-    ({"prompt": []}, "^model 'var-tiny' wants at least one prompt; got none$"),
-    ({"prompt": 3}, "^model 'var-tiny' wants a list of prompts, one per image; got 3$"),
+    ({"prompt": []}, "^model 'var-tiny' needs at least one prompt; got none$"),
+    ({"prompt": 3}, "^model 'var-tiny' needs a list of prompts, one per image; got 3$"),
 ]
 
 

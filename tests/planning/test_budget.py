@@ -1,4 +1,4 @@
-"""Budget: four units with stated denominators; whatever cannot be meant is refused and nothing is clamped."""
+"""Budget: four units with stated denominators; other values are refused, and nothing is clamped."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ SLOTS = 32 * 16
     ],
 )
 def test_the_forms_people_write(text: str, amount: Fraction, unit: str) -> None:
-    """Number and unit, with or without spaces, in any case; the number is exact."""
+    """A number and a unit, with or without spaces, in any case, are read exactly."""
     assert Budget(amount, unit) == Budget.parse(text)  # type: ignore[arg-type]
 
 
@@ -78,7 +78,7 @@ def test_the_forms_people_write(text: str, amount: Fraction, unit: str) -> None:
     ],
 )
 def test_nonsense_is_refused(text: str) -> None:
-    """Also a number without a unit: it could mean a share or a count."""
+    """Other texts are refused, also a number without a unit, which could be a share or a count."""
     with pytest.raises(BudgetError, match="is not understood; write it as '10%'") as refusal:
         Budget.parse(text)
     assert repr(text) in str(refusal.value)
@@ -99,7 +99,7 @@ def test_a_budget_is_its_own_budget() -> None:
 
 
 def test_a_unit_is_one_of_four() -> None:
-    """A Budget that was put together by hand is checked too."""
+    """The constructor of Budget checks the unit too."""
     with pytest.raises(BudgetError, match="history, all, tokens, bytes; got 'GiB'"):
         Budget(Fraction(4), "GiB")  # type: ignore[arg-type]
 
@@ -120,12 +120,12 @@ def test_a_unit_is_one_of_four() -> None:
     ],
 )
 def test_what_a_budget_buys(text: str, slots: int) -> None:
-    """Slots in one row over all layers and heads; the papers' 10 % is of the 6,425 tokens that enter the last scale."""
+    """A budget buys slots of one row over all layers and heads; 10 % is of the 6,425 tokens that enter the last scale."""
     assert slots == Budget.parse(text).slots(INFINITY_2B)
 
 
 def test_bytes_buy_fewer_tokens_for_more_rows() -> None:
-    """Shares and tokens do not depend on the batch; bytes are of the whole batch, and of what one slot really takes."""
+    """Shares and tokens do not depend on the batch; bytes are of the whole batch and of stored slots."""
     alone = INFINITY_2B.for_rows(1)
 
     assert Budget.parse("10%").slots(alone) == Budget.parse("10%").slots(INFINITY_2B)
@@ -142,14 +142,14 @@ def test_nothing_is_no_budget(text: str) -> None:
 
 
 def test_a_negative_share_is_no_budget() -> None:
-    """Also where it was put together by hand."""
+    """The constructor refuses a negative share."""
     with pytest.raises(BudgetError, match="holds nothing"):
         Budget(Fraction(-1, 10))
 
 
 @pytest.mark.parametrize("text", ["100.001%", "101%", "6425.1 tokens", "62% of all", "100% of all", "25701 MiB"])
 def test_more_than_a_later_scale_reads_is_refused(text: str) -> None:
-    """The message says what the whole is, in three units, and what to do."""
+    """The error gives the whole history in three units and what to do."""
     with pytest.raises(BudgetError) as refusal:
         Budget.parse(text).slots(INFINITY_2B)
 
@@ -160,14 +160,14 @@ def test_more_than_a_later_scale_reads_is_refused(text: str) -> None:
 
 
 def test_the_whole_is_named_in_the_bytes_that_are_stored() -> None:
-    """Where a codec halves a slot, half of the dense bytes is already everything."""
+    """With a codec that halves a slot, half of the dense bytes is the whole history."""
     with pytest.raises(BudgetError, match=r"'6425 tokens' = '12850 MiB' here"):
         Budget.parse("13GiB").slots(INFINITY_2B, slot_bytes=Fraction(256))
 
 
 @given(st.fractions(min_value=Fraction(1, 10**6), max_value=1), st.integers(1, 5), st.integers(1, 5))
 def test_a_share_is_never_rounded_up(share: Fraction, layers: int, heads: int) -> None:
-    """Slots are the exact share, rounded down."""
+    """Slots are the exact share rounded down."""
     geometry = evolve(INFINITY_2B, layers=layers, heads=heads)
     exact = share * 6_425 * layers * heads
 
@@ -178,7 +178,7 @@ def test_a_share_is_never_rounded_up(share: Fraction, layers: int, heads: int) -
     "text", ["10% of history", "12.5% of all", "650 tokens", "0.00001% of history", "4 GiB", "1 B"]
 )
 def test_what_is_shown_can_be_typed(text: str) -> None:
-    """str gives a form that parse reads back."""
+    """parse reads what str shows."""
     assert text == str(Budget.parse(text))
     assert Budget.parse(text) == Budget.parse(str(Budget.parse(text)))
 
@@ -188,26 +188,26 @@ def test_what_is_shown_can_be_typed(text: str) -> None:
     st.sampled_from(["%", "% of all", " tokens", " MiB", " kB"]),
 )
 def test_what_was_typed_is_shown_exactly(number: Decimal, unit: str) -> None:
-    """No digit is rounded: 100.0001 % is not 100 %."""
+    """No digit is rounded: 100.0001 % is not shown as 100 %."""
     budget = Budget.parse(f"{number:f}{unit}")
 
     assert budget == Budget.parse(str(budget))
 
 
 def test_a_share_without_end_is_never_shown_as_a_whole_number() -> None:
-    """A little more than everything is more."""
+    """A share slightly above 100 % is shown as more than 100 %."""
     assert "100.000000033% of history" == str(Budget(1 + Fraction(1, 3 * 10**9)))
 
 
 @pytest.mark.parametrize("unit", ["%", " tokens", "GiB"])
 def test_a_number_of_400_digits_is_refused(unit: str) -> None:
-    """In one short line, in every unit."""
+    """The error is one short line, in every unit."""
     with pytest.raises(BudgetError, match="has 400 digits; write at most 30") as refusal:
         Budget.parse("9" * 400 + unit)
     assert len(str(refusal.value)) < 150
 
 
 def test_six_digits_are_shown() -> None:
-    """A third does not fill the line, and a count of tokens is never shortened."""
+    """A periodic share is shortened; a count of tokens is not."""
     assert "33.3333% of history" == str(Budget(Fraction(1, 3)))
     assert "1234567 tokens" == str(Budget(Fraction(1_234_567), "tokens"))

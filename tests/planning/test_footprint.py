@@ -1,4 +1,4 @@
-"""Footprints by hand: what is held after every scale, position by position, and the one scratch buffer."""
+"""Footprints computed by hand: bytes held after every scale, position by position, and the scratch buffer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plan_of(*capacity: int) -> CachePlan:
     ],
 )
 def test_positions_are_stored_from_the_first_gap_on(capacity: tuple[int, ...], slots: list[int]) -> None:
-    """As long as the tokens are the latest ones, their positions can be counted."""
+    """While the held tokens are the latest ones, positions are counted instead of stored."""
     planned = footprint(plan_of(*capacity), policy_of(), GEOMETRY)
 
     assert tuple(6 * slot for slot in slots) == planned.planned
@@ -42,7 +42,7 @@ def test_positions_are_stored_from_the_first_gap_on(capacity: tuple[int, ...], s
 
 
 def test_every_word_beside_the_codes_is_counted() -> None:
-    """Statistics always, positions and counts from the first cut on, ranges per group."""
+    """Statistics count always, positions and counts from the first eviction on, ranges per group."""
     plan = plan_of(1, 2, 5, 0)
     with_all = footprint(plan, policy_of(Sums(), merger=FoldIntoNearest(), codec=Int8PerChannel()), GEOMETRY)
     ranges = 2 * 8 * 4
@@ -55,14 +55,14 @@ def test_every_word_beside_the_codes_is_counted() -> None:
     [((1, 3, 9, 0), 29), ((1, 2, 5, 0), 25), ((1, 3, 0, 0), 20), ((0, 0, 0, 0), 20)],
 )
 def test_scratch_has_room_for_the_largest_map_that_is_not_kept(capacity: tuple[int, ...], tokens: int) -> None:
-    """The last map always; all layers share it."""
+    """Scratch has the size of the largest map that is not kept whole, always the last; all layers share it."""
     assert 2 * tokens == scratch_slots(plan_of(*capacity))
     assert 2 * tokens * SLOT * 3 == footprint(plan_of(*capacity), policy_of(), GEOMETRY).scratch
 
 
 @given(cases())
 def test_scratch_is_never_larger_than_one_layer_in_full(case: Case) -> None:
-    """The bound that makes it cheap: one layer's worth, whatever the plan and the number of layers."""
+    """Scratch is at most the full size of one layer, whatever the plan."""
     g = case.geometry
 
     assert footprint(case.plan, policy_of(), g).scratch <= case.schedule.total * g.heads * g.slot_bytes * g.rows

@@ -1,4 +1,4 @@
-"""The least budget that a message names works, and a step less does not: for every policy, codec and unit."""
+"""The smallest budget that an error names works, and a step less does not, for every policy, codec and unit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def var_tiny() -> CacheGeometry:
 
 
 def policies() -> st.SearchStrategy[Policy]:
-    """Every policy that ships, with every codec and merger that ships."""
+    """Every policy that ships with every codec and merger."""
     names = [shipped().names(kind) for kind in ("policy", "codec", "merger")]
     made = st.builds(
         lambda policy, codec, merger: shipped().policy(policy, codec=codec, merger=merger), *map(st.sampled_from, names)
@@ -40,7 +40,7 @@ def policies() -> st.SearchStrategy[Policy]:
 
 
 def check_least(policy: Policy, geometry: CacheGeometry, budget: Budget) -> None:
-    """Where the budget is refused as too small: what is named works as it is written, and a step less is too small."""
+    """Asserts that the named budget works as written and a step less is too small."""
     profile = assumed_profile(geometry, [0])
     try:
         plan_policy(policy, geometry, budget=budget, profile=profile)
@@ -61,7 +61,7 @@ def check_least(policy: Policy, geometry: CacheGeometry, budget: Budget) -> None
 
 @st.composite
 def budgets(draw: st.DrawFn, geometry: CacheGeometry) -> Budget:
-    """Small ones, in every unit."""
+    """Small budgets in every unit."""
     share = draw(st.fractions(min_value="1/100000", max_value="1/3"))
     whole = {"history": 1, "all": 1, "tokens": geometry.schedule.last_history, "bytes": geometry.history_bytes}
     unit = draw(st.sampled_from(sorted(whole)))
@@ -74,7 +74,7 @@ def budgets(draw: st.DrawFn, geometry: CacheGeometry) -> Budget:
 def test_the_least_that_is_named_is_the_least(
     data: st.DataObject, policy: Policy, schedule: ScaleSchedule, rows: int
 ) -> None:
-    """In models of any schedule."""
+    """For models of any schedule."""
     geometry = CacheGeometry(schedule=schedule, layers=3, heads=2, head_dim=64, rows=rows)
     try:
         check_least(policy, geometry, data.draw(budgets(geometry)))
@@ -87,12 +87,12 @@ def test_the_least_that_is_named_is_the_least(
 @pytest.mark.parametrize("codec", ["dense", "int8", "int4", "fp8", "host"])
 @pytest.mark.parametrize("budget", ["1KiB", "200KiB", "0.01%", "0.01% of all", "0.1 tokens"])
 def test_the_least_is_in_the_unit_that_was_asked(codec: str, budget: str) -> None:
-    """Of a model that ships, with guidance."""
+    """For a model that ships, with guidance."""
     check_least(shipped().policy("uniform", codec=codec), var_tiny(), Budget.parse(budget))
 
 
 def test_bytes_are_answered_in_bytes() -> None:
-    """Ranges of eight-bit and four-bit codes make few tokens dear: '1 token' is 217.8 KiB."""
+    """With ranges of codecs few tokens are expensive: '1 token' is 217.8 KiB."""
     policy = shipped().policy("uniform", codec="int4")
     with pytest.raises(BudgetError, match=r"budget 200 KiB is too small .* the least that works here is '217\.8 KiB'$"):
         plan_policy(policy, var_tiny(), budget="200KiB")
@@ -103,7 +103,7 @@ def test_bytes_are_answered_in_bytes() -> None:
 
 @pytest.mark.parametrize("codec", ["dense", "int4"])
 def test_the_whole_history_is_named_in_the_bytes_that_hold_it(codec: str) -> None:
-    """What is named buys everything, and a byte more is refused."""
+    """The named bytes buy everything, and a byte more is refused."""
     policy = shipped().policy("uniform", codec=codec)
     with pytest.raises(BudgetError, match="is more than the whole history") as refusal:
         plan_policy(policy, var_tiny(), budget="10GiB")

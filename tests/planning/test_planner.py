@@ -1,4 +1,4 @@
-"""Planning: what a budget becomes, and every refusal before a token is drawn."""
+"""Planning: from a budget to a plan, and every refusal before generation."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def policy(**parts: Any) -> Policy:
 
 
 def attempt(policy: Policy, geometry: CacheGeometry, budget: str | Budget) -> tuple[Planned | None, str]:
-    """The plan, or why there is none."""
+    """The plan, or the error."""
     try:
         return plan_policy(policy, geometry, budget=budget), ""
     except BudgetError as refusal:
@@ -75,7 +75,7 @@ def test_infinity_8b_at_the_papers_ten_percent() -> None:
 
 
 def test_infinity_8b_with_everything_is_the_lossless_floor() -> None:
-    """No positions are stored where nothing was dropped: exactly the 56,219 MiB of the history in bf16."""
+    """Without eviction no positions are stored: exactly the 56,219 MiB of the history in bfloat16."""
     planned = plan_policy(latest(), INFINITY_8B, budget="100%")
 
     assert INFINITY_8B.history_bytes == planned.footprint.most_planned
@@ -85,7 +85,7 @@ def test_infinity_8b_with_everything_is_the_lossless_floor() -> None:
 
 
 def test_the_policys_own_budget_is_the_default() -> None:
-    """And what was asked stands in the answer."""
+    """Without a budget the policy's own is used and reported."""
     planned = plan_policy(latest(), SMALL)
 
     assert Budget(Fraction(1, 2)) == planned.budget
@@ -105,7 +105,7 @@ def test_the_policys_own_budget_is_the_default() -> None:
 def test_bytes_are_never_exceeded(
     schedule: ScaleSchedule, codec: CacheCodec, folds: bool, sums: bool, rows: int, budget: int
 ) -> None:
-    """A budget in bytes covers all that is held: codes and their ranges, positions, counts and statistics."""
+    """A budget in bytes covers codes, ranges, positions, counts and statistics."""
     geometry = evolve(SMALL, schedule=schedule, rows=rows)
     merger = {"merger": FoldIntoNearest()} if folds else {}
     chosen = policy(codec=codec, selector=Sums() if sums else Latest(), **merger)
@@ -117,7 +117,7 @@ def test_bytes_are_never_exceeded(
 
 @given(schedules(), st.fractions(min_value=Fraction(1, 100), max_value=1))
 def test_a_share_is_never_exceeded(schedule: ScaleSchedule, share: Fraction) -> None:
-    """Mean tokens held over layers and heads, after every scale."""
+    """The average of held tokens over layers and heads never exceeds the share."""
     geometry = evolve(SMALL, schedule=schedule)
     planned, refusal = attempt(latest(), geometry, Budget(share))
 
@@ -137,7 +137,7 @@ def test_a_share_is_never_exceeded(schedule: ScaleSchedule, share: Fraction) -> 
     ],
 )
 def test_what_one_slot_takes(parts: dict[str, Any], expected: Fraction | int) -> None:
-    """Key, value, position, count and statistics, as this policy stores them."""
+    """A slot has key, value, position, count and statistics as this policy stores them."""
     assert expected == stored_slot_bytes(policy(**parts), SMALL)
 
 
@@ -146,7 +146,7 @@ def test_what_one_slot_takes(parts: dict[str, Any], expected: Fraction | int) ->
 
 @frozen
 class Needs(Latest):
-    """Works with no fewer than so many tokens."""
+    """Needs at least so many tokens."""
 
     tokens: int = 3
 
@@ -156,7 +156,7 @@ class Needs(Latest):
 
 @frozen
 class FirstLayerGetsMost(BudgetAllocator):
-    """Half of the budget for layer 0, the rest for the others; refuses what leaves someone without a token."""
+    """Gives half of the budget to layer 0, and refuses a budget that leaves a layer without tokens."""
 
     def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
         rest = slots // 2 // (geometry.slots_per_token - geometry.heads)
@@ -178,7 +178,7 @@ class FirstLayerGetsMost(BudgetAllocator):
     ],
 )
 def test_the_least_is_named_and_is_the_least(parts: dict[str, Any], least: int, share: str) -> None:
-    """Whoever refuses, selector or allocator: the tokens that are named work, and one token less does not."""
+    """Whether selector or allocator refuses, the named tokens work and one less does not."""
     with pytest.raises(BudgetError, match=rf"the least that works here is '{least} tokens' \({share}% of history\)"):
         plan_policy(policy(**parts), SMALL, budget="1 token")
     plan_policy(policy(**parts), SMALL, budget=f"{least} tokens")
@@ -187,7 +187,7 @@ def test_the_least_is_named_and_is_the_least(parts: dict[str, Any], least: int, 
 
 
 def test_a_selector_that_needs_more_than_there_is_gets_everything() -> None:
-    """Its need is a bound for cuts only: where everything is kept there is nothing to select."""
+    """A selector's minimum applies to evictions only."""
     planned = plan_policy(policy(selector=Needs(1000)), SMALL, budget="100%")
 
     assert not planned.plan.drops
@@ -196,7 +196,7 @@ def test_a_selector_that_needs_more_than_there_is_gets_everything() -> None:
 
 
 def test_where_no_budget_is_enough_the_reason_stands_alone() -> None:
-    """A refusal that has nothing to do with the size is not called too small."""
+    """A refusal that no budget changes is not called too small."""
 
     class Never(BudgetAllocator):
         def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
@@ -221,7 +221,7 @@ def test_one_map_and_two_maps_can_be_planned() -> None:
 
 
 def test_an_allocator_that_overspends_is_refused() -> None:
-    """With what it gave out and what it had."""
+    """The error gives what it spent and the budget."""
 
     class Spendthrift(BudgetAllocator):
         def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
@@ -236,7 +236,7 @@ def test_an_allocator_that_overspends_is_refused() -> None:
 
 
 def test_an_allocator_that_plans_for_another_model_is_refused() -> None:
-    """By shape."""
+    """The error gives both shapes."""
 
     class Elsewhere(BudgetAllocator):
         def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
@@ -247,7 +247,7 @@ def test_an_allocator_that_plans_for_another_model_is_refused() -> None:
 
 
 def test_a_classifier_that_labels_another_model_is_refused() -> None:
-    """By shape."""
+    """The error gives both shapes."""
 
     class Elsewhere(LayerClassifier):
         def classify(self, profile: object, geometry: CacheGeometry) -> LayerRoles:
@@ -258,7 +258,7 @@ def test_a_classifier_that_labels_another_model_is_refused() -> None:
 
 
 def test_a_policy_that_needs_no_profile_is_given_none() -> None:
-    """So that none can come to depend on it by accident."""
+    """A classifier that does not ask for a profile never receives one."""
 
     class Curious(LayerClassifier):
         def classify(self, profile: object, geometry: CacheGeometry) -> LayerRoles:
@@ -269,7 +269,7 @@ def test_a_policy_that_needs_no_profile_is_given_none() -> None:
 
 
 def test_planning_is_repeatable() -> None:
-    """The same question has the same answer."""
+    """Planning twice gives the same plan."""
     one, two = (plan_policy(latest(), SMALL, budget="3 tokens") for _ in range(2))
 
     assert np.array_equal(one.plan.capacity, two.plan.capacity)
@@ -278,7 +278,7 @@ def test_planning_is_repeatable() -> None:
 
 @pytest.mark.parametrize("name", ["labels of floats", "labels past the names", "two axes"])
 def test_roles_are_checked(name: str) -> None:
-    """Integers, three axes, within the names."""
+    """Labels must be integers [K, L, H] within the names."""
     labels = {
         "labels of floats": np.zeros((4, 3, 4)),
         "labels past the names": np.full((4, 3, 4), 2),
@@ -289,7 +289,7 @@ def test_roles_are_checked(name: str) -> None:
 
 
 def test_a_role_that_nobody_plays_is_nowhere() -> None:
-    """An allocator may ask for a role that this classifier does not know."""
+    """A role unknown to the classifier covers no layer."""
     roles = LayerRoles(("a", "b"), np.array([[[0, 1]]]))
 
     assert [[[False, True]]] == roles.is_role("b").tolist()
@@ -297,7 +297,7 @@ def test_a_role_that_nobody_plays_is_nowhere() -> None:
 
 
 def test_a_selector_is_asked_only_where_it_cuts() -> None:
-    """least of the last scale is never asked for: nothing is kept there."""
+    """`least` is never called for the last scale, after which nothing is kept."""
     asked = []
 
     class Asked(TokenSelector):

@@ -1,4 +1,4 @@
-"""Plans: a schedule is planned once, a batch weighed once, and a plan that is there already is not made again."""
+"""A schedule is planned once, a batch weighed once, and a given plan is not made again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDE = ScaleSchedule([(1, 1), (1, 3), (3, 3)])
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[CacheGeometry]:
-    """The geometries that were planned."""
+    """Records the geometries that were planned."""
     made: list[CacheGeometry] = []
 
     def counting(policy: object, geometry: CacheGeometry, **how: object) -> Planned:
@@ -33,7 +33,7 @@ def plans_of(budget: str) -> Plans:
 
 
 def test_a_schedule_is_planned_once(calls: list[CacheGeometry]) -> None:
-    """Rows and dtype change the bytes and not the plan; the bytes are those that planning anew would give."""
+    """Other rows and dtypes reuse the plan and get the bytes of planning anew."""
     plans, schedules = plans_of("50%"), (toy.SCHEDULE, WIDE)
     batches = [
         evolve(toy.GEOMETRY, schedule=schedule, rows=rows, dtype=dtype)
@@ -51,7 +51,7 @@ def test_a_schedule_is_planned_once(calls: list[CacheGeometry]) -> None:
 
 
 def test_bytes_are_planned_for_every_batch_and_once(calls: list[CacheGeometry]) -> None:
-    """What they buy depends on the batch."""
+    """A budget in bytes is planned once per batch."""
     plans = plans_of("5KB")
     for _ in range(2):
         assert plans.of(toy.GEOMETRY).slots > plans.of(toy.GEOMETRY.for_rows(2)).slots
@@ -60,7 +60,7 @@ def test_bytes_are_planned_for_every_batch_and_once(calls: list[CacheGeometry]) 
 
 @pytest.mark.parametrize("budget", ["50%", "5KB"])
 def test_a_plan_that_is_there_is_not_made_again(calls: list[CacheGeometry], budget: str) -> None:
-    """Not even where the unmodified model stores another dtype: that is the plan's own business."""
+    """A given plan is used as it is, also if the unmodified model stores another dtype."""
     planned = plan_policy(toy.latest(), toy.GEOMETRY, budget=budget)
     plans = Plans.beginning_with(planned, profiles=Profiles())
 

@@ -1,4 +1,4 @@
-"""Profiles: one for each schedule, the right one is taken, and a missing one is named."""
+"""Profiles: the one of the image's schedule is used, and a missing one is named."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SQUARE, WIDE = profile_of(), profile_of(OTHER)
     ids=lambda x: type(x).__name__,
 )
 def test_the_profile_of_the_images_schedule_is_taken(given: Any) -> None:
-    """From a sequence or a mapping, in any order."""
+    """Profiles may be a sequence or a mapping, in any order."""
     profiles = Profiles.of(given)
 
     assert SQUARE is profiles.for_image(POLICY, toy.GEOMETRY, "toy")
@@ -36,7 +36,7 @@ def test_the_profile_of_the_images_schedule_is_taken(given: Any) -> None:
 
 
 def test_a_policy_that_needs_no_profile_is_given_none() -> None:
-    """Whatever there is: not even of another model."""
+    """Such a policy ignores profiles, also those of another model."""
     foreign = Profiles.of(profile_of(name="another"))
 
     assert None is foreign.for_image(toy.latest(), toy.GEOMETRY, "toy")
@@ -66,6 +66,6 @@ def test_a_policy_that_needs_no_profile_is_given_none() -> None:
     ids=["twice", "a name", "a number", "none of several", "another one", "none at all", "another model"],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(refused: Callable[[], object], message: str) -> None:
-    """In one line."""
+    """A profile that does not fit ends in one line."""
     with pytest.raises(ProfileError, match=message):
         refused()

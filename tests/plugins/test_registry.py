@@ -77,7 +77,7 @@ def test_an_empty_registry_knows_nothing() -> None:
 
     assert [] == [name for kind in HOOKS for name in registry.names(kind)]
     for kind in HOOKS:
-        with pytest.raises(UnknownName, match=rf"no {kind} is called 'x'. Installed: none"):
+        with pytest.raises(UnknownName, match=rf"no {kind} is called 'x'. Known: none"):
             registry.make(kind, "x")
     with pytest.raises(SessionError, match="no adapter knows a Linear; installed adapters: none"):
         registry.adapter_for(nn.Linear(1, 1))
@@ -106,7 +106,7 @@ def test_names_are_sorted() -> None:
 def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
     """And with what is installed."""
     with pytest.raises(
-        UnknownName, match=r"no policy is called 'toy-last'; did you mean 'toy-latest'\? Installed: toy-latest"
+        UnknownName, match=r"no policy is called 'toy-last'; did you mean 'toy-latest'\? Known: toy-latest"
     ):
         Registry.of(toy).policy("toy-last")
 
@@ -211,7 +211,7 @@ FAULTS = {
         SimpleNamespace(__name__="p", scalekv_policies=lambda: {"x": toy.latest}),
         "it offers nothing",
     ),
-    "a hook that wants an argument": (plugin(scalekv_policies=lambda manager: {"x": toy.latest}), "scalekv_policies"),
+    "a hook that needs an argument": (plugin(scalekv_policies=lambda manager: {"x": toy.latest}), "scalekv_policies"),
     "a hook that raises": (
         plugin(scalekv_policies=lambda: _raise(RuntimeError("boom"))),
         r"its hook scalekv_policies failed \(RuntimeError: boom\)",
@@ -337,7 +337,7 @@ def test_a_factory_that_fails_is_named() -> None:
             scalekv_token_selectors=lambda: {
                 "foreign": lambda: _raise(KeyError("lost")),
                 "ours": lambda: _raise(InputError("say it better")),
-                "wants more": lambda argument: toy.Latest(),
+                "needs more": lambda argument: toy.Latest(),
             }
         )
     )
@@ -348,7 +348,7 @@ def test_a_factory_that_fails_is_named() -> None:
     with pytest.raises(InputError, match=r"^say it better$"):
         registry.make("selector", "ours")
     with pytest.raises(PluginError, match=r"cannot be made \(TypeError"):
-        registry.make("selector", "wants more")
+        registry.make("selector", "needs more")
 
 
 class Picky(toy.ToyAdapter):
@@ -531,7 +531,7 @@ def test_a_chosen_plugin_has_to_be_there(only_site: Callable[..., None], monkeyp
     only_site("a-one", GOOD.replace("NAME", "one"))
     monkeypatch.setenv("SCALEKV_PLUGINS", "a-two")
 
-    with pytest.raises(UnknownName, match=r"no plugin is called 'a-two'; did you mean 'a-one'\? Installed: a-one"):
+    with pytest.raises(UnknownName, match=r"no plugin is called 'a-two'; did you mean 'a-one'\? Known: a-one"):
         shared_registry()
 
 

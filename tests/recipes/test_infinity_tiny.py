@@ -115,9 +115,9 @@ def test_training_resumes_as_if_it_had_not_stopped(stage: str, tmp_path: Path) -
 
 
 def test_an_old_pytorch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training wants Muon; without it one line says since when there is one."""
+    """Training needs Muon; without it one line says since when there is one."""
     monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(MissingExtra, match=r"wants PyTorch 2\.9 or newer"):
+    with pytest.raises(MissingExtra, match=r"needs PyTorch 2\.9 or newer"):
         muon_and_adamw(small_infinity(), LoopOptions(steps=1, peak=1e-3))
 
 

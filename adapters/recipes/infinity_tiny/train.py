@@ -83,7 +83,7 @@ def muon_and_adamw(model: nn.Module, options: LoopOptions) -> Sequence[torch.opt
         MissingExtra: this PyTorch has no Muon.
     """
     if not hasattr(torch.optim, "Muon"):
-        raise MissingExtra(f"training infinity-tiny wants PyTorch 2.9 or newer, for Muon; this is {torch.__version__}")
+        raise MissingExtra(f"training infinity-tiny needs PyTorch 2.9 or newer, for Muon; this is {torch.__version__}")
     hidden = {
         name: weight
         for name, weight in model.named_parameters()

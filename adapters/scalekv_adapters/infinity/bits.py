@@ -63,7 +63,7 @@ def to_bits(tokens: Tensor, grid: Grid, patch: int = 1) -> Tensor:
     h, w = grid[0] // patch, grid[1] // patch
     if tokens.dim() != 3 or tokens.shape[1] != h * w:
         raise InputError(
-            f"a map of {grid[0]} x {grid[1]} wants tokens (B, {h * w}, bits) where a token holds {patch} x {patch}; "
+            f"a map of {grid[0]} x {grid[1]} needs tokens (B, {h * w}, bits) where a token holds {patch} x {patch}; "
             f"got {tuple(tokens.shape)}"
         )
     return F.pixel_shuffle(tokens.mT.unflatten(2, (h, w)), patch)

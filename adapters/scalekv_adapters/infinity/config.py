@@ -76,8 +76,8 @@ class InfinityConfig:
     def __attrs_post_init__(self) -> None:
         if self.width % (4 * self.heads):
             raise InputError(
-                f"InfinityConfig: width {self.width} does not give {self.heads} heads a width divisible by 4, "
-                "as rotations by row and column need"
+                f"InfinityConfig: width {self.width} over {self.heads} heads is not divisible by 4, as "
+                "rotations by row and column need"
             )
         if self.depth % self.block_chunks:
             raise InputError(f"InfinityConfig: depth {self.depth} is not divisible by {self.block_chunks} block_chunks")
@@ -170,7 +170,7 @@ def _bits_and_patch(sizes: Mapping[str, Any], token_bits: int, bits: int | None)
     patch = isqrt(token_bits // bits)
     if bits * patch**2 != token_bits:
         raise CheckpointError(
-            f"it has {token_bits} bits a token, which is no square number of the VAE's {bits}: "
-            "give it the VAE that it was trained with"
+            f"its {token_bits} bits per token are not a square number times the VAE's {bits}; give it the VAE that it was "
+            "trained with"
         )
     return {"bits": bits, "patch": patch}

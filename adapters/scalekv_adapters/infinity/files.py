@@ -130,7 +130,7 @@ def load_parts(
     bits = InfinityConfig.published(name).bits
     if vae.config.bits != bits:
         raise CheckpointError(
-            f"model {name!r} wants a VAE of {bits} bits, as {FILES[name].vaes[0]} is; {parts.vae} has {vae.config.bits}"
+            f"model {name!r} needs a VAE of {bits} bits, as {FILES[name].vaes[0]} is; {parts.vae} has {vae.config.bits}"
         )
     infinity = load_infinity(
         parts.transformer, vae=vae, expect=name, device=device, dtype=dtype, allow_nonfinite=allow_nonfinite

@@ -47,7 +47,7 @@ class Guidance:
         strengths = per_scale("guidance", strength, scales)
         if wrong := [g for g in strengths if not (g == 0 or 1 <= g < inf)]:
             raise InputError(
-                f"Infinity wants guidance of 1 or more (or 0 to generate without guidance); got {wrong[0]}"
+                f"Infinity needs guidance of 1 or more (or 0 to generate without guidance); got {wrong[0]}"
             )
         places = tuple(places)
         if wrong_places := [place for place in places if not -depth < place <= ON_LOGITS]:
@@ -55,7 +55,7 @@ class Guidance:
                 f"Infinity applies guidance on the logits (0) or after a block (-1 to {1 - depth}); got {wrong_places[0]}"
             )
         if not places:
-            raise InputError("Infinity wants at least one place to apply guidance at; got none (0 is the logits)")
+            raise InputError("Infinity needs at least one place to apply guidance at; got none (0 is the logits)")
         layers = frozenset(depth + place for place in places if place < ON_LOGITS)
         return cls(tuple(g or 1.0 for g in strengths), layers, ON_LOGITS in places)
 
@@ -94,7 +94,7 @@ def per_scale(what: str, value: float | Sequence[float], scales: int) -> tuple[f
     if isinstance(value, (int, float)):
         return (float(value),) * scales
     if len(value) != scales:
-        raise InputError(f"Infinity wants one {what} for all {scales} scales or one per scale; got {len(value)}")
+        raise InputError(f"Infinity needs one {what} for all {scales} scales or one per scale; got {len(value)}")
     return tuple(float(one) for one in value)
 
 

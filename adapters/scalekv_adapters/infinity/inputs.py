@@ -31,7 +31,7 @@ def check_negative(negative: PackedText, text: PackedText, config: InfinityConfi
             "Infinity uses a negative prompt by guidance, which is off; set guidance above 1, or leave it out"
         )
     if len(negative) != len(text):
-        raise InputError(f"Infinity wants one negative prompt for each of {len(text)} prompts; got {len(negative)}")
+        raise InputError(f"Infinity needs one negative prompt for each of {len(text)} prompts; got {len(negative)}")
     check_text(negative, config)
 
 
@@ -39,10 +39,10 @@ def check_inputs(x: Tensor, batch: int, canvas: Canvas, config: InfinityConfig) 
     """Raises InputError unless x is what teacher forcing reads on this canvas."""
     wanted = (batch, canvas.schedule.total - 1, config.token_bits)
     if tuple(x.shape) != wanted:
-        raise InputError(f"Infinity wants inputs of {wanted} for {batch} images of {canvas}; got {tuple(x.shape)}")
+        raise InputError(f"Infinity needs inputs of {wanted} for {batch} images of {canvas}; got {tuple(x.shape)}")
 
 
 def check_pair(config: InfinityConfig, vae: BSQVAE) -> None:
     """Raises InputError if the bits of the VAE are not those of the transformer."""
     if vae.config.bits != config.bits:
-        raise InputError(f"Infinity wants a VAE of {config.bits} bits, got one of {vae.config.bits}")
+        raise InputError(f"Infinity needs a VAE of {config.bits} bits, got one of {vae.config.bits}")

@@ -49,10 +49,10 @@ class PackedText:
 
     def __attrs_post_init__(self) -> None:
         if not self.lens or min(self.lens) < 1:
-            raise InputError(f"a text wants prompts of at least one text token each; got lengths {list(self.lens)}")
+            raise InputError(f"a text needs prompts of at least one text token each; got lengths {list(self.lens)}")
         if self.features.dim() < 2 or len(self.features) != sum(self.lens):
             raise InputError(
-                f"a text of lengths {list(self.lens)} wants features ({sum(self.lens)}, C); "
+                f"a text of lengths {list(self.lens)} needs features ({sum(self.lens)}, C); "
                 f"got {tuple(self.features.shape)}"
             )
 
@@ -64,7 +64,7 @@ class PackedText:
         (2, 3)
         """
         if not features:
-            raise InputError("a text wants prompts of at least one text token each; got none")
+            raise InputError("a text needs prompts of at least one text token each; got none")
         return cls(torch.cat(list(features)), [len(prompt) for prompt in features])
 
     def __len__(self) -> int:

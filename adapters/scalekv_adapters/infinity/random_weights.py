@@ -36,7 +36,7 @@ class RandomText:
     def _features(self, prompt: str) -> Tensor:
         words = len(prompt.split())
         if words > self.longest:
-            raise InputError(f"a prompt may have {self.longest} text tokens, here words; got {words}")
+            raise InputError(f"with random weights a prompt has at most {self.longest} words; got {words}")
         seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "little") >> 1
         return torch.randn(words, self.channels, generator=torch.Generator().manual_seed(seed))
 

@@ -34,7 +34,7 @@ class BitSampling:
         Sampling(top_k=top_k, top_p=top_p)
         temperatures = per_scale("temperature", temperature, scales)
         if wrong := [t for t in temperatures if not 0 < t < inf]:
-            raise InputError(f"Infinity wants temperatures above 0; got {wrong[0]}")
+            raise InputError(f"Infinity needs temperatures above 0; got {wrong[0]}")
         return cls(temperatures=temperatures, top_k=top_k, top_p=top_p)
 
     def choose(self, logits: Tensor, scale: int, generators: Sequence[torch.Generator] | None) -> Tensor:

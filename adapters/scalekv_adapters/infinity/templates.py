@@ -151,4 +151,4 @@ def find_canvas(maps: Iterable[Iterable[int]]) -> Canvas:
             canvas = Canvas(aspect, pixels)
             if canvas.schedule == schedule:
                 return canvas
-    raise InputError(f"the maps {schedule} are those of no aspect ratio and size of Infinity; see its Canvas")
+    raise InputError(f"no aspect ratio and size of Infinity has the maps {schedule}; Canvas names those that exist")

@@ -46,7 +46,7 @@ def cache_folder() -> Path:
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:
-        raise InputError(f"text features need a folder, and this user has no home; name a folder in ${CACHE}") from None
+        raise InputError(f"text features need a folder, and this user has no home; set ${CACHE} to a folder") from None
     return Path(home) / "scalekv" / "text"
 
 
@@ -119,9 +119,9 @@ class T5Encoder:
             with safe_open(path, framework="pt") as file:
                 features = file.get_tensor("features") if file.metadata()["prompt"] == prompt else None
         except (OSError, SafetensorError, KeyError, TypeError) as error:
-            raise CheckpointError(f"kept text features {path} are damaged ({error}); delete that file") from None
+            raise CheckpointError(f"stored text features {path} are damaged ({error}); delete that file") from None
         if features is not None and not self._is_usable(features):
-            raise CheckpointError(f"kept text features {path} are not finite (NaN or infinity); delete that file")
+            raise CheckpointError(f"stored text features {path} are not finite (NaN or infinity); delete that file")
         return features
 
     def _is_usable(self, features: Tensor) -> bool:
@@ -185,7 +185,7 @@ class T5Encoder:
             yield folder
         except OSError as error:
             raise InputError(
-                f"text features cannot be kept in {self._cache} ({error.strerror}); name another folder in ${CACHE}"
+                f"text features cannot be stored in {self._cache} ({error.strerror}); set ${CACHE} to another folder"
             ) from None
 
 

@@ -142,7 +142,7 @@ class BSQVAE(nn.Module):
         """
         stride = self.config.stride
         if min(height, width) < 1 or height % stride or width % stride:
-            raise InputError(f"BSQVAE wants sides that are multiples of {stride} pixels, got {height} x {width}")
+            raise InputError(f"BSQVAE needs sides that are multiples of {stride} pixels, got {height} x {width}")
         return height // stride, width // stride
 
     # images <-> latents
@@ -150,13 +150,13 @@ class BSQVAE(nn.Module):
     def encode_features(self, images: Tensor) -> Tensor:
         """Features (B, d, H/s, W/s) float32 of images (B, 3, H, W) in [-1, 1]. Differentiable."""
         if images.dim() != 4 or images.shape[1] != 3:
-            raise InputError(f"BSQVAE.encode wants images (B, 3, H, W), got {tuple(images.shape)}")
+            raise InputError(f"BSQVAE.encode needs images (B, 3, H, W), got {tuple(images.shape)}")
         self.grid(*grid_of(images))
         features: Tensor = self.encoder(images.to(self.dtype))
         return features.float()
 
     def decode_features(self, latents: Tensor) -> Tensor:
-        """Images (B, 3, H, W) of latents (B, d, h, w), not clamped: what a reconstruction loss wants. Differentiable."""
+        """Images (B, 3, H, W) of latents (B, d, h, w), not clamped: what a reconstruction loss needs. Differentiable."""
         images: Tensor = self.decoder(latents.to(self.dtype))
         return images
 
@@ -217,4 +217,4 @@ def _check_grids(grids: Sequence[Grid], last: Grid) -> None:
     grows = all(a <= b and c <= d for (a, c), (b, d) in pairwise(grids))
     if not grids or tuple(grids[-1]) != last or not grows or min(grids[0]) < 1:
         listed = ", ".join(f"{h} x {w}" for h, w in grids) or "nothing"
-        raise InputError(f"BSQVAE wants grids that grow to {last[0]} x {last[1]}, got {listed}")
+        raise InputError(f"BSQVAE needs grids that grow to {last[0]} x {last[1]}, got {listed}")

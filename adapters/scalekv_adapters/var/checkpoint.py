@@ -163,7 +163,7 @@ def heads(state: State, width: int, wanted: VARConfig | None) -> int:
     if wanted is not None:
         return wanted.heads
     if width % 64:
-        raise CheckpointError(f"it does not tell the number of heads of width {width}; give expect=VARConfig(...)")
+        raise CheckpointError(f"it does not say how many heads share its width {width}; give expect=VARConfig(...)")
     return width // 64
 
 
@@ -176,9 +176,9 @@ def patch_sides(levels: Tensor, tokens: int) -> tuple[int, ...]:
     flat = levels.flatten().to(torch.int64) if levels.dtype in INTEGERS else levels.new_empty(0)
     rises = flat.diff()
     if len(flat) != tokens or flat[0] != 0 or not bool(((rises == 0) | (rises == 1)).all()):
-        raise CheckpointError(f"its lvl_1L is no rising list of the scales of its {tokens} tokens")
+        raise CheckpointError(f"its lvl_1L is not an ascending list of the scales of its {tokens} tokens")
     if flat[-1] >= MOST_SCALES:
-        raise CheckpointError(f"its lvl_1L tells {flat[-1] + 1} scales; a VAR has at most {MOST_SCALES}")
+        raise CheckpointError(f"its lvl_1L lists {flat[-1] + 1} scales; a VAR has at most {MOST_SCALES}")
     counts = tokens_per_level(flat)
     sides = tuple(isqrt(count) for count in counts)
     if tuple(side * side for side in sides) != counts:

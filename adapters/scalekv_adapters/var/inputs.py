@@ -17,9 +17,9 @@ def check_labels(labels: Tensor | Sequence[int], classes: int) -> Tensor:
     checked = torch.as_tensor(labels)
     if checked.dim() != 1 or not len(checked) or checked.is_floating_point():
         got = f"{checked.dtype} {tuple(checked.shape)}"
-        raise InputError(f"generate wants labels (B,), one or more integers; got {got}")
+        raise InputError(f"generate needs labels (B,), one or more integers; got {got}")
     if checked.min() < 0 or checked.max() >= classes:
-        raise InputError(f"generate wants labels from 0 to {classes - 1}, got {checked.tolist()}")
+        raise InputError(f"generate needs labels from 0 to {classes - 1}, got {checked.tolist()}")
     return checked.to(torch.int64)
 
 
@@ -32,4 +32,4 @@ def check_pair(config: VARConfig, vqvae: VQVAE) -> None:
     """Raises InputError if the tokens of the VQVAE are not those of the transformer."""
     wanted, got = shared_sizes(config), shared_sizes(vqvae.config)
     if got != wanted:
-        raise InputError(f"VAR wants a VQVAE of (codes, code width, patch sides) {wanted}, got one of {got}")
+        raise InputError(f"VAR needs a VQVAE of (codes, code width, patch sides) {wanted}, got one of {got}")

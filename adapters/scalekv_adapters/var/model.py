@@ -21,7 +21,7 @@ MOST_DIGITS = 9
 def check_sampling(name: str, sampling: Sampling) -> None:
     """Raises InputError where guidance is told by scale, or at another place than the logits."""
     if isinstance(sampling.guidance, tuple):
-        raise InputError(f"model {name!r} wants one guidance, which grows from scale to scale by itself")
+        raise InputError(f"model {name!r} needs one guidance, which grows from scale to scale by itself")
     sampling.check_guided_on_logits(f"model {name!r}")
 
 

@@ -125,12 +125,12 @@ class VQVAE(nn.Module):
         """Features f (B, Cvae, P, P) of images (B, 3, H, W) in [-1, 1]. Differentiable."""
         side = self.config.image_side
         if images.dim() != 4 or images.shape[1:] != (3, side, side):
-            raise InputError(f"VQVAE.encode wants images (B, 3, {side}, {side}), got {tuple(images.shape)}")
+            raise InputError(f"VQVAE.encode needs images (B, 3, {side}, {side}), got {tuple(images.shape)}")
         features: Tensor = self.quant_conv(self.encoder(images))
         return features
 
     def decode_features(self, f_hat: Tensor) -> Tensor:
-        """Images (B, 3, H, W) of f_hat, not clamped: what a reconstruction loss wants. Differentiable."""
+        """Images (B, 3, H, W) of f_hat, not clamped: what a reconstruction loss needs. Differentiable."""
         images: Tensor = self.decoder(self.post_quant_conv(f_hat))
         return images
 
@@ -195,9 +195,9 @@ class VQVAE(nn.Module):
         return self.quantize_features(self.encode_features(images))
 
     def f_hats(self, tokens: Sequence[Tensor]) -> list[Tensor]:
-        """The f_hat after each of the given scales; the last one of a full list is what `decode` wants."""
+        """The f_hat after each of the given scales; the last one of a full list is what `decode` needs."""
         if not 0 < len(tokens) <= len(self.sides):
-            raise InputError(f"VQVAE wants token maps of 1 to {len(self.sides)} scales, got {len(tokens)}")
+            raise InputError(f"VQVAE needs token maps of 1 to {len(self.sides)} scales, got {len(tokens)}")
         sums = [self.empty_map(len(tokens[0]))]
         for scale, map_tokens in enumerate(tokens):
             sums.append(self.add_scale(sums[-1], map_tokens, scale))

@@ -32,7 +32,7 @@ def write_page(page: Page, file: Path) -> None:
         aside.write_text(text, encoding="utf-8")
         aside.replace(file)
     except OSError as error:
-        raise InputError(f"report {file} cannot be written: {error.strerror}; the study itself is unharmed") from error
+        raise InputError(f"report {file} cannot be written: {error.strerror}; the study is unchanged") from error
 
 
 def _template() -> Any:

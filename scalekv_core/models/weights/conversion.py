@@ -77,12 +77,12 @@ def conversions(
         kinds = ", ".join(dict.fromkeys(format.kind for format in known)) or "none"
         inside = some([path.name for path in left] or ([] if source.is_file() else entries(source)))
         raise CheckpointError(
-            f"{source} holds no weights of a known network ({kinds}), but {inside}; scalekv models says which files "
+            f"{source} holds no weights of a known network ({kinds}); it holds {inside}; scalekv models says which files "
             "each model is loaded from"
         )
     names = [one.name for one in found]
     if twice := [one.weights.path.name for one in found if names.count(one.name) > 1]:
-        raise InputError(f"{some(twice)} in {source} would become the same file; convert one of them at a time")
+        raise InputError(f"{some(twice)} in {source} would be written to the same file; convert one of them at a time")
     return found, left
 
 

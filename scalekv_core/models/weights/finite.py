@@ -34,7 +34,7 @@ def check_finite(weights: Weights, kept: State, stored: State) -> None:
             continue
         check_cast(weights, name, value, stored[name])
         raise CheckpointError(
-            f"checkpoint {weights.path} has numbers in {name} that are not finite; fetch it again, or allow them "
+            f"checkpoint {weights.path}: tensor {name} has values that are not finite; fetch it again, or accept it "
             "(--allow-nonfinite, allow_nonfinite=True)"
         )
 
@@ -44,5 +44,5 @@ def check_cast(weights: Weights, name: str, cast: Tensor, stored: Tensor) -> Non
     if cast.dtype != stored.dtype and not is_finite(cast) and is_finite(stored):
         dtype = str(cast.dtype).removeprefix("torch.")
         raise CheckpointError(
-            f"checkpoint {weights.path} has numbers in {name} that are too large for {dtype}; take bfloat16 or float32"
+            f"checkpoint {weights.path}: tensor {name} has values too large for {dtype}; load it as bfloat16 or float32"
         )

@@ -85,5 +85,5 @@ def _listed(index: Path) -> list[str]:
     if not names:
         raise CheckpointError(f"index {index} has an empty weight_map; fetch it again")
     if strange := [name for name in names if not isinstance(name, str) or name != Path(name).name]:
-        raise CheckpointError(f"index {index} names {some([repr(strange[0])])}, which is no file of its folder")
+        raise CheckpointError(f"index {index} names {some([repr(strange[0])])}, which is not a file in its folder")
     return names

@@ -35,7 +35,7 @@ def encoded(codec: CacheCodec, case: CodecCase, x: Tensor, like: Encoded | None 
 
 
 def decoded(codec: CacheCodec, case: CodecCase, stored: Encoded, like: Tensor) -> Tensor:
-    """What the codes stand for, written where the cache wants it: into a part of a larger buffer, over nan."""
+    """What the codes stand for, written where the cache needs it: into a part of a larger buffer, over nan."""
     tokens = stored.length
     buffer = like.new_full((*like.shape[:2], tokens + 3, like.shape[3]), torch.nan)
     codec.decode(stored, case.kind, buffer[:, :, :tokens])

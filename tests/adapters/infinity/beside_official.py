@@ -1,4 +1,4 @@
-"""Draws with the official Infinity code and with ours, under every policy, and tells how far they agree.
+"""Generates with the official Infinity code and with ours under every policy, and prints how far the two agree.
 
     git clone https://github.com/FoundationVision/Infinity
     python tests/adapters/infinity/beside_official.py Infinity

@@ -1,5 +1,6 @@
-"""Two tiny Infinity models whose every number was recorded from the official code (see tests/data/golden), and two smaller
-ones with random weights, for what holds of any weights."""
+"""Two tiny Infinity models recorded from the official code (see tests/data/golden), and two smaller ones with random
+weights.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ ASPECTS = {1.0: "1:1", 1.25: "4:5", 0.8: "5:4"}
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """The module with random weights that are the same every time, none of them zero."""
+    """The module with seeded random weights, none of them zero."""
     generator = torch.Generator().manual_seed(0)
     for name, weight in module.named_parameters():
         if not name.endswith("scale_mul_1H11"):
@@ -53,7 +54,7 @@ def golden() -> Callable[[str], dict[str, Tensor]]:
 
 @pytest.fixture(scope="session")
 def golden_cases() -> Callable[[str], dict[str, dict]]:
-    """How the cases of a golden file were drawn: {case: {guidance, text, ...}}."""
+    """The settings of each case of a golden file: {case: {guidance, text, ...}}."""
 
     def cases(kind: str) -> dict[str, dict]:
         with safe_open(GOLDEN / f"{kind}_io.safetensors", framework="pt") as file:
@@ -158,7 +159,7 @@ def infinity(make_infinity, kind) -> Infinity:
 
 @pytest.fixture
 def any_infinity(make_infinity, size) -> Infinity:
-    """A model for what holds of any weights."""
+    """A model for tests that must pass with any weights."""
     return make_infinity(size)
 
 

@@ -1,4 +1,6 @@
-"""Our Infinity and the official object under a session: as unmodified where nothing is dropped, and afterwards always."""
+"""Our Infinity and the official object under a session: bit-identical where nothing is evicted, and restored
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +136,7 @@ class TestAdapters(AdapterPromises):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("everything", [True, False])
 def test_full_is_bit_identical_in_half_precision(ours, dtype, everything):
-    """So it is with weights in half precision, and the cache then holds that dtype."""
+    """With weights in half precision `full` changes no bit, and the cache holds that dtype."""
     drawer = ours()
     drawer.model.to(dtype) if everything else drawer.model.blocks_to(dtype)
     before = drawer.draw()
@@ -145,7 +147,7 @@ def test_full_is_bit_identical_in_half_precision(ours, dtype, everything):
 
 @pytest.mark.parametrize("aspect", ["4:5", "3:1"])
 def test_full_is_bit_identical_on_other_canvases(make, aspect):
-    """A schedule that is not the model's own is planned when it comes."""
+    """A schedule that differs from the model's own is planned when its image begins."""
     drawer, canvas = make(), Canvas(aspect, "0.06M")
     before = drawer.draw(canvas=canvas)
     with compress(drawer.model, "full", check=True) as session:
@@ -155,7 +157,7 @@ def test_full_is_bit_identical_on_other_canvases(make, aspect):
 
 @pytest.mark.parametrize("policy", ["uniform", "h2o"])
 def test_an_image_drawn_again_is_the_same(make, policy):
-    """Nothing of one image is seen by the next, whatever was generated in between."""
+    """No image depends on those generated before it."""
     drawer = make()
     with compress(drawer.model, policy, "20%"):
         first = drawer.draw()
@@ -164,7 +166,7 @@ def test_an_image_drawn_again_is_the_same(make, policy):
 
 
 def test_sampling_is_deterministic_under_a_session(make_infinity, plain_text, size):
-    """Prompt and seed determine an image, whatever is beside it."""
+    """Prompt and seed determine an image, whatever else is in the batch."""
     model, text = make_infinity(size), plain_text(4, 7)
     with compress(model, "uniform", "20%"):
         batch = model.generate(text, seeds=[1, 2], top_p=0.97)
@@ -177,7 +179,7 @@ def test_sampling_is_deterministic_under_a_session(make_infinity, plain_text, si
 
 
 def test_teacher_forcing_is_left_alone(make):
-    """The masked pass over all scales at once uses no cache: inside a session, and after an image that was interrupted."""
+    """The masked pass over all scales uses no cache, inside a session and after an interrupted image."""
     drawer, schedule = make(), Canvas("1:1", "0.06M").maps
     x = torch.randn(2, 520, 6, generator=torch.Generator().manual_seed(0))
     more = () if isinstance(drawer, Ours) else ([(1, h, w) for h, w in schedule],)
@@ -191,14 +193,14 @@ def test_teacher_forcing_is_left_alone(make):
 
 
 def test_the_stand_in_teacher_forces_as_recorded(make_official, golden, golden_text):
-    """Its logits are those of the official code."""
+    """The stand-in's logits equal those recorded from the official code."""
     want, schedule = golden("like2b_io"), [(1, h, w) for h, w in Canvas("1:1", "0.06M").maps]
     got = make_official("like2b")(golden_text("like2b", "text2"), want["tf_sq.x"], schedule)
     torch.testing.assert_close(got, want["tf_sq.logits"], rtol=0, atol=1e-4)
 
 
 def test_a_reset_in_the_official_way_is_honoured(official):
-    """`kv_caching(True)` begins a new image, whether or not the last one was ended."""
+    """`kv_caching(True)` begins a new image, whether or not the last one ended."""
     drawer = official()
     with compress(drawer.model, "uniform", "20%") as session:
         undisturbed = drawer.draw()
@@ -213,7 +215,7 @@ def test_a_reset_in_the_official_way_is_honoured(official):
 
 @pytest.mark.parametrize("pn", [None, "0.25M"])
 def test_the_size_that_an_official_object_was_built_for_decides_nothing(official, pn):
-    """Its caller chooses the schedule of every image; each is planned when it comes."""
+    """The caller chooses the schedule of every image, and each image is planned when it begins."""
     drawer = official()
     whole, drawer.model.pn = drawer.draw(), pn
     with compress(drawer.model, "full") as session:
@@ -241,12 +243,12 @@ def profiles(make_official, plain_text):
 
 
 def test_calibration_measures_the_schedule_of_the_image(profiles):
-    """Whatever `pn` says."""
+    """Calibration measures the schedule of the image, not that of `pn`."""
     assert [WIDE.schedule, LARGE.schedule] == [profile.schedule for profile in profiles]
 
 
 def test_each_image_takes_the_profile_of_its_schedule(official, profiles):
-    """Two schedules in one session; for a third one the missing profile is named."""
+    """Two schedules in one session use their own profiles; for a third the error names the missing profile."""
     drawer = official()
     with compress(drawer.model, "scalekv", "20%", profile=profiles, check=True) as session:
         for canvas in (WIDE, LARGE, WIDE):
@@ -262,7 +264,7 @@ def test_each_image_takes_the_profile_of_its_schedule(official, profiles):
 
 
 def test_tokens_are_measured_against_the_schedule_of_the_image(official):
-    """500 tokens are more than the history of the smaller image, and a compression of the larger one."""
+    """500 tokens exceed the history of the smaller image and compress the larger one."""
     drawer = official()
     with compress(drawer.model, "uniform", "500 tokens", check=True) as session:
         drawer.draw(canvas=LARGE)
@@ -282,7 +284,7 @@ def test_both_layouts_of_the_official_object_are_known(official_flash):
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_unmodified_cache_weighs_what_is_reported(official, precision):
-    """What the report calls unmodified is what the official attention really holds at the end of an image."""
+    """The report's unmodified bytes equal what the official attention holds at the end of an image."""
     drawer, held = official(), []
     last = drawer.model.unregistered_blocks[-1].sa
     handle = last.register_forward_hook(lambda m, a, out: held.append(m.cached_k.nbytes + m.cached_v.nbytes))
@@ -308,7 +310,7 @@ def test_geometry_of_the_published_models():
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_models_are_known_without_memory(name):
-    """The geometry of a published model is read off one on the meta device."""
+    """The geometry of a published model can be read from a module on the meta device."""
     with torch.device("meta"):
         model = Infinity(InfinityConfig.published(name), canvas=CANVASES[name])
     _, adapter = shared_registry().adapter_for(model)

@@ -1,4 +1,4 @@
-"""Infinity without weights: what a plan counts is what the published models and a real device have."""
+"""Infinity without weights: the counts of a plan equal those of the published models and of a real device."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def bare(config: InfinityConfig = SMALL, *, layers: int | None = None, device: s
 
 @pytest.mark.parametrize("model", MANIFESTS_OF)
 def test_weights_are_those_of_the_published_model(model: str) -> None:
-    """Every parameter of the manifests, in float32; and in half precision what the published runs halve."""
+    """The plan has every parameter of the manifests, in float32 or in the half precision of the published runs."""
     transformer, decoder = MANIFESTS_OF[model]
     card = PublishedInfinityCard.of(model)
     manifests = [json.loads((MANIFESTS / f"{name}.json").read_text()) for name in (transformer, decoder)]
@@ -57,7 +57,7 @@ def test_weights_are_those_of_the_published_model(model: str) -> None:
 
 
 def test_activations_are_those_of_a_real_device() -> None:
-    """The last scales, with all that the loop keeps."""
+    """Planned activations of the last scales equal those measured on a real device."""
     planned = dry_run(bare(), 2).stages.max(axis=0)
     real, peaks = bare(device="cpu"), []
 
@@ -76,7 +76,7 @@ def test_activations_are_those_of_a_real_device() -> None:
 
 
 def test_decoding_is_that_of_a_real_device() -> None:
-    """One part after the other."""
+    """Planned decoding, part by part, equals that measured on a real device."""
     real = bare(device="cpu")
     with torch.inference_mode(), StorageTracker() as tracker:
         real.decode(3)
@@ -86,7 +86,7 @@ def test_decoding_is_that_of_a_real_device() -> None:
 
 @pytest.mark.thorough
 def test_every_image_and_every_layer_takes_as_much_as_the_next() -> None:
-    """So that two images and three layers tell of all."""
+    """Each further image and layer adds the same, so a dry run of two images and three layers is enough."""
     one, two, five = (dry_run(bare(), images) for images in (1, 2, 5))
 
     assert five == one.extrapolated(two, 5)
@@ -95,14 +95,14 @@ def test_every_image_and_every_layer_takes_as_much_as_the_next() -> None:
 
 @pytest.mark.thorough
 def test_without_guidance_there_are_half_the_rows() -> None:
-    """And half of what depends on them."""
+    """Without guidance there are half the rows, and half of what depends on them."""
     guided, plain = (dry_run(bare(), 1, guidance=guidance) for guidance in (True, False))
 
     assert max(plain.between) < 0.6 * max(guided.between)
 
 
 def test_the_second_projection_is_that_of_attention() -> None:
-    """What the bench gives code that projects twice."""
+    """The bench's stand-in for code that projects twice uses the projection of attention."""
     model = bare()
 
     assert [block.sa for block in model.infinity.blocks] == [module for module, _ in model.projections]
@@ -130,7 +130,7 @@ def test_the_8b_plan_of_eight_images_has_the_numbers_of_the_papers() -> None:
 
 @pytest.mark.thorough
 def test_other_canvases_are_planned_and_unknown_ones_refused() -> None:
-    """A size that is a quarter takes a part of the tokens; the nearest aspect ratios are named."""
+    """A quarter of the size takes a part of the tokens; for an unknown aspect ratio the error names the nearest."""
     small = plan_memory("infinity-2b", "uniform", size="0.25M", aspect="3:4")
     large = plan_memory("infinity-2b", "uniform", aspect="3:4")
 
@@ -143,7 +143,7 @@ def test_other_canvases_are_planned_and_unknown_ones_refused() -> None:
 
 @pytest.mark.thorough
 def test_suggestions_make_it_fit() -> None:
-    """The text encoder leaves first; then less is kept; and so on, until it fits."""
+    """Suggestions remove the text encoder first, then lower the budget, until the batch fits."""
     full = plan_memory("infinity-8b", "full", images=8, memory="80GiB")
     suggestion = Suggestions(full).cheapest
 
@@ -158,7 +158,7 @@ def test_suggestions_make_it_fit() -> None:
     ("aspect", "policy"), [("1:1", "uniform"), ("3:4", "scalekv"), ("1:1", "h2o"), ("1:1", "fold")]
 )
 def test_the_plan_of_infinity_tiny_is_what_a_session_measures(aspect: str, policy: str) -> None:
-    """The cache to the byte, weights too, and the whole within a tenth."""
+    """Planned cache and weights are exact to the byte, and the total is within a tenth."""
     model, prompts = load_model("infinity-tiny"), ["a red circle", "a blue square"]
     model.set_shape(aspect=aspect)
     plan = plan_memory("infinity-tiny", policy, "30%", images=2, aspect=aspect)

@@ -1,4 +1,4 @@
-"""Published Infinity and BSQ-VAE files load in every shape that people have them in, and end in one line where they do not."""
+"""Published Infinity and BSQ-VAE files load in every layout in use; other files end in one line."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def same_state(want, got):
 
 
 def draws_the_same(want, got):
-    """Whether two models draw the same picture of the same text."""
+    """Whether two models generate the same image from the same text."""
     text = PackedText.pack([torch.randn(5, 256, generator=torch.Generator().manual_seed(0))])
     pictures = [model.generate(text, seeds=[1], guidance=3.0, canvas=want.canvas).images for model in (want, got)]
     return torch.equal(*pictures)
@@ -99,7 +99,7 @@ def with_training_buffers(state):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("made", [dict, swapped, with_training_buffers], ids=lambda made: made.__name__)
 def test_a_checkpoint_gives_back_the_model(make_infinity, make_vae, state, save, kind, made):
-    """Sizes, weights and buffers come from the file, whatever layout the head scales have, and the images are the same."""
+    """Sizes, weights and buffers come from the file in either layout of head scales, and images are the same."""
     want = make_infinity(kind)
     got = load_infinity(save(made(state(kind))), vae=make_vae(kind), expect=want.config, canvas=want.canvas)
 
@@ -124,7 +124,7 @@ def test_what_trainers_wrap_around_is_taken_off(make_infinity, state, save, wrap
 
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
 def test_a_folder_of_shards_is_read(make_infinity, state, tmp_path, suffix):
-    """As the 8B model is published."""
+    """A folder of shards loads, as the 8B model is published."""
     weights, names = state("like8b"), [f"model-{n:05d}-of-00003{suffix}" for n in (1, 2, 3)]
     for n, name in enumerate(names):
         part = dict(list(weights.items())[n::3])
@@ -141,7 +141,7 @@ def test_a_folder_of_shards_is_read(make_infinity, state, tmp_path, suffix):
 
 
 def test_a_table_for_no_prompt_of_any_length_is_read(state, save, infinity_config):
-    """A longer one is cut to what T5 can say; a shorter one is not made up for: it means shorter prompts."""
+    """A longer table is cut to T5's limit; a shorter one means shorter prompts and is not padded."""
     weights, width = state(), state()["cfg_uncond"].shape[1]
     long = torch.randn(600, width)
     loaded = load_infinity(save({**weights, "cfg_uncond": long}))
@@ -153,7 +153,7 @@ def test_a_table_for_no_prompt_of_any_length_is_read(state, save, infinity_confi
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_published_models_fit(manifest, name):
-    """Names and shapes of the full-size models, buffers and all, are those of the modules that their sizes make."""
+    """The modules built from the published sizes have the names and shapes of the published files, buffers included."""
     weights = weights_of(manifest(MANIFESTS[name][0]), InfinityFormat())
     config = infinity_config(weights, None, InfinityConfig.published(name))
     with torch.device("meta"):
@@ -163,7 +163,7 @@ def test_published_models_fit(manifest, name):
 @pytest.mark.parametrize("name", MANIFESTS)
 @pytest.mark.parametrize("short", [True, False])
 def test_published_vaes_fit(manifest, name, short):
-    """With and without the inner names; what the official loader ignores is ignored."""
+    """Published VAEs fit with and without the inner names; what the official loader ignores is ignored."""
     recorded = manifest(MANIFESTS[name][1])
     if short:
         recorded["params"] = {shortened(key): shape for key, shape in recorded["params"].items()}
@@ -205,14 +205,14 @@ def test_a_vae_gives_back_its_pictures(make_vae, vae_state, save, kind):
 
 
 def test_every_long_name_comes_from_its_short_one(manifest):
-    """And stays what it is when it is long already."""
+    """Each short name maps to its long one, and a long name to itself."""
     for _, vae in MANIFESTS.values():
         for name in manifest(vae)["params"]:
             assert name == long_name(name) == long_name(shortened(name))
 
 
 def test_half_precision_is_that_of_the_official_inference(make_infinity, state, save):
-    """Blocks and text projections, and nothing else; as the official inference has it."""
+    """Half precision covers blocks and text projections only, as in the official inference."""
     want = halved(make_infinity("like2b"))
     got = load_infinity(save(state()), dtype=torch.bfloat16)
 
@@ -221,7 +221,7 @@ def test_half_precision_is_that_of_the_official_inference(make_infinity, state, 
 
 
 def test_the_vae_must_be_that_of_the_transformer(make_vae, state, save):
-    """A transformer of 16 bits with the VAE of 14."""
+    """A transformer of 16 bits with a VAE of 14 is refused."""
     path = save(state("like2b"))
     with pytest.raises(CheckpointError) as error:
         load_infinity(path, vae=make_vae("like8b"))
@@ -230,7 +230,7 @@ def test_the_vae_must_be_that_of_the_transformer(make_vae, state, save):
 
 
 def test_another_model_than_expected_is_told(state, save):
-    """Both are described by what differs."""
+    """The error describes both models by their differing sizes."""
     path = save(state())
     with pytest.raises(CheckpointError) as error:
         load_infinity(path, expect="infinity-2b")
@@ -239,14 +239,14 @@ def test_another_model_than_expected_is_told(state, save):
 
 
 def test_a_published_model_is_called_by_its_name():
-    """An 8B where 2B was asked for."""
+    """Loading an 8B file as 2B names both."""
     got, want = InfinityConfig.published("infinity-8b"), InfinityConfig.published("infinity-2b")
     assert checkpoint.describe(got, want).startswith("infinity-8b of depth 40, width 3584, heads 28")
     assert "an Infinity of depth 40" == checkpoint.describe(attrs.evolve(want, depth=40), want)
 
 
 def test_missing_unknown_and_other_tensors_are_named(state, save):
-    """The first few of each."""
+    """The error names the first few missing, unknown and mismatching tensors."""
     weights = state()
     del weights["block_chunks.1.module.0.ca.v_bias"]
     weights["head.bias"] = torch.zeros(5)
@@ -260,7 +260,7 @@ def test_missing_unknown_and_other_tensors_are_named(state, save):
 
 
 def test_incomplete_files_say_what_they_lack(state, vae_state, save):
-    """Tensors from which sizes are read."""
+    """The error names the missing tensor from which a size would be read."""
     weights = state()
     del weights["word_embed.weight"]
     with pytest.raises(
@@ -273,7 +273,7 @@ def test_incomplete_files_say_what_they_lack(state, vae_state, save):
 
 
 def test_another_kind_of_network_is_told(state, vae_state, save):
-    """Transformer and VAE mixed up."""
+    """A VAE given as a transformer, and the other way round, is refused with both names."""
     with pytest.raises(CheckpointError, match=r"is no BSQ-VAE: there is no 'decoder.*; it is an Infinity"):
         load_bsq_vae(save(state()))
     with pytest.raises(CheckpointError, match=r"is no Infinity: there is no 'cfg_uncond' in it; it is a BSQ-VAE"):
@@ -283,7 +283,7 @@ def test_another_kind_of_network_is_told(state, vae_state, save):
 def test_converted_weights_load_as_the_published_ones(
     make_infinity, make_vae, state, vae_state, save, tmp_path, capsys
 ):
-    """In half precision the file holds what half precision means here, and the VAE stays in float32."""
+    """A converted half-precision file loads like the published one; the VAE stays in float32."""
     save(swapped(state()), "infinity_2b_reg.pth")
     short = {shortened(n): value for n, value in vae_state().items()}
     save({"vae": short}, "infinity_vae_d32reg.pth")

@@ -1,4 +1,4 @@
-"""A published Infinity by name: which files it consists of, as published or converted, and what is said where one lacks."""
+"""A published Infinity by name: which files it consists of, published or converted, and the errors for missing ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scalekv_core.errors import CheckpointError, MissingExtra
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the 2B model, as far as names go."""
+    """A folder with empty files under the names of the 2B model."""
     for name in ("infinity_2b_reg.pth", "infinity_vae_d32reg.pth"):
         (tmp_path / name).touch()
     (tmp_path / "flan-t5-xl").mkdir()
@@ -30,13 +30,13 @@ def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
 
 
 def test_every_published_model_has_files() -> None:
-    """And a text that names them."""
+    """Every published model has a list of files and a text that names them."""
     assert set(PUBLISHED) == set(FILES)
     assert all(FILES[name].transformer in folder_for(name) for name in FILES)
 
 
 def test_parts_are_found_under_their_official_names(folder: Path) -> None:
-    """In the folder, or beside the transformer if that is what is named."""
+    """The parts are found in the folder, or beside the transformer if that file is given."""
     want = Parts(
         transformer=folder / "infinity_2b_reg.pth", vae=folder / "infinity_vae_d32reg.pth", t5=folder / "flan-t5-xl"
     )
@@ -45,7 +45,7 @@ def test_parts_are_found_under_their_official_names(folder: Path) -> None:
 
 
 def test_parts_are_found_under_their_other_names(folder: Path) -> None:
-    """The VAE has two names in the official scripts, T5's folder too."""
+    """The VAE and T5's folder are also found under the other names of the official scripts."""
     (folder / "infinity_vae_d32reg.pth").rename(folder / "infinity_vae_d32_reg.pth")
     (folder / "flan-t5-xl").rename(folder / "flan-t5-xl-official")
 
@@ -54,7 +54,7 @@ def test_parts_are_found_under_their_other_names(folder: Path) -> None:
 
 
 def test_converted_parts_come_first(folder: Path) -> None:
-    """Both may lie in one folder."""
+    """If a folder has both, converted files are used."""
     for stem in ("infinity_2b_reg", "infinity_vae_d32reg"):
         (folder / f"{stem}.safetensors").touch()
 
@@ -64,7 +64,7 @@ def test_converted_parts_come_first(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["infinity_8b_weights", "infinity_8b_512x512_weights"])
 def test_a_folder_of_shards_may_be_named_itself(tmp_path: Path, name: str) -> None:
-    """As the official scripts do; one for another size has another name."""
+    """A folder of shards can be given itself, as in the official scripts; a folder of another size is not taken."""
     (tmp_path / name).mkdir()
     (tmp_path / name / "model-00001-of-00001.safetensors").touch()
     (tmp_path / "infinity_vae_d56_f8_14_patchify.pth").touch()
@@ -76,7 +76,7 @@ def test_a_folder_of_shards_may_be_named_itself(tmp_path: Path, name: str) -> No
 
 @pytest.mark.parametrize("name", FILES)
 def test_an_empty_folder_says_what_belongs_there(tmp_path: Path, name: str) -> None:
-    """All that is missing, and where it is to be had."""
+    """The error lists all missing files and where to get them."""
     with pytest.raises(CheckpointError) as error:
         parts_of(name, tmp_path)
     message, wanted = one_line(error), FILES[name]
@@ -86,7 +86,7 @@ def test_an_empty_folder_says_what_belongs_there(tmp_path: Path, name: str) -> N
 
 
 def test_one_missing_part_is_named_alone(folder: Path) -> None:
-    """The others are there."""
+    """The error names only the part that is missing."""
     (folder / "infinity_vae_d32reg.pth").unlink()
     with pytest.raises(CheckpointError) as error:
         parts_of("infinity-2b", folder)
@@ -94,13 +94,13 @@ def test_one_missing_part_is_named_alone(folder: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    """Is told as one that is empty."""
+    """A folder that does not exist gives the error of an empty one."""
     with pytest.raises(CheckpointError, match=r"model 'infinity-2b' lacks .*nowhere"):
         parts_of("infinity-2b", tmp_path / "nowhere")
 
 
 def test_without_weights_they_come_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The transformer, the VAE and T5, and no more than that."""
+    """Without --weights exactly the transformer, the VAE and T5 are fetched from the hub."""
     asked = {}
 
     def fetched(repository: str, patterns, *, otherwise: str) -> Path:
@@ -122,14 +122,14 @@ def test_without_weights_they_come_from_the_hub(folder: Path, monkeypatch: pytes
 
 
 def test_without_weights_and_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is named."""
+    """Without huggingface_hub the error names the extra."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtra, match=r"pip install 'scalekv\[hub\]'"):
         parts_of("infinity-2b", None)
 
 
 def test_parts_that_do_not_belong_together(make_vae, tmp_path: Path) -> None:
-    """The 8B model's VAE, under the name of the 2B's; told before the transformer is read."""
+    """The 8B's VAE under the name of the 2B's is refused before the transformer is read."""
     t5 = tmp_path / "t5"
     t5.mkdir()
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
@@ -137,5 +137,5 @@ def test_parts_that_do_not_belong_together(make_vae, tmp_path: Path) -> None:
     torch.save({"vae": make_vae("like8b").state_dict()}, tmp_path / "vae.pth")
     with pytest.raises(CheckpointError) as error:
         load_parts("infinity-2b", Parts(transformer=tmp_path / "not read", vae=tmp_path / "vae.pth", t5=t5))
-    wanted = f"model 'infinity-2b' wants a VAE of 32 bits, as infinity_vae_d32reg.pth is; {tmp_path / 'vae.pth'} has 14"
+    wanted = f"model 'infinity-2b' needs a VAE of 32 bits, as infinity_vae_d32reg.pth is; {tmp_path / 'vae.pth'} has 14"
     assert wanted == one_line(error)

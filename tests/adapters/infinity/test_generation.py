@@ -1,4 +1,4 @@
-"""What a generation promises, whatever the weights."""
+"""Generation of an Infinity with any weights: shapes, seeds, batches, sampling, guidance, forcing and refusals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LENS = (5, 9, 5)
 
 @pytest.fixture
 def infinity(any_infinity) -> Infinity:
-    """A model of each kind; its weights do not matter here."""
+    """A small model of each kind with random weights."""
     return any_infinity
 
 
@@ -40,7 +40,7 @@ def bits_of(generation, image):
 
 
 def test_shapes_and_ranges(infinity, text):
-    """Images are RGB in [0, 1], of the canvas's shape; there is one map per scale; logits are there if asked for."""
+    """Images are RGB in [0, 1] of the canvas's shape, with one map per scale, and logits on request."""
     canvas, d = Canvas("4:3", "0.06M"), infinity.config.token_bits
     got = infinity.generate(text, seeds=SEEDS, canvas=canvas, keep_logits=True)
     assert (3, 3, *canvas.image_size(infinity.config.patch * infinity.vae.config.stride)) == tuple(got.images.shape)
@@ -52,7 +52,7 @@ def test_shapes_and_ranges(infinity, text):
 
 
 def test_the_same_seeds_give_the_same_images(infinity, text):
-    """Two runs are bit-equal, and other seeds give other images of one prompt."""
+    """Two runs are bit-equal; other seeds give other images of the same prompt."""
     first, second = (infinity.generate(text, seeds=SEEDS) for _ in range(2))
     assert torch.equal(first.images, second.images)
     prompt = one(text, 0)
@@ -62,7 +62,7 @@ def test_the_same_seeds_give_the_same_images(infinity, text):
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_an_image_does_not_depend_on_its_batch(infinity, text, guidance):
-    """Alone or among others of other lengths, a prompt and a seed give the same image."""
+    """A prompt and a seed give the same image alone and beside prompts of other lengths."""
     options = {"guidance": guidance, "top_p": 0.97}
     batch = infinity.generate(text, seeds=SEEDS, **options)
     for i in range(3):
@@ -73,7 +73,7 @@ def test_an_image_does_not_depend_on_its_batch(infinity, text, guidance):
 
 @pytest.mark.thorough
 def test_the_global_generator_plays_no_part(infinity, text):
-    """Torch's own seed neither matters nor moves."""
+    """Torch's global generator is neither read nor advanced."""
     torch.manual_seed(0)
     state = torch.get_rng_state()
     first = infinity.generate(text, seeds=SEEDS)
@@ -84,7 +84,7 @@ def test_the_global_generator_plays_no_part(infinity, text):
 
 @pytest.mark.thorough
 def test_top_k_of_one_is_greedy(infinity, text):
-    """With one value left for each bit, the seed does not matter."""
+    """With one candidate per bit the seed does not matter."""
     greedy = infinity.generate(text, seeds=None)
     assert torch.equal(greedy.images, infinity.generate(text, seeds=SEEDS, top_k=1).images)
 
@@ -98,20 +98,20 @@ def test_top_p_settles_certain_bits(infinity, text):
 
 
 def test_a_low_temperature_is_greedy(infinity, text):
-    """The colder, the closer to the likelier values."""
+    """The lower the temperature, the closer the choice to the likelier values."""
     greedy, cold = infinity.generate(text, seeds=None), infinity.generate(text, seeds=SEEDS, temperature=1e-5)
     assert torch.equal(bits_of(greedy, 0), bits_of(cold, 0))
 
 
 def test_temperatures_may_differ_by_scale(infinity, text):
-    """A list is one per scale: cold at the first scales, they are greedy, and the others are not."""
+    """A list gives one temperature per scale: scales with a low one are greedy, the others are not."""
     greedy = infinity.generate(text, seeds=None)
     mixed = infinity.generate(text, seeds=SEEDS, temperature=[1e-5] * 3 + [1.0] * 4)
     assert [True] * 3 + [False] * 4 == [torch.equal(a, b) for a, b in zip(greedy.tokens, mixed.tokens, strict=True)]
 
 
 class Watching(ConcatCache):
-    """Writes down how many rows attention sees."""
+    """Records how many rows attention sees."""
 
     def __init__(self, schedule, rows):
         super().__init__(schedule)
@@ -124,7 +124,7 @@ class Watching(ConcatCache):
 
 @pytest.mark.parametrize(("guidance", "rows"), [(1, 3), (0, 3), ([1] * 7, 3), (1.01, 6), ([1] * 6 + [3], 6)])
 def test_no_guidance_runs_no_unconditioned_rows(infinity, text, guidance, rows):
-    """Where guidance is 1, or 0 for short, at every scale, attention sees B rows, otherwise 2B at every scale."""
+    """With guidance 1 or 0 at every scale attention sees B rows, otherwise 2B."""
     seen = set()
     infinity.new_cache = lambda schedule: Watching(schedule, seen)
     infinity.generate(text, seeds=SEEDS, guidance=guidance)
@@ -132,7 +132,7 @@ def test_no_guidance_runs_no_unconditioned_rows(infinity, text, guidance, rows):
 
 
 def test_guidance_may_differ_by_scale(infinity, text):
-    """One strength for all scales is as many equal ones; where it is 1, the conditioned rows alone decide."""
+    """One strength equals a list of equal strengths; at strength 1 only the conditioned rows count."""
     how = {"seeds": None, "keep_logits": True}
     constant, listed = (infinity.generate(text, guidance=g, **how) for g in (3.0, [3.0] * 7))
     assert torch.equal(constant.images, listed.images)
@@ -144,7 +144,7 @@ def test_guidance_may_differ_by_scale(infinity, text):
 
 
 def test_guidance_after_a_block_mixes_what_it_puts_out(infinity, text):
-    """g * conditioned + (1 - g) * unconditioned goes on in both halves, after the n-th block before the end only."""
+    """After the given block only, both halves continue with g * conditioned + (1 - g) * unconditioned."""
     inputs, outputs = [], []
     for block in infinity.blocks:
         block.register_forward_hook(lambda module, args, out: (inputs.append(args[0]), outputs.append(out))[1])
@@ -158,7 +158,7 @@ def test_guidance_after_a_block_mixes_what_it_puts_out(infinity, text):
 
 
 def test_guidance_after_a_block_differs_from_that_on_logits(infinity, text):
-    """They are two things, and may be had together."""
+    """Guidance on logits and after a block differ, and can be combined."""
     how = {"seeds": None, "guidance": 3.0, "keep_logits": True}
     drawn = [infinity.generate(text, guidance_at=places, **how).logits[0] for places in ([0], [-2], [0, -2])]
     for i, j in ((0, 1), (0, 2), (1, 2)):
@@ -166,7 +166,7 @@ def test_guidance_after_a_block_differs_from_that_on_logits(infinity, text):
 
 
 def test_forcing_its_own_bits_changes_nothing(infinity, text):
-    """Forced with what it chose, a model chooses the same again, and generates the same image."""
+    """Forced with its own bits, a model makes the same choices and the same image."""
     free = infinity.generate(text, seeds=SEEDS)
     for scales in (2, 7):
         forced = infinity.generate(text, seeds=SEEDS, forced=free.tokens[:scales])
@@ -175,7 +175,7 @@ def test_forcing_its_own_bits_changes_nothing(infinity, text):
 
 
 def test_forced_bits_go_in_and_choices_are_still_reported(infinity, text):
-    """What is forced is what the loop used; what the model would have chosen at that scale is told as well."""
+    """The loop uses the forced bits, and the generation also reports what the model would have chosen."""
     free = infinity.generate(text, seeds=SEEDS)
     other = [~free.tokens[0]]
     got = infinity.generate(text, seeds=SEEDS, forced=other)
@@ -186,7 +186,7 @@ def test_forced_bits_go_in_and_choices_are_still_reported(infinity, text):
 
 
 def test_on_scale_is_told_every_scale(infinity, text):
-    """Once per scale, in order, with the sum from which the image so far can be decoded."""
+    """The callback runs once per scale, in order, with the sum from which the image so far is decoded."""
     steps = []
     got = infinity.generate(text, seeds=SEEDS, on_scale=steps.append)
     assert list(range(7)) == [step.scale for step in steps]
@@ -194,7 +194,7 @@ def test_on_scale_is_told_every_scale(infinity, text):
 
 
 def test_another_canvas_is_another_schedule(infinity, text):
-    """The cache is made for the canvas that was asked for, whatever the model's own; and that one may be changed."""
+    """The cache is made for the requested canvas, not the model's default; the default can be changed."""
     made = []
 
     def new_cache(schedule):
@@ -210,7 +210,7 @@ def test_another_canvas_is_another_schedule(infinity, text):
 
 
 class Closing(ConcatCache):
-    """Tells whether it was closed."""
+    """Records whether it was closed."""
 
     closed = False
 
@@ -220,7 +220,7 @@ class Closing(ConcatCache):
 
 
 def test_an_exception_closes_the_cache(infinity, text):
-    """A generation that is interrupted leaves nothing behind, and the next one is as ever."""
+    """An interrupted generation leaves nothing behind, and the next one is correct."""
 
     def interrupt(step):
         if step.scale == 2:
@@ -250,8 +250,8 @@ def test_an_exception_closes_the_cache(infinity, text):
         ({"guidance_at": [1]}, r"on the logits \(0\) or after a block \(-1 to -3\); got 1"),
         ({"guidance_at": [-4]}, r"on the logits \(0\) or after a block \(-1 to -3\); got -4"),
         ({"guidance_at": []}, "at least one place to apply guidance at; got none"),
-        ({"top_k": -5}, r"sampling wants top_k at least 0, whole \(0 lets all compete\); got -5"),
-        ({"top_p": 1.5}, r"sampling wants top_p from 0 to 1 \(0 lets all compete\); got 1.5"),
+        ({"top_k": -5}, r"sampling needs top_k at least 0, whole \(0 lets all compete\); got -5"),
+        ({"top_p": 1.5}, r"sampling needs top_p from 0 to 1 \(0 lets all compete\); got 1.5"),
         ({"temperature": 0.0}, "temperatures above 0; got 0.0"),
         ({"temperature": [1.0] * 8}, "one temperature for all 7 scales or one per scale; got 8"),
         ({"forced": [torch.zeros(3, 1, 6, dtype=torch.bool)] * 8}, "at most 7 scales, got 8"),
@@ -263,7 +263,7 @@ def test_an_exception_closes_the_cache(infinity, text):
     ],
 )
 def test_what_does_not_fit_is_refused(make_infinity, text, options, message):
-    """One line says what was wanted and what was given."""
+    """Inputs of wrong shape end in one line with what was wanted and what was given."""
     model = make_infinity("small")
     model.new_cache = None
     with pytest.raises(InputError, match=message):
@@ -271,12 +271,12 @@ def test_what_does_not_fit_is_refused(make_infinity, text, options, message):
 
 
 def test_texts_that_do_not_fit_are_refused(infinity, plain_text):
-    """A prompt of nothing, of another encoder, or of too many text tokens."""
+    """An empty prompt, one of another encoder, and one that is too long are refused."""
     with pytest.raises(InputError, match=r"at least one text token each; got lengths \[0\]"):
         infinity.generate(PackedText.pack([torch.zeros(0, 256)]), seeds=None)
     with pytest.raises(InputError, match="at least one text token each; got none"):
         PackedText.pack([])
-    with pytest.raises(InputError, match=r"of lengths \[2, 3\] wants features \(5, C\); got \(4, 8\)"):
+    with pytest.raises(InputError, match=r"of lengths \[2, 3\] needs features \(5, C\); got \(4, 8\)"):
         PackedText(torch.zeros(4, 8), [2, 3])
     with pytest.raises(InputError, match=r"text features of 256 channels; got \(3, 8\)"):
         infinity.generate(plain_text(3, channels=8), seeds=None)
@@ -285,7 +285,7 @@ def test_texts_that_do_not_fit_are_refused(infinity, plain_text):
 
 
 def test_an_infinity_without_vae_draws_nothing(infinity, text):
-    """The message says how to give it one."""
+    """The error says how to give it a VAE."""
     with pytest.raises(
         InputError, match=r"has no VAE, so it generates no images; build it with Infinity\(config, vae\)"
     ):

@@ -1,4 +1,4 @@
-"""Infinity by name: cards that tell the shape, prompts that are text, canvases, random weights; and all of it by command line."""
+"""Infinity by name: cards, text prompts, canvases, random weights, and the command line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def model():
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_cards_tell_the_published_shape(name):
-    """Layers, heads, width and maps of every aspect ratio and size, without a file being there."""
+    """Cards state layers, heads, width and the maps of every aspect ratio and size without any file."""
     card = shared_registry().make("model", name)
     config = InfinityConfig.published(name)
     assert config.geometry(CANVASES[name], torch.bfloat16) == card.geometry == card.shape()
@@ -67,7 +67,7 @@ def test_cards_tell_the_published_shape(name):
 
 
 def test_a_loaded_model_is_compared_with_what_the_published_code_holds():
-    """Keys in float32 where attention reads bfloat16, so that the report of an image names the figure of its plan."""
+    """Unmodified keys count as float32 although attention reads bfloat16, in the report as in the plan."""
     model = small_card().random(dtype=torch.bfloat16)
     loaded = shared_registry().adapter_for(model.module)[1].geometry(model.module)
     assert loaded.unmodified_key_dtype == shared_registry().make("model", "infinity-8b").geometry.unmodified_key_dtype
@@ -76,14 +76,14 @@ def test_a_loaded_model_is_compared_with_what_the_published_code_holds():
 
 @pytest.mark.parametrize("name", ["infinity-2b", "infinity-8b"])
 def test_the_released_tables_are_for_these_models(name):
-    """Policy `scalekv-reference` plans for the card as it is, at its own 650 tokens."""
+    """Policy `scalekv-reference` plans at its own 650 tokens for these cards."""
     planned = plan_policy(shared_registry().policy("scalekv-reference"), shared_registry().make("model", name).geometry)
     assert (650 * planned.geometry.slots_per_token >= planned.plan.slots()).all()
     assert planned.plan.drops
 
 
 def test_a_card_names_the_nearest_of_what_it_does_not_draw():
-    """An aspect ratio that does not exist, and a size."""
+    """An unknown aspect ratio or size is refused with the nearest ones."""
     card = shared_registry().make("model", "infinity-2b")
     with pytest.raises(InputError, match=r"no aspect ratio '9:16' \(width:height\); the nearest are 4:7, 1:2"):
         card.shape(aspect="9:16")
@@ -95,7 +95,7 @@ def test_a_card_names_the_nearest_of_what_it_does_not_draw():
 
 
 def test_prompts_of_different_lengths_are_drawn_together(model):
-    """One image per prompt, each with its own seed."""
+    """Prompts of different lengths generate in one batch, each with its own seed."""
     batch = model.generate(PROMPTS, seeds=[3, 4])
     assert (2, 3, 16, 16) == tuple(batch.images.shape)
     for image in range(2):
@@ -105,7 +105,7 @@ def test_prompts_of_different_lengths_are_drawn_together(model):
 
 
 def test_the_sampling_is_the_models_own_unless_another_is_given(model):
-    """Guidance, filters and temperature come from the sampling; greedy needs no seeds that matter."""
+    """Guidance, filters and temperature come from the sampling; greedy sampling ignores seeds."""
     own, same = model.generate(PROMPTS, seeds=[0, 1]), model.generate(PROMPTS, seeds=[0, 1], sampling=model.sampling)
     assert torch.equal(own.images, same.images)
     greedy = evolve(model.sampling, greedy=True)
@@ -114,7 +114,7 @@ def test_the_sampling_is_the_models_own_unless_another_is_given(model):
 
 
 def test_places_of_guidance_are_the_samplings(model):
-    """Mixed after a block other logits come out than mixed on the logits; a place that is not there is refused."""
+    """Guidance after a block gives other logits than on the logits; an unknown place is refused."""
     here, there = (evolve(model.sampling, guidance_at=places) for places in ((0,), (-1,)))
     logits = [model.generate(PROMPTS, seeds=[0, 1], sampling=how, keep_logits=True).logits[0] for how in (here, there)]
     assert not torch.equal(*logits)
@@ -124,7 +124,7 @@ def test_places_of_guidance_are_the_samplings(model):
 
 @pytest.mark.parametrize(("guidance", "rows"), [(0, 1), (1, 1), (3, 2), ((1,) * 7, 1), ((1,) * 6 + (2,), 2)])
 def test_rows_are_those_that_attention_sees(model, guidance, rows):
-    """Guidance of 1 draws without, like 0."""
+    """Guidance of 1 or 0 generates without unconditioned rows."""
     sampling = Sampling(guidance=guidance)
     with compress(model, "full") as session:
         model.generate(PROMPTS[:1], seeds=[0], sampling=sampling)
@@ -136,7 +136,7 @@ def test_rows_are_those_that_attention_sees(model, guidance, rows):
 
 
 def test_a_canvas_is_chosen(model):
-    """Aspect ratio and size change schedule, geometry and images; what is not given stays."""
+    """Aspect ratio and size change schedule, geometry and images; the one that is not given stays the same."""
     model.set_shape(aspect="3:4")
     assert Canvas("3:4", "0.06M").schedule == model.schedule
     assert (1, 3, 20, 15) == tuple(model.generate(["a"], seeds=[0]).images.shape)
@@ -148,7 +148,7 @@ def test_a_canvas_is_chosen(model):
 
 
 def test_a_profile_is_that_of_the_canvas(model):
-    """Each canvas has its own; without one there is none."""
+    """Each canvas has a profile of its own, or none."""
     profiles = []
     for aspect in ("1:1", "3:4"):
         model.set_shape(aspect=aspect)
@@ -162,7 +162,7 @@ def test_a_profile_is_that_of_the_canvas(model):
 
 
 def test_prompts_are_encoded_once(model):
-    """The whole and the compressed cache draw from the same features, and T5 need not run for each."""
+    """The unmodified and the compressed cache use the same features; T5 runs once."""
     calls = []
 
     class Counting:
@@ -182,18 +182,18 @@ def test_prompts_are_encoded_once(model):
     [
         ([""], "'infinity-small' generates from a text, and prompt 1 of 1 is empty"),
         (["a", "  "], "prompt 2 of 2 is empty"),
-        (["word " * 13], "a prompt may have 12 text tokens, here words; got 13"),
+        (["word " * 13], "with random weights a prompt has at most 12 words; got 13"),
     ],
 )
 def test_prompts_that_cannot_be_drawn_are_refused(model, prompts, message):
-    """Empty ones, and those that are too long."""
+    """Empty prompts and prompts that are too long are refused."""
     with pytest.raises(InputError, match=message):
         model.generate(prompts, seeds=range(len(prompts)))
 
 
 def test_seeds_must_be_as_many_as_prompts(model):
-    """One for each."""
-    with pytest.raises(InputError, match=r"'infinity-small' wants one seed per image: 2 images, got 1 seeds"):
+    """A wrong number of seeds is refused."""
+    with pytest.raises(InputError, match=r"'infinity-small' needs one seed per image: 2 images, got 1 seeds"):
         model.generate(PROMPTS, seeds=[0])
 
 
@@ -202,7 +202,7 @@ def test_seeds_must_be_as_many_as_prompts(model):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_random_weights_are_the_same_every_time(dtype):
-    """Seeded, in the dtype that was asked for, and alive: prompts make a difference."""
+    """Random weights are seeded, have the requested dtype, and respond to prompts."""
     first, second = (small_card().random(dtype=dtype) for _ in range(2))
     state = first.module.state_dict()
     assert all(torch.equal(value, second.module.state_dict()[name]) for name, value in state.items())
@@ -219,7 +219,7 @@ def test_random_weights_are_the_same_every_time(dtype):
 
 
 class Plugin:
-    """Small models by name."""
+    """A plugin with small models."""
 
     __name__ = "tests-infinity"
 
@@ -230,7 +230,7 @@ class Plugin:
 
 @pytest.fixture
 def scalekv(monkeypatch, tmp_path, capsys):
-    """Runs a command in an empty directory: (exit code, what it printed, what it complained)."""
+    """Runs a command in an empty directory: (exit code, output, errors)."""
     made = Registry.of(scalekv_policies, scalekv_adapters, Plugin())
     monkeypatch.setattr(registries, "shared_registry", lambda: made)
     monkeypatch.chdir(tmp_path)
@@ -249,7 +249,7 @@ DRAW = ("--model", "infinity-small", "--random-weights", "--policy", "snapkv", "
 
 @pytest.mark.thorough
 def test_generate_draws_several_prompts_with_their_own_seeds(scalekv):
-    """Side by side, under a policy, on a canvas, with what is needed to draw them again in the record."""
+    """Several prompts under a policy on a canvas; the record has everything to generate them again."""
     code, out, _ = scalekv("generate", *PROMPTS, *DRAW, "--seed", "1", "--seed", "2", "--aspect", "3:4")
     record = json.loads(Path("scalekv-out/record.json").read_text())
     assert 0 == code, out
@@ -264,14 +264,14 @@ def test_generate_draws_several_prompts_with_their_own_seeds(scalekv):
 
 @pytest.mark.thorough
 def test_generate_pairs_prompts_with_seeds(scalekv):
-    """Each prompt with its own seed, and no other."""
+    """--paired gives each prompt its own seed and no other."""
     code, _, _ = scalekv("generate", *PROMPTS, *DRAW, "--seed", "5", "--seed", "8", "--paired", "--no-baseline")
     record = json.loads(Path("scalekv-out/record.json").read_text())
     assert (0, PROMPTS, [5, 8]) == (code, record["prompts"], record["seeds"])
 
 
 def test_generate_takes_guidance_by_scale(scalekv):
-    """As many strengths as scales."""
+    """--guidance takes one strength per scale."""
     code, _, _ = scalekv("generate", *PROMPTS, *DRAW, "--guidance", "1,1,1,1,3,3,3", "--no-baseline")
     record = json.loads(Path("scalekv-out/record.json").read_text())
     assert 0 == code
@@ -279,7 +279,7 @@ def test_generate_takes_guidance_by_scale(scalekv):
 
 
 def test_generate_takes_places_of_guidance(scalekv):
-    """On the logits and after a block, and the record says it."""
+    """--guidance-at takes the logits and blocks, and the record lists them."""
     code, _, _ = scalekv("generate", *PROMPTS, *DRAW, "--guidance-at", "0,-1", "--no-baseline")
     assert 0 == code
     assert [0, -1] == json.loads(Path("scalekv-out/record.json").read_text())["sampling"]["guidance_at"]
@@ -296,29 +296,29 @@ def test_generate_takes_places_of_guidance(scalekv):
             ("--size", "8M"),
             "model 'infinity-small' generates no such images: there is no image size of '8M' pixels; there are 0.06M, 0.25M, 0.60M, 1M",
         ),
-        (("--guidance", "1,3"), "Infinity wants one guidance for all 7 scales or one per scale; got 2"),
-        (("--guidance", "much"), "--guidance wants a number, or one per scale with commas between; got 'much'"),
-        (("--guidance", "0.5"), "Infinity wants guidance of 1 or more (or 0 to generate without guidance); got 0.5"),
-        (("--seed", "5", "--paired"), "--paired wants one --seed for each of 2 prompts, and no --images; got 1 seeds"),
-        (("--weights", "here"), "--random-weights takes the place of --weights; leave one of them out (got here)"),
+        (("--guidance", "1,3"), "Infinity needs one guidance for all 7 scales or one per scale; got 2"),
+        (("--guidance", "much"), "--guidance needs a number, or one per scale with commas between; got 'much'"),
+        (("--guidance", "0.5"), "Infinity needs guidance of 1 or more (or 0 to generate without guidance); got 0.5"),
+        (("--seed", "5", "--paired"), "--paired needs one --seed for each of 2 prompts, and no --images; got 1 seeds"),
+        (("--weights", "here"), "--random-weights replaces --weights; give one of them (got here)"),
     ],
 )
 def test_generate_refuses_in_one_line(scalekv, arguments, message):
-    """Who, wanted, got; exit code 2, and nothing is written."""
+    """A wrong option ends in one line with exit code 2, and nothing is written."""
     code, _, err = scalekv("generate", *PROMPTS, *DRAW, *arguments)
     assert (2, f"scalekv: {message}") == (code, err.strip())
     assert [] == list(Path().iterdir())
 
 
 def test_generate_refuses_an_empty_prompt(scalekv):
-    """Nothing to draw."""
+    """An empty prompt is refused."""
     code, _, err = scalekv("generate", "a", " ", *DRAW)
     assert 2 == code
     assert "prompt 2 of 2 is empty" in err
 
 
 def test_without_weights_and_network_there_are_two_ways(scalekv, monkeypatch):
-    """The published files in a folder, or random weights; whatever memory this machine has."""
+    """The error names both ways, a folder with the published files and random weights, whatever memory is free."""
     monkeypatch.setattr("scalekv_core.memory.free.memory_for_process", lambda device: None)
     code, _, err = scalekv("generate", "a", "--model", "infinity-2b", "--policy", "uniform")
     assert 2 == code
@@ -329,6 +329,6 @@ def test_without_weights_and_network_there_are_two_ways(scalekv, monkeypatch):
 
 
 def test_a_model_of_one_shape_says_so(scalekv):
-    """VAR draws square images of one size."""
+    """VAR refuses --aspect and --size."""
     code, _, err = scalekv("generate", "3", "--model", "var-tiny", "--aspect", "3:4")
     assert (2, True) == (code, "aspect ratio" in err)

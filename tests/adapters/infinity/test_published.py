@@ -1,4 +1,4 @@
-"""A published Infinity by name, end to end: official files of tiny sizes and a random T5 in, pictures out."""
+"""A published Infinity by name, end to end: small official files and a random T5 in, images out."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SMALL = Canvas("1:1", "0.06M")
 
 @pytest.fixture(autouse=True)
 def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where text features are kept during a test."""
+    """The folder in which a test stores text features."""
     monkeypatch.setenv("SCALEKV_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def folder(make_infinity, make_vae, infinity_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with infinity-2b, which is for now as small as one of the recorded models, and reads 16 text tokens."""
+    """A folder named infinity-2b with one of the recorded small models, which reads 16 text tokens."""
     folder = tmp_path / "weights"
     folder.mkdir()
     torch.save(make_infinity("like2b").state_dict(), folder / "infinity_2b_reg.pth")
@@ -46,14 +46,14 @@ def folder(make_infinity, make_vae, infinity_config, tmp_path: Path, monkeypatch
 
 @pytest.fixture
 def model(folder: Path):
-    """That model, on its smallest canvas."""
+    """That model on its smallest canvas."""
     loaded = load_model("infinity-2b", weights=folder)
     loaded.set_shape(aspect=SMALL.aspect, size=SMALL.pixels)
     return loaded
 
 
 def test_it_draws_what_the_prompt_says(make_infinity, model, folder: Path, tmp_path: Path) -> None:
-    """The features of T5 go into the transformer of the file; under a policy, too."""
+    """The features of T5 reach the transformer of the file, also under a policy."""
     features = T5Encoder(folder / "flan-t5-xl", cache=tmp_path / "other").encode(["a cat", "a red dog"])
     how = attrs.asdict(model.sampling)
     how.pop("greedy")
@@ -65,14 +65,14 @@ def test_it_draws_what_the_prompt_says(make_infinity, model, folder: Path, tmp_p
 
 
 def test_half_precision(folder: Path) -> None:
-    """Blocks in it, the VAE not."""
+    """The blocks are in half precision, the VAE is not."""
     loaded = load_model("infinity-2b", weights=folder, dtype=torch.bfloat16)
     assert torch.bfloat16 == loaded.infinity.dtype
     assert torch.float32 == loaded.infinity.head.weight.dtype == loaded.infinity.vae.dtype
 
 
 def test_profiles_beside_the_weights_are_found(model, folder: Path) -> None:
-    """One for each canvas that it was calibrated on."""
+    """Each canvas finds the profile that was calibrated on it."""
     for aspect in ("1:1", "3:4"):
         model.set_shape(aspect=aspect, size="0.06M")
         with calibrate(model) as calibration:
@@ -87,7 +87,7 @@ def test_profiles_beside_the_weights_are_found(model, folder: Path) -> None:
 
 
 def test_converted_once_it_draws_the_same(model, folder: Path, tmp_path: Path, capsys) -> None:
-    """From the files that the command wrote, beside the T5 that it left alone."""
+    """Files written by `scalekv convert` generate the same images with the same T5."""
     with pytest.raises(SystemExit) as stopped:
         main(["convert", str(folder), "--out", str(tmp_path / "converted")])
     assert (0, "") == (stopped.value.code, capsys.readouterr().err)
@@ -100,7 +100,7 @@ def test_converted_once_it_draws_the_same(model, folder: Path, tmp_path: Path, c
 
 
 def test_an_empty_folder_says_what_belongs_there(tmp_path: Path) -> None:
-    """In one line."""
+    """One line lists the missing files."""
     with pytest.raises(
         CheckpointError, match=r"model 'infinity-8b' lacks .*; give a folder with infinity_8b_weights, "
     ):
@@ -109,7 +109,9 @@ def test_an_empty_folder_says_what_belongs_there(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_from_the_command_line(folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prompt, a policy and a budget in; pictures out. A prompt that is too long is one line."""
+    """`scalekv generate` writes images for a prompt, a policy and a budget, and refuses a prompt that is too long in
+    one line.
+    """
     monkeypatch.chdir(tmp_path)
     words = [
         "--model",

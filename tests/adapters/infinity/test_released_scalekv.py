@@ -1,4 +1,4 @@
-"""The released ScaleKV code, end to end: which tokens stay at every cut, and what is drawn from them.
+"""The released ScaleKV code, end to end: which tokens it keeps at every eviction, and what it generates from them.
 
 That code scores with queries which no attention ever uses: the layer's input times the query weights, without bias, l2 norm,
 head scale or rotation. A view does not show them, so the test hands them to the selector itself.
@@ -27,7 +27,7 @@ CUT = (4, 5)  # the scales after which tokens are dropped; what the last one wou
 
 @frozen
 class RecordedCapacities(BudgetAllocator):
-    """Everything up to the base of 100 tokens, then what the recording was made with."""
+    """Everything up to the base of 100 tokens, then the capacities of the recording."""
 
     rows: dict
 
@@ -43,7 +43,7 @@ class RecordedCapacities(BudgetAllocator):
 
 @frozen(kw_only=True)
 class WithRawQueries(ReleasedSelector):
-    """The released selector, which scores with the queries of a notebook instead of those of the view."""
+    """The released selector, which scores with queries from a notebook instead of those of the view."""
 
     notebook: dict = field(factory=dict)
 
@@ -69,7 +69,7 @@ def raw_queries(model, notebook):
 
 @pytest.fixture
 def drawn(make_infinity, golden_text):
-    """(generation, {(scale, layer): indices that stay}, {(scale, layer): raw queries})."""
+    """(generation, {(scale, layer): kept indices}, {(scale, layer): raw queries})."""
     with safe_open(RECORDING, framework="pt") as file:
         config = json.loads(file.metadata()["config"])
     model, notebook, kept, queries = make_infinity("like2b"), {}, {}, {}
@@ -88,7 +88,7 @@ def drawn(make_infinity, golden_text):
 
 
 def test_the_released_code_keeps_these_tokens_and_draws_these_bits(drawn, golden):
-    """Scoring queries, kept tokens of every layer, row and head, logits and bits, at the cuts and after them."""
+    """Scoring queries, kept tokens, logits and bits equal the recorded ones at and after every eviction."""
     want, full, (drawing, kept, queries) = load_file(RECORDING), golden("like2b_io"), drawn
     assert_close(queries[4, 1][:1], want["score_q_s4_layer1_row0"], rtol=0, atol=2e-5)
     for scale in CUT:

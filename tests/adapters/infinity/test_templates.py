@@ -1,4 +1,4 @@
-"""The aspect ratios, sizes and rotations are the published ones."""
+"""Aspect ratios, sizes and rotations equal the published ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PUBLISHED_NAMES = {  # height / width, as the published table has it
 
 
 def test_all_canvases_are_the_published_ones(manifest):
-    """Fifteen aspect ratios times four sizes: maps, number of tokens and image size."""
+    """Fifteen aspect ratios in four sizes have the published maps, token counts and image sizes."""
     table = manifest("dynamic_resolution")["table"]
     assert set(PUBLISHED_NAMES) == set(table)
     assert set(PUBLISHED_NAMES.values()) == set(ASPECTS)
@@ -30,7 +30,7 @@ def test_all_canvases_are_the_published_ones(manifest):
 
 
 def test_rotations_count_rows_and_columns_as_published(manifest):
-    """Every row and column of every map of every aspect ratio, ties rounded to even included."""
+    """Rotations of every map of every aspect ratio count rows and columns as published, ties rounded to even."""
     for key, scales in manifest("rope_index_tables")["table"].items():
         rows, columns = rows_and_columns(Canvas(PUBLISHED_NAMES[key], "1M"))
         want_rows = torch.cat([torch.tensor(s["h"]).repeat_interleave(len(s["w"])) for s in scales])
@@ -42,7 +42,7 @@ def test_rotations_count_rows_and_columns_as_published(manifest):
 @pytest.mark.parametrize("pixels", PIXELS)
 @pytest.mark.parametrize("aspect", ASPECTS)
 def test_a_canvas_is_found_by_its_maps(aspect, pixels):
-    """Maps belong to one canvas only, with or without a time axis."""
+    """Maps belong to one canvas, with or without a time axis."""
     canvas = Canvas(aspect, pixels)
     assert canvas == find_canvas(canvas.maps)
     assert canvas == find_canvas(canvas.schedule)
@@ -59,12 +59,12 @@ def test_a_canvas_is_found_by_its_maps(aspect, pixels):
     ],
 )
 def test_what_does_not_exist_is_refused(aspect, pixels, message):
-    """The nearest aspect ratios are named, or all where there is none near."""
+    """The error names the nearest aspect ratios, or all if none is near."""
     with pytest.raises(InputError, match=message):
         Canvas(aspect, pixels)
 
 
 def test_maps_of_nobody_are_refused():
-    """A schedule that is not published has no rotation."""
-    with pytest.raises(InputError, match="the maps 1x1 3x3 are those of no aspect ratio and size"):
+    """A schedule that was not published has no rotations."""
+    with pytest.raises(InputError, match="no aspect ratio and size of Infinity has the maps 1x1 3x3"):
         find_canvas([(1, 1), (3, 3)])

@@ -1,4 +1,4 @@
-"""Text features are T5's own, are made once, and do not depend on what else is asked for; mistakes end in one line.
+"""Text features equal T5's, are computed once, and do not depend on other prompts; mistakes end in one line.
 
 The T5 is a random one of a few thousand weights, made and read by transformers as the published one is.
 """
@@ -46,7 +46,7 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def encoder(t5: Path, tmp_path: Path) -> T5Encoder:
-    """An encoder that has seen nothing yet."""
+    """An encoder without stored features."""
     return T5Encoder(t5, cache=tmp_path / "kept")
 
 
@@ -70,7 +70,7 @@ def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
 
 
 def test_features_are_the_last_hidden_states(encoder: T5Encoder, t5: Path) -> None:
-    """As the official code has them: padded to 512 tokens and masked, then cut to the prompt, its end included."""
+    """As in the official code: padded to 512 tokens, masked, and cut to the prompt with its end token."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(t5)
     model = transformers.T5EncoderModel.from_pretrained(t5).eval()
     padded = tokenizer(list(PROMPTS), max_length=512, padding="max_length", truncation=True, return_tensors="pt")
@@ -85,7 +85,7 @@ def test_features_are_the_last_hidden_states(encoder: T5Encoder, t5: Path) -> No
 
 
 def test_a_prompt_does_not_depend_on_the_others(encoder: T5Encoder, t5: Path, tmp_path: Path) -> None:
-    """Bit by bit, whatever is asked for at the same time."""
+    """Features are bit-equal whatever else is encoded in the same call."""
     together = encoder.encode(PROMPTS)
     alone = T5Encoder(t5, cache=tmp_path / "elsewhere").encode(PROMPTS[1:])
 
@@ -93,7 +93,7 @@ def test_a_prompt_does_not_depend_on_the_others(encoder: T5Encoder, t5: Path, tm
 
 
 def test_a_new_prompt_wants_transformers(encoder: T5Encoder, no_t5: None) -> None:
-    """The extra is named."""
+    """Without transformers the error names the extra."""
     with pytest.raises(MissingExtra) as error:
         encoder.encode(PROMPTS)
     wanted = "encoding a prompt with T5 needs transformers, which is not installed; run: pip install 'scalekv[text]'"
@@ -101,7 +101,7 @@ def test_a_new_prompt_wants_transformers(encoder: T5Encoder, no_t5: None) -> Non
 
 
 def test_features_are_kept(encoder: T5Encoder, t5: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Once made they come from the disk, as they were, without transformers; in the order that is asked for."""
+    """Stored features are read from the disk without transformers, in the order of the prompts."""
     made = encoder.encode(PROMPTS)
     request.getfixturevalue("no_t5")
     later = T5Encoder(t5, cache=tmp_path / "kept").encode([PROMPTS[1], PROMPTS[0], PROMPTS[1]])
@@ -111,7 +111,7 @@ def test_features_are_kept(encoder: T5Encoder, t5: Path, tmp_path: Path, request
 
 
 def test_another_t5_has_features_of_its_own(encoder: T5Encoder, tmp_path: Path) -> None:
-    """The same sizes with other weights, or the same weights in another dtype, are told apart."""
+    """Other weights of the same sizes, or another dtype, have their own stored features."""
     other = T5Encoder(save_t5(tmp_path / "flan-t5-tiny", seed=1), cache=tmp_path / "kept")
     half = T5Encoder(encoder.folder, cache=tmp_path / "kept", dtype=torch.bfloat16)
     same = T5Encoder(encoder.folder, cache=tmp_path / "kept")
@@ -122,7 +122,7 @@ def test_another_t5_has_features_of_its_own(encoder: T5Encoder, tmp_path: Path) 
 
 
 def test_half_precision_stays_half_on_the_disk(t5: Path, tmp_path: Path) -> None:
-    """Features are given in float32, and kept as T5 made them."""
+    """Features are returned in float32 and stored in T5's dtype."""
     features = T5Encoder(t5, cache=tmp_path, dtype=torch.bfloat16).encode(PROMPTS[:1])[0]
     (file,) = tmp_path.rglob("*.safetensors")
 
@@ -131,7 +131,7 @@ def test_half_precision_stays_half_on_the_disk(t5: Path, tmp_path: Path) -> None
 
 
 def test_t5_is_let_go(encoder: T5Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is loaded once for all new prompts of a call, and nothing keeps it."""
+    """T5 is loaded once for all new prompts of a call and released afterwards."""
     loaded = []
     load = encoder._load
 
@@ -149,14 +149,14 @@ def test_t5_is_let_go(encoder: T5Encoder, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("prompt", ["", "  \n"])
 def test_an_empty_prompt_is_refused(encoder: T5Encoder, prompt: str) -> None:
-    """T5 would make features of its end mark alone, and the model a picture of nothing."""
+    """An empty prompt is refused, since T5 would encode its end token alone."""
     with pytest.raises(InputError) as error:
         encoder.encode(["a cat", prompt])
     assert "prompt 2 of 2 is empty; describe the image in words" == one_line(error)
 
 
 def test_too_long_a_prompt_is_refused(encoder: T5Encoder) -> None:
-    """Not cut; the longest one is drawn, and nothing is kept of a call that is refused."""
+    """The longest prompt works; a longer one is refused, not cut, and nothing of that call is stored."""
     letters = LONGEST_PROMPT - 2  # one token begins the word, one ends the prompt
     with pytest.raises(InputError) as error:
         encoder.encode(["a cat", "x" * (letters + 1)])
@@ -174,7 +174,7 @@ def test_too_long_a_prompt_is_refused(encoder: T5Encoder) -> None:
     ],
 )
 def test_an_incomplete_folder_says_what_it_lacks(tmp_path: Path, gone: str, said: str) -> None:
-    """And where it is to be had, before anything is loaded."""
+    """The error names the missing files and where to get them, before anything is loaded."""
     folder = save_t5(tmp_path / "t5")
     (folder / gone).unlink()
 
@@ -183,14 +183,14 @@ def test_an_incomplete_folder_says_what_it_lacks(tmp_path: Path, gone: str, said
 
 
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
-    """With all that belongs there."""
+    """The error lists everything that the folder needs."""
     with pytest.raises(CheckpointError, match=r"nowhere lacks config\.json, tokenizer\.json or spiece\.model, weights"):
         T5Encoder(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(("file", "what"), [("model.safetensors", "model"), ("tokenizer.json", "tokenizer")])
 def test_a_damaged_t5_is_one_line(tmp_path: Path, file: str, what: str) -> None:
-    """Whatever transformers makes of it."""
+    """A damaged T5 ends in one line, whatever transformers raises."""
     path = save_t5(tmp_path / "t5") / file
     path.write_bytes(path.read_bytes()[:100])
 
@@ -200,17 +200,17 @@ def test_a_damaged_t5_is_one_line(tmp_path: Path, file: str, what: str) -> None:
 
 
 def test_damaged_features_are_told(encoder: T5Encoder) -> None:
-    """They are named, and not made anew in silence."""
+    """Damaged stored features are named, and not computed again silently."""
     encoder.encode(PROMPTS)
     path = encoder.file_of(PROMPTS[0])
     path.write_bytes(path.read_bytes()[:-4])
 
-    with pytest.raises(CheckpointError, match=r"kept text features .* are damaged .*; delete that file"):
+    with pytest.raises(CheckpointError, match=r"stored text features .* are damaged .*; delete that file"):
         encoder.encode(PROMPTS)
 
 
 def test_features_of_another_prompt_are_not_taken(encoder: T5Encoder) -> None:
-    """The file says whose features it holds."""
+    """The stored file names its prompt, which must match."""
     path = encoder.file_of("a cat")
     path.parent.mkdir(parents=True)
     save_file({"features": torch.zeros(1, WIDTH)}, path, metadata={"prompt": "a dog"})
@@ -219,26 +219,30 @@ def test_features_of_another_prompt_are_not_taken(encoder: T5Encoder) -> None:
 
 
 def test_a_cache_that_cannot_be_written_is_told(t5: Path, tmp_path: Path) -> None:
-    """With how to name another place."""
+    """The error says how to choose another folder."""
     (tmp_path / "file").touch()
 
-    with pytest.raises(InputError, match=r"text features cannot be kept in .*; name another folder in \$SCALEKV_CACHE"):
+    with pytest.raises(
+        InputError, match=r"text features cannot be stored in .*; set \$SCALEKV_CACHE to another folder"
+    ):
         T5Encoder(t5, cache=tmp_path / "file").encode(PROMPTS)
 
 
 def test_a_cache_that_cannot_be_written_is_told_before_t5_runs(
     t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody waits for features that are lost."""
+    """A folder that cannot be written is refused before T5 runs."""
     (tmp_path / "file").touch()
     monkeypatch.setattr(T5Encoder, "_load", lambda *_: pytest.fail("T5 was loaded"))
 
-    with pytest.raises(InputError, match=r"text features cannot be kept in .*; name another folder in \$SCALEKV_CACHE"):
+    with pytest.raises(
+        InputError, match=r"text features cannot be stored in .*; set \$SCALEKV_CACHE to another folder"
+    ):
         T5Encoder(t5, cache=tmp_path / "file").encode(["a cat"])
 
 
 def test_a_user_without_a_home_needs_the_variable_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As in a container whose user has no entry in passwd."""
+    """A user without a home directory, as in a container, only has to set the variable."""
 
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
@@ -249,12 +253,12 @@ def test_a_user_without_a_home_needs_the_variable_only(monkeypatch: pytest.Monke
     assert tmp_path / "text" == cache_folder()
 
     monkeypatch.delenv("SCALEKV_CACHE")
-    with pytest.raises(InputError, match=r"this user has no home; name a folder in \$SCALEKV_CACHE"):
+    with pytest.raises(InputError, match=r"this user has no home; set \$SCALEKV_CACHE to a folder"):
         cache_folder()
 
 
 def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In the user's cache folder, or where the environment says."""
+    """Features are stored in the user's cache folder, or in the folder that the environment names."""
     monkeypatch.delenv("SCALEKV_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert tmp_path / "scalekv" / "text" == cache_folder()
@@ -263,7 +267,7 @@ def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_four_threads_load_t5_once(t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that come later wait, and read what the first has kept."""
+    """Of four threads one loads T5; the others wait and read what it stored."""
     loaded, made, load = [], {}, T5Encoder._load
     monkeypatch.setattr(T5Encoder, "_load", lambda self, module: loaded.append(self) or load(self, module))
     encoder = T5Encoder(t5, cache=tmp_path / "kept")
@@ -285,7 +289,7 @@ def test_four_threads_load_t5_once(t5: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_features_that_are_not_finite_are_refused(t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When they are made and when they are read from the disk; an option lets them through."""
+    """Features that are not finite are refused when computed and when read; an option accepts them."""
     encoder, allowing = (T5Encoder(t5, cache=tmp_path / "kept", allow_nonfinite=allow) for allow in (False, True))
     damaged = lambda model, tokens: torch.full((len(tokens), WIDTH), torch.nan)  # noqa: E731
     monkeypatch.setattr("scalekv_adapters.infinity.text._features", damaged)

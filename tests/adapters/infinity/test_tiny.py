@@ -1,4 +1,4 @@
-"""infinity-tiny: what ships, and how it is asked."""
+"""infinity-tiny: its files, prompts, aspect ratios and dtypes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def model():
 
 
 def test_the_weights_are_small_and_say_what_they_are() -> None:
-    """At most 12 MB in all."""
+    """The files take at most 12 MB and describe themselves."""
     files = [f for f in importlib.resources.files(tiny).iterdir() if f.name.endswith(".safetensors")]
     assert {"infinity.safetensors", "vae.safetensors", "profile-1x1.safetensors"} <= {f.name for f in files}
     assert sum(len(f.read_bytes()) for f in files) <= 12_000_000
@@ -55,7 +55,7 @@ def test_load_casts_the_transformer_only() -> None:
 
 @pytest.mark.parametrize("aspect", ASPECTS)
 def test_every_aspect_ratio_it_learnt_is_drawn(model, aspect: str) -> None:
-    """Square, upright and lying pictures have the published schedules of their aspect ratio, and a profile each."""
+    """Square, portrait and landscape images have the published schedules and a profile each."""
     model.set_shape(aspect=aspect)
     images = model.generate(["a red circle"], seeds=[0]).images
     height, width = model.schedule.maps[-1][-2:]
@@ -66,7 +66,7 @@ def test_every_aspect_ratio_it_learnt_is_drawn(model, aspect: str) -> None:
 
 
 def test_a_picture_depends_on_its_own_prompt_and_seed(model) -> None:
-    """Prompts of different lengths at once draw what each draws alone, and another seed draws another picture."""
+    """Prompts of different lengths generate in one batch what each generates alone; another seed gives another image."""
     prompts = ["a red circle left of a blue square", "two triangles", "a red circle left of a blue square"]
     together = model.generate(prompts, seeds=[3, 4, 5]).images
     for i, seed in enumerate([3, 4, 5]):
@@ -83,13 +83,13 @@ def test_a_picture_depends_on_its_own_prompt_and_seed(model) -> None:
     ],
 )
 def test_what_it_cannot_read_is_refused(model, prompt: str, why: str) -> None:
-    """One line that names the words it knows, or shows what a caption looks like."""
+    """One line names the known words or shows a valid caption."""
     with pytest.raises(InputError, match=why):
         model.generate([prompt], seeds=[0])
 
 
 def test_weights_are_not_taken() -> None:
-    """It ships with its own."""
+    """--weights is refused, since the weights are shipped."""
     with pytest.raises(InputError, match="ships with its weights; leave out --weights"):
         load_model("infinity-tiny", weights=Path("x"))
 
@@ -104,7 +104,7 @@ def test_words_do_not_depend_on_their_batch() -> None:
 
 
 def test_the_same_shapes_in_other_colours_read_differently() -> None:
-    """A noun knows its own colour: exchanging the colours changes the features of both nouns."""
+    """Exchanging the colours of two nouns changes the features of both."""
     torch.manual_seed(0)
     one, other = WordEncoder(32).encode(["a red circle and a blue square", "a blue circle and a red square"])
     assert (one[2] - other[2]).abs().max() > 1e-3
@@ -112,7 +112,7 @@ def test_the_same_shapes_in_other_colours_read_differently() -> None:
 
 
 def test_no_prompt_means_no_prompt() -> None:
-    """A dropped caption is replaced by the learnt stand-in, feature by feature."""
+    """A dropped caption is replaced by the learnt unconditional features."""
     model = small_infinity()
     text = PackedText.pack([torch.randn(3, 32), torch.randn(2, 32)])
     dropped = model.transformer.with_dropped(text, torch.tensor([True, False]), None)

@@ -1,4 +1,4 @@
-"""infinity-tiny on the command line: out of the box, by what a prompt is written in, and in its aspect ratios."""
+"""infinity-tiny on the command line: model chosen by the prompt, several captions, aspect ratios, refusals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROMPT = "a red circle left of a blue square"
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs ``scalekv generate`` with everything that is installed, in an empty directory: exit code, output, errors."""
+    """Runs ``scalekv generate`` with all installed plugins in an empty directory: exit code, output, errors."""
     monkeypatch.chdir(tmp_path)
 
     def generate(*arguments: str) -> tuple[int, str, str]:
@@ -34,7 +34,7 @@ def record() -> dict:
 
 @pytest.mark.parametrize(("prompt", "model"), [(PROMPT, "infinity-tiny"), ("3", "var-tiny")])
 def test_the_model_follows_from_the_prompt(run: Run, prompt: str, model: str) -> None:
-    """Captions are drawn by the model that reads words, numbers by the one that reads digits; no --model is needed."""
+    """Without --model captions go to infinity-tiny and numbers to var-tiny."""
     code, _, err = run(prompt, "--policy", "scalekv", "--budget", "10%")
     assert (0, "") == (code, err)
     assert model == record()["model"]["name"]
@@ -42,7 +42,7 @@ def test_the_model_follows_from_the_prompt(run: Run, prompt: str, model: str) ->
 
 @pytest.mark.thorough
 def test_several_captions_at_once_in_another_shape(run: Run) -> None:
-    """Each with its own seed, upright, with the profile that belongs to this shape."""
+    """Each caption has its own seed, and the portrait shape uses its own profile."""
     code, _, err = run(
         PROMPT,
         "two triangles",
@@ -78,11 +78,11 @@ def test_several_captions_at_once_in_another_shape(run: Run) -> None:
         ((PROMPT, "--guidance", "0.5"), "guidance of 1 or more"),
         ((PROMPT, "--guidance-at", "-99"), "on the logits (0) or after a block (-1 to -5); got -99"),
         (("3", "--guidance-at", "-1"), "model 'var-tiny' applies guidance on the logits (0) and nowhere else; got -1"),
-        ((PROMPT, "--guidance-at", "last"), "--guidance-at wants whole numbers with commas between, 0 for the logits"),
+        ((PROMPT, "--guidance-at", "last"), "--guidance-at needs whole numbers with commas between, 0 for the logits"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(run: Run, arguments: tuple[str, ...], why: str) -> None:
-    """Exit code 2, the reason, and nothing written."""
+    """One line gives the reason, exit code 2, and nothing is written."""
     code, _, err = run(*arguments, "--policy", "streaming", "--budget", "20%")
     assert (2, True) == (code, why in " ".join(err.split()))
     assert "Traceback" not in err

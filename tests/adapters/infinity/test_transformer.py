@@ -1,4 +1,4 @@
-"""The transformer computes what the official one computes, and keeps its caches apart from itself."""
+"""The transformer computes the same as the official one, and its caches are no part of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MANIFESTS = {"infinity-125m": "infinity_layer12_125m", "infinity-2b": "infinity_
 
 
 class RecordingCache(ConcatCache):
-    """Writes down what one layer's attention read and returned at one scale."""
+    """Records what one layer's attention read and returned at one scale."""
 
     def __init__(self, schedule, record, scale):
         super().__init__(schedule)
@@ -71,7 +71,7 @@ def record_modules(model):
 
 
 class Recorded:
-    """A generation drawn as one of the recorded ones was."""
+    """A generation with the settings of a recorded one."""
 
     def __init__(self, model, want, facts, case, text, canvas):
         names = {name.removeprefix(f"{case}.") for name in want if name.startswith(f"{case}.")}
@@ -110,7 +110,7 @@ def recorded(request, make_infinity, golden, golden_cases, golden_text, golden_c
 
 
 def test_greedy_generation_is_the_one_recorded(recorded):
-    """Logits after guidance and bits agree at every scale, and so do the sum of the codes and the image at the end."""
+    """Logits after guidance, bits, sums of codes and the image equal the recorded ones."""
     for scale, (logits, choices) in enumerate(zip(recorded.drawn.logits, recorded.drawn.choices, strict=True)):
         if f"logits_s{scale}" in recorded.want:
             want = recorded.want[f"logits_s{scale}"]
@@ -131,7 +131,7 @@ def test_images_are_the_official_ones_in_rgb(recorded):
 
 
 def test_sums_and_next_inputs_agree(recorded):
-    """Bits, codes, their running sum, and what the transformer reads next."""
+    """Bits, codes, their running sum and the next input equal the recorded ones."""
     want = recorded.want
     for scale, step in enumerate(recorded.steps):
         if f"summed_s{scale}" in want:
@@ -146,7 +146,7 @@ def test_sums_and_next_inputs_agree(recorded):
 
 
 def test_the_prompt_is_read_as_recorded(recorded):
-    """The first token, what cross attention reads, and the shared condition."""
+    """The first token, the input of cross attention and the shared condition equal the recorded ones."""
     condition = recorded.condition
     got = {"sos": condition.start, "ca_kv": condition.text.features, "shared_ada": condition.six}
     for name in set(got) & set(recorded.want):
@@ -154,7 +154,7 @@ def test_the_prompt_is_read_as_recorded(recorded):
 
 
 def test_text_features_are_normalised_as_recorded(infinity, kind, golden, text):
-    """Prompt and no prompt alike."""
+    """Features of prompts and of no prompt are normalised as recorded."""
     both = text.followed_by(infinity.without_prompt(text))
     assert_close(infinity.text_norm(both.features), golden(f"{kind}_io")["sq_cfg3.text_normed"], rtol=0, atol=1e-5)
 
@@ -175,7 +175,7 @@ def test_every_recorded_inner_tensor_agrees(recorded):
 
 
 def test_inner_tensors_were_recorded(golden):
-    """The comparisons above had something to compare."""
+    """The comparisons above are not empty."""
     for kind in ("like2b", "like8b"):
         names = [name.split(".")[1] for name in golden(f"{kind}_io")]
         assert 2 == names.count("attn_q")
@@ -187,7 +187,7 @@ def test_inner_tensors_were_recorded(golden):
 def test_teacher_forced_logits_are_those_recorded(
     make_infinity, golden, golden_text, golden_cases, golden_canvas, kind, case
 ):
-    """All scales at once, behind the mask, give the official logits; two prompts of different lengths included."""
+    """The masked pass over all scales gives the official logits, also for prompts of different lengths."""
     want, text = golden(f"{kind}_io"), golden_text(kind, golden_cases(kind)[case]["text"])
     got = make_infinity(kind)(text, want[f"{case}.x"], canvas=golden_canvas(kind, case))
     assert_close(got, want[f"{case}.logits"], rtol=0, atol=1e-4)
@@ -204,7 +204,7 @@ def test_an_images_bits_are_what_teacher_forcing_reads(make_vae, infinity_config
 
 
 def test_generating_and_teacher_forcing_agree(infinity, kind, plain_text):
-    """Without guidance, the logits met while drawing are those of the whole sequence at once; prompts may differ in length."""
+    """Without guidance the logits of generation equal those of the masked pass, also for prompts of different lengths."""
     text = plain_text(5, 9)
     got = infinity.generate(text, seeds=[1, 2], guidance=1, keep_logits=True)
     grids, patch = infinity.canvas.grids(infinity.config.patch), infinity.config.patch
@@ -226,7 +226,7 @@ def test_bfloat16_is_close(make_infinity, golden, golden_text):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("everything", [True, False])
 def test_half_precision_generates(any_infinity, plain_text, dtype, everything):
-    """All weights or those of the blocks in half precision: the cache is given that dtype, the logits are float32."""
+    """With all weights or the blocks in half precision the cache has that dtype and logits are float32."""
     any_infinity.to(dtype) if everything else any_infinity.blocks_to(dtype)
     given = {}
     any_infinity.new_cache = lambda schedule: RecordingCache(schedule, given, 2)
@@ -237,7 +237,7 @@ def test_half_precision_generates(any_infinity, plain_text, dtype, everything):
 
 
 def test_autocast_draws_what_bfloat16_blocks_draw(infinity, text):
-    """Under autocast the large layers run in bfloat16 and the rest stays as it is."""
+    """Under autocast the large layers run in bfloat16 and the rest in float32."""
     given = {}
     infinity.new_cache = lambda schedule: RecordingCache(schedule, given, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -249,7 +249,7 @@ def test_autocast_draws_what_bfloat16_blocks_draw(infinity, text):
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_sizes_have_the_official_names_and_shapes(manifest, name):
-    """Every published model, name by name."""
+    """Every published model has the official names and shapes."""
     want = manifest(MANIFESTS[name])
     with torch.device("meta"):
         model = Infinity(InfinityConfig.published(name))
@@ -261,7 +261,7 @@ def test_published_sizes_have_the_official_names_and_shapes(manifest, name):
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_sizes_are_the_official_ones(manifest, name):
-    """Every published configuration, field by field."""
+    """Every published configuration equals the official one."""
     want, got = manifest(MANIFESTS[name])["config"], InfinityConfig.published(name)
     fields = {
         "depth": got.depth,
@@ -282,7 +282,7 @@ def test_published_sizes_are_the_official_ones(manifest, name):
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_sizes_are_read_off_the_weights(manifest, name):
-    """A published state dict tells its sizes, with and without its VAE beside it."""
+    """Sizes are read from a published state dict, with and without its VAE."""
     state = {name: torch.empty(shape, device="meta") for name, shape in manifest(MANIFESTS[name])["params"].items()}
     want = InfinityConfig.published(name)
     assert want == InfinityConfig.of_state(state)
@@ -290,16 +290,16 @@ def test_sizes_are_read_off_the_weights(manifest, name):
 
 
 def test_sizes_of_an_own_model_are_read_off_its_weights(infinity):
-    """The VAE's bits tell a patched model from an unpatched one."""
+    """The VAE's bits decide whether a model is patched."""
     assert infinity.config == InfinityConfig.of_state(infinity.state_dict(), bits=infinity.config.bits)
     alone = InfinityConfig.of_state(infinity.state_dict())
     assert (1, infinity.config.token_bits) == (alone.patch, alone.token_bits)
 
 
 def test_weights_that_are_none_of_an_infinity_are_refused(infinity):
-    """A missing tensor, and a VAE of other bits, are named."""
+    """A missing tensor and a VAE of other bits are named."""
     state = infinity.state_dict()
-    with pytest.raises(CheckpointError, match=r"bits a token, which is no square number of the VAE's 10"):
+    with pytest.raises(CheckpointError, match=r"bits per token are not a square number times the VAE's 10"):
         InfinityConfig.of_state(state, bits=10)
     del state["text_proj_for_sos.ca.mat_q"]
     with pytest.raises(CheckpointError, match=r"it lacks 'text_proj_for_sos.ca.mat_q'"):
@@ -307,12 +307,12 @@ def test_weights_that_are_none_of_an_infinity_are_refused(infinity):
 
 
 def test_vae_is_no_part_of_the_model(infinity):
-    """Neither the state dict nor the parameters of an Infinity hold anything of its VAE."""
+    """State dict and parameters of an Infinity exclude its VAE."""
     assert [name for name in infinity.state_dict() if "decoder" in name or "quantize" in name] == []
 
 
 def test_training_reaches_every_parameter(any_infinity, plain_text):
-    """A training step of a model as it is initialised gives every parameter a gradient, also after an image was drawn."""
+    """One training step gives every parameter a gradient, also after an image was generated."""
     like, text = any_infinity, plain_text(4, 6)
     model = Infinity(like.config, like.vae, canvas=like.canvas)
     with torch.inference_mode():
@@ -323,7 +323,7 @@ def test_training_reaches_every_parameter(any_infinity, plain_text):
 
 
 def test_small_sizes_can_be_built(plain_text):
-    """Any width of text, few heads, no chunks: what a small model wants."""
+    """Any text width, few heads and no chunks are accepted."""
     config = InfinityConfig(depth=2, width=32, heads=2, bits=4, text_channels=24, text_maxlen=8, mlp_ratio=8)
     model = Infinity(config, canvas=Canvas("3:4", "0.06M"))
     logits = model(plain_text(3, 8, channels=24), torch.randn(2, model.canvas.schedule.total - 1, 4))
@@ -331,7 +331,7 @@ def test_small_sizes_can_be_built(plain_text):
 
 
 def test_dropped_prompts_say_nothing(any_infinity, plain_text):
-    """A mask, or probability 1, puts the unconditional text in; probability 0 changes nothing."""
+    """A mask or probability 1 inserts the unconditional text; probability 0 changes nothing."""
     text = plain_text(4, 6)
     x = torch.randn(2, any_infinity.canvas.schedule.total - 1, any_infinity.config.token_bits)
     nobody = any_infinity(any_infinity.without_prompt(text), x)
@@ -348,7 +348,7 @@ def test_drop_is_drawn_by_the_generator(any_infinity, plain_text):
 
 
 def test_prompts_do_not_see_each_other(any_infinity, plain_text):
-    """A prompt beside a longer one is read as it is read alone."""
+    """A prompt beside a longer one is read as alone."""
     text = plain_text(5, 9)
     alone = any_infinity.condition(PackedText(text.features[:5], [5]))
     both = any_infinity.condition(text)
@@ -358,7 +358,9 @@ def test_prompts_do_not_see_each_other(any_infinity, plain_text):
 
 
 def test_what_does_not_fit_is_refused(infinity, make_vae, kind, plain_text):
-    """Text of another encoder, a prompt too long, inputs of another canvas, a VAE of other bits, sizes that do not divide."""
+    """Text of another encoder, long prompts, inputs of another canvas, a VAE of other bits and indivisible sizes are
+    refused.
+    """
     x = torch.zeros(1, 520, infinity.config.token_bits)
     with pytest.raises(InputError, match=r"text features of 256 channels; got \(3, 8\): another text encoder"):
         infinity(plain_text(3, channels=8), x)
@@ -367,13 +369,13 @@ def test_what_does_not_fit_is_refused(infinity, make_vae, kind, plain_text):
     with pytest.raises(InputError, match=r"inputs of \(1, 520, .*\) for 1 images of 1:1 at 0.06M pixels; got \(1, 519"):
         infinity(plain_text(3), x[:, 1:])
     other = make_vae({"like2b": "like8b", "like8b": "like2b"}[kind])
-    with pytest.raises(InputError, match=r"wants a VAE of \d+ bits, got one of \d+"):
+    with pytest.raises(InputError, match=r"needs a VAE of \d+ bits, got one of \d+"):
         Infinity(infinity.config, other)
     with pytest.raises(InputError, match="this Infinity has no VAE"):
         _ = Infinity(infinity.config).vae
     with pytest.raises(InputError, match="depth 4 is not divisible by 3 block_chunks"):
         attrs.evolve(infinity.config, block_chunks=3)
-    with pytest.raises(InputError, match="does not give 3 heads a width divisible by 4"):
+    with pytest.raises(InputError, match="over 3 heads is not divisible by 4"):
         attrs.evolve(infinity.config, heads=3)
     with pytest.raises(InputError, match="not divisible by 5 pool_heads"):
         attrs.evolve(infinity.config, pool_heads=5)

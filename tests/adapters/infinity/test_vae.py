@@ -1,4 +1,4 @@
-"""The BSQ-VAE computes what the official one computes, forwards, backwards and for training."""
+"""The BSQ-VAE computes the same as the official one, forwards, backwards and in training."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_labels_of_patches_are_those_recorded():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes_have_the_official_names_and_shapes(name):
-    """The published VAEs, name by name; and their sizes can be read off their names and shapes."""
+    """Published VAEs have the official names and shapes, from which their sizes are read."""
     want = json.loads((DATA / "manifests" / f"{name.replace('-', '_')}.json").read_text())
     with torch.device("meta"):
         vae = BSQVAE(BSQVAEConfig.published(name))
@@ -96,7 +96,7 @@ def test_published_sizes_have_the_official_names_and_shapes(name):
 
 
 def test_the_mask_of_the_checkpoints_is_rebuilt():
-    """The powers of two that a checkpoint carries are those of a VAE that was built without one."""
+    """A VAE built without a checkpoint has the powers of two that checkpoints store."""
     state = golden_vae("like8b").state_dict()
     assert state["quantizer.lfq.mask"].tolist() == BSQVAE(BSQVAEConfig(bits=14)).quantizer.lfq.mask.tolist()
 
@@ -116,7 +116,7 @@ def test_half_precision_keeps_the_signs(dtype):
 
 
 def test_the_next_input_is_the_bilinear_sum():
-    """What the transformer reads at scale k + 1 is the sum after scale k on the grid of k + 1, token by token."""
+    """The input of scale k + 1 is the sum after scale k, resized to its grid."""
     bits = wanted_bits("like8b", "ns")
     vae = golden_vae("like8b")
     read = vae.teacher_inputs(bits, patch=2)
@@ -127,7 +127,7 @@ def test_the_next_input_is_the_bilinear_sum():
 
 
 def test_images_do_not_depend_on_their_batch():
-    """Two images at once give the bits and the pictures that each gives alone."""
+    """Two images in a batch give the bits and images that each gives alone."""
     vae, images, grids = golden_vae("like2b"), recorded("like2b")[0]["in.image_sq"], grids_of("like2b", "sq")
     together = vae.encode(images, grids)
     for i in range(2):
@@ -160,11 +160,11 @@ def test_codes_have_length_one_and_the_sign_of_their_bit():
 
 
 def test_wrong_sizes_are_refused():
-    """Images that the stride does not divide, grids that do not fit, sizes that no network has: one line each."""
+    """Images that the stride does not divide, unfit grids and impossible sizes end in one line."""
     vae = small_vae()
     with pytest.raises(InputError, match="multiples of 2 pixels, got 7 x 8"):
         vae.encode(torch.zeros(1, 3, 7, 8), GRIDS)
-    with pytest.raises(InputError, match=r"wants images \(B, 3, H, W\), got \(1, 1, 8, 8\)"):
+    with pytest.raises(InputError, match=r"needs images \(B, 3, H, W\), got \(1, 1, 8, 8\)"):
         vae.encode(torch.zeros(1, 1, 8, 8), GRIDS)
     with pytest.raises(InputError, match="grow to 4 x 4, got 1 x 1, 2 x 2"):
         vae.encode(torch.zeros(1, 3, 8, 8), GRIDS[:2])

@@ -1,4 +1,4 @@
-"""The tiny VAR and VQVAE whose every number was recorded from the official code (see tests/data/golden)."""
+"""The tiny VAR and VQVAE recorded from the official code (see tests/data/golden)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our VAR and the official object under a session: as unmodified where nothing is dropped, and afterwards always."""
+"""Our VAR and the official object under a session: bit-identical where nothing is evicted, and restored afterwards."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class TestAdapters(AdapterPromises):
 
 
 def test_full_is_bit_identical_in_half_precision(ours):
-    """So it is with bfloat16 weights, and the cache then holds bfloat16."""
+    """With bfloat16 weights `full` changes no bit, and the cache holds bfloat16."""
     drawer = ours()
     drawer.model.bfloat16()
     before = drawer.draw()
@@ -138,7 +138,7 @@ def test_full_is_bit_identical_in_half_precision(ours):
 
 @pytest.mark.parametrize("policy", ["uniform", "h2o"])
 def test_an_image_depends_on_itself_alone(make, policy):
-    """Under a session too: generated again, alone or among others, a label gives the same tokens."""
+    """Under a session a label gives the same tokens again, alone or in a batch."""
     drawer = make()
     with compress(drawer.model, policy, "20%"):
         batch, again = drawer.draw(), drawer.draw()
@@ -149,7 +149,7 @@ def test_an_image_depends_on_itself_alone(make, policy):
 
 
 def test_sampling_is_deterministic_under_a_session(plain_var):
-    """Label and seed determine an image, whatever is beside it."""
+    """Label and seed determine an image, whatever else is in the batch."""
     how = {"guidance": 2.0, "top_k": 30, "top_p": 0.9}
     with compress(plain_var, "uniform", "20%"):
         batch = plain_var.generate(LABELS, seeds=[1, 2, 3], **how)
@@ -160,7 +160,7 @@ def test_sampling_is_deterministic_under_a_session(plain_var):
 
 
 def test_teacher_forcing_is_left_alone(make, golden):
-    """The masked pass over all scales at once knows nothing of caches: within a session, and with an image left half."""
+    """The masked pass over all scales uses no cache, within a session and after an interrupted image."""
     drawer, want = make(), golden(f"var_{PLAIN}")
     before = drawer.model(want["tf.label"], want["tf.x"])
     with compress(drawer.model, "uniform", "20%"):
@@ -173,7 +173,7 @@ def test_teacher_forcing_is_left_alone(make, golden):
 
 
 def test_maps_that_it_was_not_trained_with_are_refused(ours, official):
-    """Other patch sides than the weights' are named in one line, when attaching and when they are changed later."""
+    """Patch sides other than those of the weights end in one line, when attaching and when changed later."""
     message = r"generate the maps 1x1 2x2 6x6, and was trained with maps of \(1, 4, 9, 16, 25, 36\) tokens"
     changed, theirs, mine = official(), official().model, ours().model
     theirs.patch_nums = (1, 2, 6)
@@ -189,7 +189,7 @@ def test_maps_that_it_was_not_trained_with_are_refused(ours, official):
 
 
 def test_the_unmodified_cache_weighs_what_is_reported(official):
-    """What the report calls unmodified is what the official attention really holds at the end of an image."""
+    """The report's unmodified bytes equal what the official attention holds at the end of an image."""
     drawer, held = official(), []
     last = drawer.model.blocks[-1].attn
     handle = last.register_forward_hook(lambda m, a, out: held.append(m.cached_k.nbytes + m.cached_v.nbytes))

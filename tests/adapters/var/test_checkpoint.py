@@ -1,4 +1,4 @@
-"""Checkpoints load whatever a trainer wrapped around them, and end in one line where they do not."""
+"""Checkpoints load in every nesting that trainers write; other files end in one line."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_vqvae_is_found_in_a_trainer_file(make_vqvae, save, golden):
 
 
 def test_another_model_than_expected_is_told(state, save):
-    """Both models are described by what differs."""
+    """The error describes both models by their differing sizes."""
     path = save(state)
     with pytest.raises(CheckpointError) as error:
         load_var(path, expect="var-d16")
@@ -106,19 +106,19 @@ def test_another_model_than_expected_is_told(state, save):
 
 
 def test_a_published_model_is_called_by_its_name():
-    """A d30 checkpoint where d16 was asked for goes by its name and the sizes that differ."""
+    """Loading a d30 checkpoint as d16 names both and their differing sizes."""
     want, got = VARConfig.published("var-d16"), VARConfig.published("var-d30")
     assert describe(got, want) == "var-d30 of depth 30, width 1920, heads 30"
 
 
 def test_unknown_number_of_heads_is_asked_for(var_state, save):
-    """Without head scales and 64-wide heads the file cannot tell, and the message says what to give."""
-    with pytest.raises(CheckpointError, match="it does not tell the number of heads of width 96; give expect"):
+    """Without head scales and 64-wide heads the number of heads is unknown, and the error says what to give."""
+    with pytest.raises(CheckpointError, match="it does not say how many heads share its width 96; give expect"):
         load_var(save(var_state("saln0_l2n0")))
 
 
 def test_missing_and_unknown_tensors_are_named(state, save):
-    """The first few of each."""
+    """The error names the first few of each."""
     del state["blocks.1.attn.q_bias"]
     state["blocks.0.attn.rope"] = torch.zeros(1)
     with pytest.raises(CheckpointError) as error:
@@ -127,7 +127,7 @@ def test_missing_and_unknown_tensors_are_named(state, save):
 
 
 def test_a_tensor_of_another_shape_is_named(state, save):
-    """Name, shape and wanted shape."""
+    """The error gives name, shape and wanted shape."""
     state["blocks.1.ffn.fc1.bias"] = torch.zeros(100)
     with pytest.raises(CheckpointError) as error:
         load_var(save(state))
@@ -135,7 +135,7 @@ def test_a_tensor_of_another_shape_is_named(state, save):
 
 
 def test_missing_sizes_are_named(state, save):
-    """A tensor from which a size is read is missing."""
+    """The error names the missing tensor from which a size would be read."""
     del state["word_embed.weight"]
     with pytest.raises(CheckpointError) as error:
         load_var(save(state))
@@ -154,16 +154,16 @@ def test_maps_that_are_not_square_are_refused(state, save):
 @pytest.mark.parametrize(
     ("levels", "message"),
     [
-        (torch.arange(91.0)[None], "its lvl_1L is no rising list of the scales of its 91 tokens"),
-        (-torch.arange(91)[None], "its lvl_1L is no rising list of the scales of its 91 tokens"),
-        (torch.full((1, 91), 3 * 10**7), "its lvl_1L is no rising list of the scales of its 91 tokens"),
-        (torch.arange(10**6)[None], "its lvl_1L is no rising list of the scales of its 91 tokens"),
-        (torch.tensor(0), "its lvl_1L is no rising list of the scales of its 91 tokens"),
+        (torch.arange(91.0)[None], "its lvl_1L is not an ascending list of the scales of its 91 tokens"),
+        (-torch.arange(91)[None], "its lvl_1L is not an ascending list of the scales of its 91 tokens"),
+        (torch.full((1, 91), 3 * 10**7), "its lvl_1L is not an ascending list of the scales of its 91 tokens"),
+        (torch.arange(10**6)[None], "its lvl_1L is not an ascending list of the scales of its 91 tokens"),
+        (torch.tensor(0), "its lvl_1L is not an ascending list of the scales of its 91 tokens"),
     ],
     ids=["real", "falling", "huge", "long", "scalar"],
 )
 def test_a_level_table_that_is_none_is_refused(state, save, levels, message):
-    """In one line, without counting as far as it says."""
+    """A level table with other contents ends in one line."""
     state["lvl_1L"] = levels
     with pytest.raises(CheckpointError) as error:
         load_var(save(state))
@@ -171,15 +171,15 @@ def test_a_level_table_that_is_none_is_refused(state, save, levels, message):
 
 
 def test_more_scales_than_any_model_has_are_refused(state, save):
-    """A table as long as the positions may still tell any number of scales."""
+    """A level table that lists more scales than any model has is refused."""
     state |= {"lvl_1L": torch.arange(10**5)[None], "pos_1LC": torch.zeros(1, 10**5, 96)}
-    with pytest.raises(CheckpointError, match="its lvl_1L tells 100000 scales; a VAR has at most 100"):
+    with pytest.raises(CheckpointError, match="its lvl_1L lists 100000 scales; a VAR has at most 100"):
         load_var(save(state))
 
 
 @pytest.mark.parametrize("name", ["pos_1LC", "class_emb.weight", "head.weight", "blocks.0.attn.scale_mul_1H11"])
 def test_a_scalar_where_sizes_are_read_is_refused(state, save, name):
-    """The tensor is named with its shape."""
+    """The error names the tensor and its shape."""
     state[name] = torch.tensor(1.0)
     with pytest.raises(
         CheckpointError, match=rf"cannot be loaded as VAR: '{name}' has the shape \(\); wanted . dimensions"
@@ -188,7 +188,7 @@ def test_a_scalar_where_sizes_are_read_is_refused(state, save, name):
 
 
 def test_another_kind_of_model_is_told(make_vqvae, state, save):
-    """A VQVAE is not a VAR, a VAR not a VQVAE, and anything else is described by its first names."""
+    """A VQVAE given as a VAR, a VAR given as a VQVAE, and other files are described."""
     with pytest.raises(CheckpointError, match=r"is no VAR: there is no 'pos_1LC' in it; it is a VQVAE"):
         load_var(save(make_vqvae().state_dict()))
     with pytest.raises(CheckpointError, match=r"is no VQVAE: .*; it is a VAR"):
@@ -200,7 +200,7 @@ def test_another_kind_of_model_is_told(make_vqvae, state, save):
 
 
 def test_another_number_of_scales_is_told(make_vqvae, save):
-    """The sides of a VQVAE are given by the user, and must be as many as it was trained with."""
+    """The user's patch sides must be as many as the VQVAE was trained with."""
     with pytest.raises(
         CheckpointError, match=r"cannot be loaded as VQVAE: it has 6 scales; you asked for patch_sides \(1, 2\)"
     ):
@@ -209,7 +209,7 @@ def test_another_number_of_scales_is_told(make_vqvae, save):
 
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
 def test_a_truncated_file_is_told(state, tmp_path, name):
-    """Half a file is no checkpoint, in either format."""
+    """Half a file is refused, in either format."""
     path = tmp_path / name
     save_file(state, path) if name.endswith("safetensors") else torch.save(state, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -219,7 +219,7 @@ def test_a_truncated_file_is_told(state, tmp_path, name):
 
 
 class Bomb:
-    """Asks to be unpickled by a call that a checkpoint has no business making."""
+    """An object whose unpickling calls a function."""
 
     def __reduce__(self):
         return exec, ("raise SystemExit('code in a checkpoint was run')",)
@@ -227,7 +227,7 @@ class Bomb:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_checkpoint_is_not_run(state, tmp_path, zipped):
-    """A file that asks for a function is refused, and the function named."""
+    """A file that asks for a function is refused, and the error names the function."""
     path = tmp_path / "model.pth"
     torch.save({"model": state, "bomb": Bomb()}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError) as error:
@@ -238,7 +238,7 @@ def test_code_in_a_checkpoint_is_not_run(state, tmp_path, zipped):
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"a": 1}), b"\x80\x02}q"])
 def test_other_files_are_refused(tmp_path, content):
-    """Whatever a file holds, the message is one line and names it."""
+    """Any other file is refused in one line that names it."""
     path = tmp_path / "model.pth"
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as error:
@@ -269,7 +269,7 @@ def test_converted_weights_are_loaded_from_their_folder(make_var, var_state, mak
 
 
 def test_networks_of_two_families_are_told_apart(make_vqvae, state, save):
-    """The VQVAE has all the names by which Infinity's VAE is known, and is none."""
+    """A VQVAE has all marker names of Infinity's VAE and is still recognised as a VQVAE."""
     both = [*INFINITY, *FORMATS]
     assert [VQVAEFormat()] == formats_in(save(make_vqvae().state_dict()), both)
     assert [VARFormat()] == formats_in(save(state), both)

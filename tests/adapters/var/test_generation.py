@@ -1,4 +1,4 @@
-"""What a generation promises, whatever the weights."""
+"""Generation of a VAR with any weights: shapes, seeds, batches, sampling, guidance, forcing and refusals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tokens_of(generation, image):
 
 
 def test_shapes_and_ranges(plain_var):
-    """Images are RGB in [0, 1]; there is one map per scale; logits are there if asked for, over all codes."""
+    """Images are RGB in [0, 1], with one map per scale, and logits over all codes on request."""
     got = plain_var.generate(LABELS, seeds=SEEDS, keep_logits=True)
     assert tuple(got.images.shape) == (3, 3, 12, 12)
     assert got.images.min() >= 0
@@ -40,7 +40,7 @@ def test_the_same_seeds_give_the_same_images(plain_var):
 
 @pytest.mark.parametrize("guidance", [0.0, 4.0])
 def test_an_image_does_not_depend_on_its_batch(plain_var, guidance):
-    """Alone, in a batch, or in another order, a label and a seed give the same image."""
+    """A label and a seed give the same image alone, in a batch and in another order."""
     options = {"guidance": guidance, "top_k": 20, "top_p": 0.9}
     batch = plain_var.generate(LABELS, seeds=SEEDS, **options)
     backwards = plain_var.generate(LABELS[::-1], seeds=SEEDS[::-1], **options)
@@ -51,7 +51,7 @@ def test_an_image_does_not_depend_on_its_batch(plain_var, guidance):
 
 
 def test_the_global_generator_plays_no_part(plain_var):
-    """Torch's own seed neither matters nor moves."""
+    """Torch's global generator is neither read nor advanced."""
     torch.manual_seed(0)
     state = torch.get_rng_state()
     first = plain_var.generate(LABELS, seeds=SEEDS)
@@ -67,7 +67,7 @@ def test_top_k_of_one_is_greedy(plain_var):
 
 
 def test_a_low_temperature_is_greedy(plain_var):
-    """The colder, the closer to the likeliest tokens."""
+    """The lower the temperature, the closer the choice to the likeliest tokens."""
     greedy = plain_var.generate(LABELS, seeds=None)
     assert tokens_of(greedy, 0) == tokens_of(plain_var.generate(LABELS, seeds=SEEDS, temperature=1e-5), 0)
 
@@ -95,7 +95,7 @@ def test_guidance_starts_at_zero(plain_var):
 
 
 def test_forcing_its_own_tokens_changes_nothing(plain_var):
-    """Forced with what it chose, a model chooses the same again, and draws the same image."""
+    """Forced with its own tokens, a model makes the same choices and the same image."""
     free = plain_var.generate(LABELS, seeds=SEEDS)
     for scales in (2, 6):
         forced = plain_var.generate(LABELS, seeds=SEEDS, forced=free.tokens[:scales])
@@ -104,7 +104,7 @@ def test_forcing_its_own_tokens_changes_nothing(plain_var):
 
 
 def test_forced_tokens_go_in_and_choices_are_still_reported(plain_var):
-    """What is forced is what the loop used; what the model would have chosen at that scale is told as well."""
+    """The loop uses the forced tokens, and the generation also reports what the model would have chosen."""
     free = plain_var.generate(LABELS, seeds=SEEDS)
     other = [(tokens + 1) % 64 for tokens in free.tokens[:1]]
     got = plain_var.generate(LABELS, seeds=SEEDS, forced=other)
@@ -114,7 +114,7 @@ def test_forced_tokens_go_in_and_choices_are_still_reported(plain_var):
 
 
 def test_on_scale_is_told_every_scale(plain_var):
-    """Once per scale, in order, with the sum from which the image so far can be decoded."""
+    """The callback runs once per scale, in order, with the sum from which the image so far is decoded."""
     steps = []
     got = plain_var.generate(LABELS, seeds=SEEDS, on_scale=steps.append)
     assert list(range(6)) == [step.scale for step in steps]
@@ -143,7 +143,7 @@ def closing():
 
 
 def test_a_cache_is_made_for_every_generation_and_closed(plain_var, closing):
-    """Each generation asks for one cache, for its schedule, and closes it."""
+    """Each generation makes one cache for its schedule and closes it."""
     plain_var.new_cache = closing
     for _ in range(2):
         plain_var.generate(LABELS, seeds=SEEDS)
@@ -152,7 +152,7 @@ def test_a_cache_is_made_for_every_generation_and_closed(plain_var, closing):
 
 
 def test_an_exception_closes_the_cache(plain_var, closing):
-    """A generation that is interrupted leaves nothing behind, and the next one is as ever."""
+    """An interrupted generation leaves nothing behind, and the next one is correct."""
 
     def interrupt(step):
         if step.scale == 2:
@@ -175,12 +175,12 @@ def test_an_exception_closes_the_cache(plain_var, closing):
         ({"labels": [[3], [7]]}, r"one or more integers; got torch.int64 \(2, 1\)"),
         ({"labels": [3.0, 7.0]}, r"one or more integers; got torch.float32 \(2,\)"),
         ({"seeds": [1]}, "one seed per image: 2 images, got 1 seeds"),
-        ({"guidance": -1.0}, r"sampling wants guidance at least 0 \(0 generates without\); got -1.0"),
-        ({"top_k": -5}, r"sampling wants top_k at least 0, whole \(0 lets all compete\); got -5"),
-        ({"top_k": 0.5}, r"sampling wants top_k at least 0, whole \(0 lets all compete\); got 0.5"),
-        ({"top_p": 1.5}, r"sampling wants top_p from 0 to 1 \(0 lets all compete\); got 1.5"),
-        ({"temperature": 0.0}, r"sampling wants temperature above 0 \(see greedy\); got 0.0"),
-        ({"temperature": float("nan")}, r"sampling wants temperature above 0 \(see greedy\); got nan"),
+        ({"guidance": -1.0}, r"sampling needs guidance at least 0 \(0 generates without\); got -1.0"),
+        ({"top_k": -5}, r"sampling needs top_k at least 0, whole \(0 lets all compete\); got -5"),
+        ({"top_k": 0.5}, r"sampling needs top_k at least 0, whole \(0 lets all compete\); got 0.5"),
+        ({"top_p": 1.5}, r"sampling needs top_p from 0 to 1 \(0 lets all compete\); got 1.5"),
+        ({"temperature": 0.0}, r"sampling needs temperature above 0 \(see greedy\); got 0.0"),
+        ({"temperature": float("nan")}, r"sampling needs temperature above 0 \(see greedy\); got nan"),
         ({"forced": [torch.zeros(2, 1, dtype=torch.long)] * 7}, "at most 6 scales, got 7"),
         (
             {"forced": [torch.zeros(2, 4, dtype=torch.long)]},
@@ -191,14 +191,14 @@ def test_an_exception_closes_the_cache(plain_var, closing):
     ],
 )
 def test_what_does_not_fit_is_refused(plain_var, options, message):
-    """One line says what was wanted and what was given, before anything is drawn."""
+    """Wrong inputs end in one line with what was wanted and given, before generation begins."""
     plain_var.new_cache = None
     with pytest.raises(InputError, match=message):
         plain_var.generate(**{"labels": [3, 7], "seeds": [1, 2], **options})
 
 
 def test_a_var_without_vqvae_draws_nothing(var_config):
-    """The message says how to give it one."""
+    """The error says how to give it a VQVAE."""
     with pytest.raises(
         InputError, match=r"has no VQVAE, so it generates no images; build it with VAR\(config, vqvae\)"
     ):
@@ -215,7 +215,7 @@ def test_half_precision_generates(plain_var):
 
 
 def test_maps_that_it_was_not_trained_with_are_refused(plain_var):
-    """Other patch sides than those of the weights are named, before anything is drawn."""
+    """Patch sides other than those of the weights are named before generation begins."""
     plain_var.config = attrs.evolve(plain_var.config, patch_sides=(1, 2, 6))
     with pytest.raises(
         InputError, match=r"generate the maps 1x1 2x2 6x6, and was trained with maps of \(1, 4, 9, 16, 25, 36\)"

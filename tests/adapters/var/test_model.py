@@ -1,4 +1,4 @@
-"""VAR by name: cards that tell the shape, files that are found or named, prompts that are labels."""
+"""VAR by name: cards, files, labels as prompts, and sampling."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def small_d16(monkeypatch, tmp_path, var_config, var_state, make_vqvae):
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_cards_tell_the_published_shape(manifest, name):
-    """Layers, heads, width and maps are the official ones, without a file being there."""
+    """Cards state layers, heads, width and maps without any file."""
     want, card = manifest(name.replace("-", "_"))["config"], shared_registry().make("model", name)
     got = card.geometry
     assert ScaleSchedule.square(*want["patch_nums"]) == got.schedule
@@ -58,7 +58,7 @@ def test_cards_tell_the_published_shape(manifest, name):
 
 
 def test_var_tiny_is_as_its_card_says():
-    """The shipped model has the shape that is told without loading it, its own sampling, and its profile."""
+    """The loaded model has the shape, the sampling and the profile of its card."""
     card, model = shared_registry().make("model", "var-tiny"), load_model("var-tiny")
     _, adapter = shared_registry().adapter_for(model.module)
     assert card.geometry == adapter.geometry(model.module)
@@ -69,7 +69,7 @@ def test_var_tiny_is_as_its_card_says():
 
 
 def test_var_tiny_draws_under_its_default_policy():
-    """Name, prompt, policy: nothing else is needed."""
+    """A name, a prompt and a policy are enough."""
     model = load_model("var-tiny")
     with compress(model, "scalekv", "20%") as session:
         drawn = model.generate(["3"], seeds=[0])
@@ -81,7 +81,7 @@ def test_var_tiny_draws_under_its_default_policy():
 
 
 def test_published_models_are_loaded_from_the_official_files(small_d16, make_var):
-    """A folder, or the transformer's file in it, is enough; the images are those of the same weights."""
+    """A folder, or the transformer's file in it, loads the model with these weights."""
     want = make_var(PLAIN).generate([3], seeds=[1], guidance=4.0, top_k=900, top_p=0.95)
     for weights in (small_d16, small_d16 / "var_d16.pth", str(small_d16)):
         model = load_model("var-d16", weights=weights)
@@ -92,7 +92,7 @@ def test_published_models_are_loaded_from_the_official_files(small_d16, make_var
 
 
 def test_the_transformer_is_cast_and_its_vqvae_is_not(small_d16):
-    """A dtype is the transformer's."""
+    """The dtype applies to the transformer only."""
     module = load_model("var-d16", weights=small_d16, dtype=torch.bfloat16).module
     assert torch.bfloat16 == module.head.weight.dtype
     assert torch.float32 == module.vqvae.quantize.embedding.weight.dtype
@@ -115,7 +115,7 @@ def test_a_profile_beside_the_weights_is_used(small_d16):
 
 
 def test_missing_files_are_named(small_d16):
-    """One line says which file is missing, which are wanted, and where they come from."""
+    """One line names the missing files and where to get them."""
     wanted = (
         r"give a folder with var_d16.pth and vae_ch160v4096z32.pth, from https://huggingface.co/FoundationVision/var"
     )
@@ -132,7 +132,7 @@ def test_missing_files_are_named(small_d16):
 
 
 def test_without_weights_they_come_from_the_hub(small_d16, monkeypatch):
-    """Both files, and no more than that; the message for those without the hub names them."""
+    """Exactly the two files are fetched; without the hub's client the error names them."""
     asked = []
 
     def fetched(repository, patterns, *, otherwise):
@@ -147,7 +147,7 @@ def test_without_weights_they_come_from_the_hub(small_d16, monkeypatch):
 
 
 def test_another_depth_is_named(small_d16, monkeypatch, var_config):
-    """A file of another model is one line, not pages of names."""
+    """A file of another model ends in one line, not in pages of names."""
     deeper = attrs.evolve(var_config(PLAIN), depth=16)
     monkeypatch.setattr(VARConfig, "published", classmethod(lambda cls, name: deeper))
     with pytest.raises(CheckpointError, match=r"^checkpoint \S+ is a VAR of depth 3; you asked for \S+ of depth 16$"):
@@ -155,7 +155,7 @@ def test_another_depth_is_named(small_d16, monkeypatch, var_config):
 
 
 def test_another_schedule_is_named(small_d16, monkeypatch, var_config):
-    """A file that was trained with other maps is refused; the file says with which."""
+    """A file trained with other maps is refused, and the error gives its maps."""
     other = attrs.evolve(var_config(PLAIN), patch_sides=(1, 2, 3, 4, 5, 9))
     monkeypatch.setattr(VARConfig, "published", classmethod(lambda cls, name: other))
     message = r"of patch_sides \(1, 2, 3, 4, 5, 6\); you asked for \S+ of patch_sides \(1, 2, 3, 4, 5, 9\)$"
@@ -164,7 +164,7 @@ def test_another_schedule_is_named(small_d16, monkeypatch, var_config):
 
 
 def test_var_tiny_wants_no_weights(tmp_path):
-    """It ships with them; another file would not be what the name says."""
+    """--weights is refused, since the weights are shipped."""
     with pytest.raises(InputError, match="'var-tiny' ships with its weights; leave out --weights"):
         load_model("var-tiny", weights=tmp_path)
 
@@ -173,7 +173,7 @@ def test_var_tiny_wants_no_weights(tmp_path):
 
 
 def test_prompts_are_labels(model):
-    """Numbers as text; the model's own sampling unless another one is given."""
+    """Prompts are numbers as text; sampling defaults to the model's own."""
     got = model.generate(["3", " 7 "], seeds=[1, 2], keep_logits=True)
     want = model.module.generate([3, 7], seeds=[1, 2], guidance=2.0, top_k=20, keep_logits=True)
     assert torch.equal(want.images, got.images)
@@ -182,7 +182,7 @@ def test_prompts_are_labels(model):
 
 
 def test_sampling_is_handed_on(model):
-    """Every field has its effect, and greedy makes the seeds irrelevant."""
+    """Every field of the sampling takes effect, and greedy sampling ignores seeds."""
     how = Sampling(guidance=1.0, top_k=9, top_p=0.8, temperature=1.3)
     got = model.generate(["3"], seeds=[1], sampling=how)
     want = model.module.generate([3], seeds=[1], guidance=1.0, top_k=9, top_p=0.8, temperature=1.3)
@@ -192,7 +192,7 @@ def test_sampling_is_handed_on(model):
 
 
 def test_forced_tokens_are_handed_on(model):
-    """Another drawing's tokens can be forced; choices are still told."""
+    """Tokens of another generation can be forced; choices are still reported."""
     free = model.generate(["3"], seeds=[1])
     forced = model.generate(["3"], seeds=[9], forced=free.tokens)
     assert torch.equal(free.images, forced.images)
@@ -200,14 +200,14 @@ def test_forced_tokens_are_handed_on(model):
 
 
 def test_a_label_of_thousands_of_digits_is_refused(model):
-    """In one line that shows its beginning."""
+    """One line shows the beginning of the label."""
     with pytest.raises(InputError, match=r"the numbers 0 to 9; got '7{40}'\.\.\. \(5000 characters\)$"):
         model.generate(["7" * 5000], seeds=[1])
 
 
 @pytest.mark.parametrize("prompt", ["10", "-1", "3.0", "three", "", "²"])
 def test_what_is_no_label_is_refused(model, prompt):
-    """The message names the range and what was given."""
+    """The error gives the range and what was given."""
     message = rf"model 'var-small' generates class labels, the numbers 0 to 9; got '{prompt}'"
     with pytest.raises(InputError, match=message):
         model.generate(["3", prompt], seeds=[1, 2])
@@ -215,6 +215,6 @@ def test_what_is_no_label_is_refused(model, prompt):
 
 @pytest.mark.parametrize("greedy", [False, True])
 def test_one_seed_per_prompt(model, greedy):
-    """Too few or too many are refused, also where they play no part."""
-    with pytest.raises(InputError, match="'var-small' wants one seed per image: 2 images, got 1 seeds"):
+    """Too few or too many seeds are refused, also by greedy sampling."""
+    with pytest.raises(InputError, match="'var-small' needs one seed per image: 2 images, got 1 seeds"):
         model.generate(["3", "7"], seeds=[1], sampling=Sampling(greedy=greedy))

@@ -1,4 +1,4 @@
-"""Filters are the official ones, and a draw depends on its own seed only."""
+"""Filters equal the official ones, and a sample depends on its own seed only."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ def test_filtered_logits_are_those_recorded(golden, top_k, top_p):
 
 
 def test_ties_at_the_last_kept_value_all_stay(golden):
-    """Top-k drops only what is strictly below the k-th largest."""
+    """Top-k removes only logits strictly below the k-th largest."""
     want = golden("sampling_filter")
     assert torch.equal(want["tie_filtered_k2"], filter_logits(want["tie_logits"], top_k=2))
 
 
 def test_no_filter_returns_the_logits(golden):
-    """0 and 0 keep all, and so does a k larger than the vocabulary."""
+    """0 and 0 keep all logits, as does a k larger than the vocabulary."""
     logits = golden("sampling_filter")["logits"]
     assert torch.equal(logits, filter_logits(logits))
     assert torch.equal(logits, filter_logits(logits, top_k=1000))
 
 
 def test_draws_follow_the_probabilities():
-    """Over many tokens, each value is drawn as often as its probability says; what is filtered, never."""
+    """Over many tokens each value is sampled with its probability, and filtered values never."""
     probabilities = torch.tensor([0.5, 0.3, 0.2, 0.0])
     tokens = choose(probabilities.log().expand(1, 20_000, 4), image_generators([0], 1))
     assert_close(tokens[0].bincount(minlength=4) / 20_000, probabilities, rtol=0, atol=0.015)
 
 
 def test_a_draw_does_not_depend_on_its_neighbours():
-    """The same seed draws the same tokens, alone or in a batch, wherever it stands."""
+    """The same seed samples the same tokens, alone or anywhere in a batch."""
     logits = torch.randn(1, 50, 64, generator=torch.Generator().manual_seed(1))
     alone = choose(logits, image_generators([5], 1))
     batch = choose(logits.expand(3, -1, -1), image_generators([9, 5, 5], 3))
@@ -59,7 +59,7 @@ def test_a_small_change_of_the_logits_changes_few_tokens():
 
 
 def test_without_seeds_the_likeliest_token_is_chosen():
-    """No seeds mean greedy."""
+    """Without seeds sampling is greedy."""
     assert choose(torch.tensor([[[0.0, 1.0], [2.0, 1.0]]]), image_generators(None, 1)).tolist() == [[1, 0]]
 
 

@@ -1,4 +1,4 @@
-"""The transformer computes what the official one computes, and keeps its caches apart from itself."""
+"""The transformer computes the same as the official one, and its caches are no part of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAYER, SCALE = 1, 2  # where the inner tensors were recorded
 
 
 class RecordingCache(ConcatCache):
-    """Writes down what one layer's attention read and returned at one scale."""
+    """Records what one layer's attention read and returned at one scale."""
 
     def __init__(self, schedule, record):
         super().__init__(schedule)
@@ -55,7 +55,7 @@ def record_modules(model):
 
 
 def test_teacher_forced_logits_are_those_recorded(var, variant, golden):
-    """All scales at once, behind the mask, give the official logits."""
+    """The masked pass over all scales gives the official logits."""
     want = golden(f"var_{variant}")
     assert_close(var(want["tf.label"], want["tf.x"]), want["tf.logits"], rtol=0, atol=2e-4)
 
@@ -96,7 +96,7 @@ def test_every_recorded_inner_tensor_agrees(var, variant, golden):
 
 
 def test_generating_and_teacher_forcing_agree(plain_var):
-    """Without guidance, the logits met while drawing are those of the whole sequence at once."""
+    """Without guidance the logits of generation equal those of the masked pass."""
     got = plain_var.generate([3, 7], seeds=[1, 2], guidance=0, keep_logits=True)
     forced = plain_var(torch.tensor([3, 7]), plain_var.vqvae.teacher_inputs(got.tokens))
     assert_close(torch.cat(got.logits, dim=1), forced, rtol=0, atol=2e-4)
@@ -104,7 +104,7 @@ def test_generating_and_teacher_forcing_agree(plain_var):
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_sizes_have_the_official_names_and_shapes(manifest, name):
-    """Every published model, name by name."""
+    """Every published model has the official names and shapes."""
     want = manifest(name.replace("-", "_"))
     with torch.device("meta"):
         model = VAR(VARConfig.published(name))
@@ -116,7 +116,7 @@ def test_published_sizes_have_the_official_names_and_shapes(manifest, name):
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_sizes_are_the_official_ones(manifest, name):
-    """Every published configuration, field by field."""
+    """Every published configuration equals the official one."""
     want, got = manifest(name.replace("-", "_"))["config"], VARConfig.published(name)
     fields = {
         "depth": got.depth,
@@ -141,13 +141,13 @@ def test_buffers_are_the_official_ones(plain_var, var_state, var_config):
 
 
 def test_vqvae_is_no_part_of_the_model(plain_var):
-    """Neither the state dict nor the parameters of a VAR hold anything of its VQVAE."""
+    """State dict and parameters of a VAR exclude its VQVAE."""
     assert [name for name in plain_var.state_dict() if "decoder" in name or "quantize" in name] == []
     assert sum(p.numel() for p in plain_var.parameters()) < sum(v.numel() for v in plain_var.state_dict().values())
 
 
 def test_training_reaches_every_parameter(var, golden, variant):
-    """A training step of a model as it is initialised gives every parameter a gradient."""
+    """One training step gives every parameter a gradient."""
     want, model = golden(f"var_{variant}"), VAR(var.config)
     logits = model(want["tf.label"], want["tf.x"], drop=torch.tensor([True, False]))
     logits.square().mean().backward()
@@ -155,7 +155,7 @@ def test_training_reaches_every_parameter(var, golden, variant):
 
 
 def test_dropped_labels_become_no_class(plain_var, golden):
-    """A mask, or probability 1, puts the unconditional class in; probability 0 changes nothing."""
+    """A mask or probability 1 inserts the unconditional class; probability 0 changes nothing."""
     x, labels = golden("var_saln0_l2n1")["tf.x"], torch.tensor([3, 7])
     nobody = plain_var(torch.tensor([10, 10]), x)
     assert torch.equal(nobody, plain_var(labels, x, drop=1.0))
@@ -176,7 +176,7 @@ def test_sizes_that_do_not_fit_are_refused(make_vqvae, var_config):
         VARConfig(depth=3, width=96, heads=5)
     with pytest.raises(InputError, match="depth must be at least 1, got 0"):
         VARConfig(depth=0, width=96, heads=3)
-    with pytest.raises(InputError, match=r"VAR wants a VQVAE of .* \(64, 8, \(1, 2, 3, 4, 5, 6\)\), got one of"):
+    with pytest.raises(InputError, match=r"VAR needs a VQVAE of .* \(64, 8, \(1, 2, 3, 4, 5, 6\)\), got one of"):
         VAR(var_config("saln0_l2n1"), make_vqvae((1, 2, 6)))
     with pytest.raises(UnknownName, match="did you mean 'var-d16'"):
         VARConfig.published("var-16")

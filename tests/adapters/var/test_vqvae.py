@@ -1,4 +1,4 @@
-"""The VQVAE computes what the official one computes, forwards, backwards and for training."""
+"""The VQVAE computes the same as the official one, forwards, backwards and in training."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_shared_convolutions_are_chosen_as_recorded(scales):
 
 
 def test_published_sizes_have_the_official_names_and_shapes(manifest):
-    """The default configuration is the published VQVAE, name by name."""
+    """The default configuration has the names and shapes of the published VQVAE."""
     want = manifest("var_vqvae")
     with torch.device("meta"):
         vqvae = VQVAE(VQVAEConfig())
@@ -88,7 +88,7 @@ def test_every_parameter_gets_a_gradient(make_vqvae, golden):
 
 
 def test_quantising_changes_no_input(make_vqvae, golden):
-    """Features and sums given in stay what they are."""
+    """Features and sums given as input are not written to."""
     vqvae, f = make_vqvae(), golden("vae")["out.f"]
     before = f.clone()
     tokens = vqvae.quantize_features(f)
@@ -97,7 +97,7 @@ def test_quantising_changes_no_input(make_vqvae, golden):
 
 
 def test_nearest_code_is_the_euclidean_one():
-    """The short form of the distance picks the code that the distance itself picks."""
+    """The short form of the distance picks the same code as the full one."""
     generator = torch.Generator().manual_seed(0)
     vectors, codes = torch.randn(50, 8, generator=generator), torch.randn(64, 8, generator=generator)
     assert torch.cdist(vectors, codes).argmin(1).tolist() == nearest_code(vectors, codes).tolist()
@@ -109,7 +109,7 @@ def test_wrong_sizes_are_refused(make_vqvae):
         VQVAEConfig(patch_sides=(1, 3, 2))
     with pytest.raises(InputError, match="multiple of 32, got 48"):
         VQVAEConfig(base_channels=48)
-    with pytest.raises(InputError, match=r"wants images \(B, 3, 12, 12\), got \(2, 3, 16, 16\)"):
+    with pytest.raises(InputError, match=r"needs images \(B, 3, 12, 12\), got \(2, 3, 16, 16\)"):
         make_vqvae().encode(torch.zeros(2, 3, 16, 16))
     with pytest.raises(InputError, match="1 to 6 scales, got 0"):
         make_vqvae().f_hats([])
