@@ -107,5 +107,7 @@ def seeds_of(seeds: int | Sequence[int] | None, images: int | None, *, who: str)
         return list(range(first, last + 1))
     given = check_seeds(given, len(given), who=who)
     if images not in (None, len(given)):
-        raise InputError(f"{images} images of each prompt want one seed (the first) or {images}; got {len(given)}")
+        raise InputError(
+            f"{images} images of each prompt need one seed (of the first image) or {images}; got {len(given)}"
+        )
     return given

@@ -45,7 +45,7 @@ def test_another_question_is_refused_with_what_differs(study_in: StudyIn, tmp_pa
     """Other seeds are other images."""
     folders = [finished(study_in, tmp_path / "a"), finished(study_in, tmp_path / "b", seeds=(3,))]
 
-    with pytest.raises(InputError, match=r"study 'b' cannot stand beside a: seeds: \[3\] here, \[0\] there"):
+    with pytest.raises(InputError, match=r"study 'b' cannot be compared with a: seeds: \[3\] here, \[0\] there"):
         check_protocol(submissions(folders, registry), None)
 
 
@@ -57,7 +57,7 @@ def test_a_protocol_says_what_must_be_equal(study_in: StudyIn, tmp_path: Path, r
     (tmp_path / "protocol.toml").write_text("seeds = [0, 1]\n")
 
     with pytest.raises(
-        InputError, match=r"study 'a' cannot stand beside .*protocol.toml: seeds: \[0\] here, \[0, 1\] there"
+        InputError, match=r"study 'a' cannot be compared with .*protocol.toml: seeds: \[0\] here, \[0, 1\] there"
     ):
         check_protocol(submissions([study], registry), tmp_path / "protocol.toml")
 
@@ -78,7 +78,7 @@ def test_other_weights_or_profiles_are_refused(study_in: StudyIn, tmp_path: Path
         known = found[1].store.environment | {part: {"toy": "sha256:other"}}
         before = json.dumps(found[1].store.environment)
         found[1].store.db.execute("UPDATE study SET environment = ?", (json.dumps(known),))
-        with pytest.raises(InputError, match=rf"study 'b' cannot stand beside a: {part}: .*sha256:other.* here"):
+        with pytest.raises(InputError, match=rf"study 'b' cannot be compared with a: {part}: .*sha256:other.* here"):
             check_protocol(found, None)
         found[1].store.db.execute("UPDATE study SET environment = ?", (before,))
 

@@ -146,11 +146,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"guidance": -1}, "^sampling needs guidance at least 0 "),
     ({"topk": 3}, "^sampling has no 'topk'; it has guidance, top_k, "),
     ({"seed": -1}, "^model 'var-tiny' needs seeds that are whole numbers from 0 "),
-    ({"seed": [1, 2], "num_images_per_prompt": 3}, "^3 images of each prompt want one seed "),
+    ({"seed": [1, 2], "num_images_per_prompt": 3}, "^3 images of each prompt need one seed "),
     ({"num_images_per_prompt": 0}, "^model 'var-tiny' generates at least 1 image of each prompt; got 0$"),
     ({"generators": [0, 1]}, "^model 'var-tiny' needs one seed per image: 1 images, got 2 seeds$"),
     ({"aspect": "16:9"}, "^model 'var-tiny' generates no such images: there is no aspect ratio '16:9'"),
-    ({"size": "1M"}, "^model 'var-tiny' generates no such images: there is one size only"),
+    ({"size": "1M"}, "^model 'var-tiny' generates no such images: there is only one size"),
     (
         {"negative_prompt": "4"},
         "^model 'var-tiny' generates class labels, which have no negative prompt; leave it out$",
