@@ -148,7 +148,7 @@ def test_a_whole_transformer_is_measured(bench, tmp_path):
         ((*WHOLE, "--heads", "2"), "leave out --heads"),
         ((*WHOLE, "--maps", "1,2"), "leave out --maps"),
         ((*WHOLE, "--rows", "3"), "leave out --rows"),
-        (("--rows", "2", "--batch", "3"), "--rows replaces --batch; leave one of them out (got 2 and 3)"),
+        (("--rows", "2", "--batch", "3"), "--rows replaces --batch; give one of them (got 2 and 3)"),
         (("--size", "1M"), "name it with --model"),
         ((*WHOLE, "--size", "1M"), "there is only one size"),
         ((*WHOLE, "--batch", "1000000"), "activations"),

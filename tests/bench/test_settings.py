@@ -71,7 +71,7 @@ def test_settings_that_cannot_be_meant_are_refused(geometry, wrong):
 
 def test_the_processors_time_is_that_of_a_cpu(settings):
     assert evolve(settings, clock="processor").as_dict()["clock"] == "processor"
-    with pytest.raises(InputError, match="says nothing about cuda"):
+    with pytest.raises(InputError, match="measures a CPU, not cuda"):
         evolve(settings, clock="processor", device="cuda")
     with pytest.raises(ValueError, match="clock"):
         evolve(settings, clock="sun")

@@ -225,7 +225,7 @@ def test_the_vae_must_be_that_of_the_transformer(make_vae, state, save):
     path = save(state("like2b"))
     with pytest.raises(CheckpointError) as error:
         load_infinity(path, vae=make_vae("like8b"))
-    assert f"checkpoint {path} cannot be loaded as Infinity: it has 16 bits a token" in one_line(error)
+    assert f"checkpoint {path} cannot be loaded as Infinity: its 16 bits per token" in one_line(error)
     assert "VAE's 14" in one_line(error)
 
 
