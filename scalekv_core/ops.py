@@ -35,6 +35,28 @@ def all_tokens(x: Tensor, start: int, stop: int) -> Tensor:
     return torch.arange(start, stop, device=x.device).expand(x.shape[0], x.shape[1], -1)
 
 
+def run_index(runs: tuple[tuple[int, int], ...], *, device: torch.device) -> Tensor:
+    """(N,) int64 the numbers of all runs (start, stop), one behind the other.
+
+    >>> run_index(((0, 2), (5, 7)), device=torch.device("cpu"))
+    tensor([0, 1, 5, 6])
+    """
+    return torch.cat([torch.arange(start, stop, device=device) for start, stop in runs or ((0, 0),)])
+
+
+def side_by_side(q: Tensor, heads: int) -> Tensor:
+    """(B, H, g n, D) queries (B, g H, n, D), those of the g query heads that share a key/value head one behind the other.
+
+    No query sees another, so attention needs no repeated keys.
+    """
+    return q if q.shape[1] == heads else q.unflatten(1, (heads, -1)).flatten(2, 3)
+
+
+def apart(x: Tensor, heads: int) -> Tensor:
+    """(B, g H, n, D) of (B, H, g n, D): the reverse of :func:`side_by_side`."""
+    return x if x.shape[1] == heads else x.unflatten(2, (heads // x.shape[1], -1)).flatten(1, 2)
+
+
 def at_positions(table: Tensor, positions: Tensor) -> Tensor:
     """(B, H, N) what a table (tokens of the sequence,) says of each position.
 

@@ -13,7 +13,9 @@ class MaskedAttention:
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
+    ) -> Tensor:
         """(B, H, L, D) the masked attention; the same for every layer."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, scale=softmax_scale)
 

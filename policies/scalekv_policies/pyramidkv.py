@@ -41,9 +41,11 @@ class PyramidBudget(BudgetAllocator):
         least = int(slots < self.beta * geometry.slots_per_token)  # where B / beta is no whole token
         weights = np.linspace(2 - 1 / self.beta, 1 / self.beta, geometry.layers) if geometry.layers > 1 else np.ones(1)
         schedule, heads = geometry.schedule, geometry.heads
+        keepable = schedule.keepable()
         capacity = np.zeros((len(schedule), geometry.layers), dtype=np.int64)
-        for k, tokens in enumerate(schedule.tokens[:-1]):
-            attainable = capacity[k - 1] + tokens if k else np.full(geometry.layers, tokens)
+        for k in np.flatnonzero(keepable):
+            before = capacity[k - 1] if k else np.zeros_like(capacity[0])
+            attainable = np.minimum(before + schedule.tokens[k], keepable[k])
             capacity[k] = least + fair_shares(slots // heads - least * geometry.layers, attainable - least, weights)
         return CachePlan(schedule, np.repeat(capacity[..., None], heads, axis=2))
 

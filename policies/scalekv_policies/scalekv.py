@@ -130,13 +130,15 @@ class ScaleKVAllocator(BudgetAllocator):
         places, schedule = geometry.slots_per_token, geometry.schedule
         refuse_less_than_one_each(geometry, slots)
         capacity = np.empty((len(schedule), geometry.layers, geometry.heads), dtype=np.int64)
-        capacity[:] = np.asarray(schedule.keepable())[:, None, None]
+        keepable = schedule.keepable()
+        capacity[:] = np.asarray(keepable)[:, None, None]
         drafters = roles.is_role(DRAFTER)
-        evicting = [k for k, seen in enumerate(schedule.seen[:-1]) if seen * places > slots]
+        evicting = [k for k, tokens in enumerate(keepable) if tokens * places > slots]
         for step, k in enumerate(evicting):
             before = capacity[k - 1] if k else 0
             least = self.refiner_tokens(slots / places, step, len(evicting))
-            capacity[k] = _split(slots, before + np.full_like(capacity[k], schedule.tokens[k]), drafters[k + 1], least)
+            there = np.minimum(before + np.full_like(capacity[k], schedule.tokens[k]), keepable[k])
+            capacity[k] = _split(slots, there, drafters[k + 1], least)
         return CachePlan(schedule, capacity)
 
     def refiner_tokens(self, mean: float, step: int, steps: int) -> int:

@@ -171,7 +171,7 @@ class ReleasedSelector(ScoringSelector):
 
     def score(self, view: CacheView, keep: int) -> Tensor:
         window = view.table(released_window, view.map, self.window)
-        summed = summed_logits(view.q.index_select(2, window), view.k)
+        summed = summed_logits(view.queries(window), view.k)
         inside = window + view.history
         return max_pooled(summed, inside, self.kernel).index_fill(2, inside, torch.inf)
 

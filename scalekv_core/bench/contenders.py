@@ -86,7 +86,9 @@ class Unmodified(Contender):
         return cls(name="unmodified", geometry=geometry, layers=tuple(run))
 
     def new_cache(self, clock: Clock) -> BenchCache:
-        return ConcatCache(key_dtype=self.geometry.unmodified_key_dtype or self.geometry.dtype, clock=clock)
+        return ConcatCache(
+            self.geometry.schedule, key_dtype=self.geometry.unmodified_key_dtype or self.geometry.dtype, clock=clock
+        )
 
 
 @frozen(eq=False, kw_only=True)

@@ -87,6 +87,7 @@ def input_bytes(settings: BenchSettings) -> int:
     """Of the queries, keys and values of all scales. In float32 the values keep alive the block that they were made in."""
     geometry = settings.geometry
     numbers = geometry.rows * geometry.heads * geometry.head_dim * geometry.schedule.total
+    queries = numbers * geometry.group if geometry.group > 1 else 0  # of their own; those in the block are not used
     if geometry.dtype == torch.float32:
-        return 5 * numbers * torch.float32.itemsize
-    return 3 * numbers * geometry.dtype.itemsize
+        return (5 * numbers + 2 * queries) * torch.float32.itemsize
+    return (3 * numbers + queries) * geometry.dtype.itemsize

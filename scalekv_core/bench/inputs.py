@@ -46,7 +46,7 @@ def make_inputs(settings: BenchSettings) -> list[Map]:
 
     One random (B, n, 3, H, D) block stands for the output of the qkv projection, so that q, k and v are no contiguous
     (B, H, n, D): q and k are normalised, which leaves their tokens in the projection's order; v is a view of the block.
-    q carries the head's scale, hence the softmax scale is 1. Pass it on: attention over these uses 1.
+    q carries the head's scale, hence the softmax scale is 1. With grouped heads q comes from a block of its own. Pass it on: attention over these uses 1.
     """
     generator = torch.Generator(settings.device).manual_seed(settings.seed)
     factors = _head_factors(settings)
@@ -56,7 +56,7 @@ def make_inputs(settings: BenchSettings) -> list[Map]:
 def _head_factors(settings: BenchSettings) -> Tensor:
     """(H, 1, 1) from the least to the greatest, in equal ratios."""
     least, greatest = map(math.log10, settings.head_scales)
-    return torch.logspace(least, greatest, settings.geometry.heads, device=settings.device).view(-1, 1, 1)
+    return torch.logspace(least, greatest, settings.geometry.query_heads, device=settings.device).view(-1, 1, 1)
 
 
 def _one_map(settings: BenchSettings, tokens: int, generator: torch.Generator, factors: Tensor) -> Map:
@@ -64,6 +64,9 @@ def _one_map(settings: BenchSettings, tokens: int, generator: torch.Generator, f
     shape = (geometry.rows, tokens, 3, geometry.heads, geometry.head_dim)
     block = torch.randn(shape, generator=generator, device=settings.device)
     q, k, v = block.permute(2, 0, 3, 1, 4)
+    if geometry.group > 1:
+        shape_of_q = (geometry.rows, tokens, geometry.query_heads, geometry.head_dim)
+        q = torch.randn(shape_of_q, generator=generator, device=settings.device).transpose(1, 2)
     if geometry.dtype != block.dtype:
         v = v.to(geometry.dtype)
     return (F.normalize(q, dim=-1) * factors).to(geometry.dtype), F.normalize(k, dim=-1).to(geometry.dtype), v

@@ -235,7 +235,8 @@ def _map(geometry: CacheGeometry, scale: int, layer: int, device: str) -> Sequen
     qkv = torch.empty(shape, dtype=geometry.dtype, device=device)
     if device != "meta":
         qkv.normal_(generator=torch.Generator(device).manual_seed(scale * 1000 + layer))
-    return qkv.permute(2, 0, 3, 1, 4).unbind()
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
+    return q.repeat_interleave(geometry.group, dim=1) if geometry.group > 1 else q, k, v
 
 
 def _what(contender: Contender, scale: int, layer: int) -> str:

@@ -59,9 +59,13 @@ class ReleasedCache(ConcatCache):
         held[-1] = held[-2] if len(held) > 1 else plan.schedule.total
         self._keep: list[list[int]] = held.tolist()
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
+    ) -> Tensor:
         scale = self._scales[layer]
-        out = super().attend(layer, q, k, v, softmax_scale=softmax_scale)
+        out = super().attend(layer, q, k, v, softmax_scale=softmax_scale, store=store)
+        if not store:
+            return out
         keys, values = self.keys[layer], self.values[layer]
         keep = self._keep[scale][layer]
         if keep < keys.shape[2]:

@@ -84,11 +84,15 @@ class _Through:
         self._scales: dict[int, int] = {}
         self.close = cache.close
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
+    ) -> Tensor:
         scale = self._scales.get(layer, 0)
-        self._scales[layer] = scale + 1
+        self._scales[layer] = scale + store
         out: Tensor = self._around(
-            scale, layer, functools.partial(self._cache.attend, layer, q, k, v, softmax_scale=softmax_scale)
+            scale,
+            layer,
+            functools.partial(self._cache.attend, layer, q, k, v, softmax_scale=softmax_scale, store=store),
         )
         return out
 

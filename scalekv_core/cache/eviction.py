@@ -5,7 +5,7 @@ The selector says which tokens are kept, the merger where the others go, the cod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from attrs import evolve
@@ -23,6 +23,8 @@ from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import TokenSelector
 from scalekv_core.contracts.tables import one
 from scalekv_core.contracts.view import CacheView
+
+Parts = Sequence[tuple[int, int, int]]
 
 Observer = Callable[[CacheView, Tensor | None], None]
 """Called after every scale of every group of heads with what was seen and which tokens are kept (None: all)."""
@@ -57,7 +59,9 @@ class Evictor:
         """Stores what is kept of the tokens in view; the group's store is still that of the history."""
         keep = store.group.held[view.scale]
         view = self._observe(view) if keep else view
-        kept = self._select(view, store.group, keep) if 0 < keep < view.tokens else None
+        kept = (
+            self._select(view, store.group, keep, _quota_parts(view, store.group)) if 0 < keep < view.tokens else None
+        )
         if self._observer is not None:
             nothing = view.positions.new_empty(*view.positions.shape[:2], 0, dtype=torch.int64)
             self._observer(view, kept if keep else nothing)
@@ -87,9 +91,9 @@ class Evictor:
             returned = self._policy.selector.observe(view)
         return evolve(view, statistics=self._answers.statistics(view, returned))
 
-    def _select(self, view: CacheView, group: HeadGroup, keep: int) -> Tensor:
+    def _select(self, view: CacheView, group: HeadGroup, keep: int, parts: Parts | None) -> Tensor:
         if not self._repeats:
-            return self._answer(view, group, keep)
+            return self._answer(view, keep, parts)
         asked = (
             self._policy.selector,
             view.schedule,
@@ -98,15 +102,12 @@ class Evictor:
             view.positions.shape[0],
             view.positions.device,
         )
-        return view.tables.remember(asked, lambda: self._answer(view, group, keep))
+        return view.tables.remember(asked, lambda: self._answer(view, keep, parts))
 
-    def _answer(self, view: CacheView, group: HeadGroup, keep: int) -> Tensor:
+    def _answer(self, view: CacheView, keep: int, parts: Parts | None) -> Tensor:
         selector = self._policy.selector
         with self._clock.stage(view.scale, "select"):
-            if group.quota is None:
-                kept = selector.select(view, keep)
-            else:
-                kept = selector.select_by_source(view, _source_parts(view, group.quota))
+            kept = selector.select(view, keep) if parts is None else selector.select_by_source(view, parts)
         return self._answers.kept(view, kept, keep)
 
     def _drop_others(self, store: GroupStore, view: CacheView, block: Block, history: int, kept: Tensor) -> None:
@@ -155,12 +156,14 @@ def _gathered(view: CacheView, block: Block, kept: Tensor) -> Tensor:
     return ops.gather_tokens(block.both, kept, starts)
 
 
-def _source_parts(view: CacheView, quota: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, int]]:
+def _quota_parts(view: CacheView, group: HeadGroup) -> Parts | None:
     """(start, stop, keep) of every source scale's tokens, which lie side by side and equally many in every row."""
-    before = quota[view.scale - 1] if view.scale else ()
+    if group.quota is None:
+        return None
+    before = group.quota[view.scale - 1] if view.scale else ()
     parts, start = [], 0
     for source in range(view.scale + 1):
         there = view.current if source == view.scale else before[source]
-        parts.append((start, start + there, quota[view.scale][source]))
+        parts.append((start, start + there, group.quota[view.scale][source]))
         start += there
     return parts

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scalekv_core.cache.key_values import Stored
 from scalekv_core.contracts.plan import CachePlan, HeadGroup
+from scalekv_core.contracts.steps import Step
 
 
 @define(eq=False)
@@ -20,6 +21,7 @@ class GroupStore:
     Attributes:
         group: which heads, and how much they may hold after each scale.
         turn: which of all groups attends when, from 0.
+        steps: what becomes of its tokens at each scale; None for a plain schedule.
         device: where it attended last, under a codec that stores elsewhere.
         stored: keys and values; None if there are none.
         positions: (B, Hg, N) int32; None as long as the tokens are the latest without a gap.
@@ -29,6 +31,7 @@ class GroupStore:
 
     group: HeadGroup
     turn: int
+    steps: tuple[Step, ...] | None = None
     device: torch.device | None = None
     stored: Stored | None = None
     positions: Tensor | None = None
@@ -75,5 +78,8 @@ class LayerStore:
 
 def empty_stores(plan: CachePlan) -> list[LayerStore]:
     """One for each layer of the plan, in the order in which they attend."""
-    turns = count()
-    return [LayerStore([GroupStore(group, next(turns)) for group in groups]) for groups in plan.groups]
+    turns, schedule = count(), plan.schedule
+    return [
+        LayerStore([GroupStore(group, next(turns), group.steps(schedule)) for group in groups])
+        for groups in plan.groups
+    ]

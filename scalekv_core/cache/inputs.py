@@ -24,6 +24,7 @@ class InputCheck:
         """The next image may have other rows, another width and another dtype."""
         self._shapes: list[tuple[int, int, int, int]] = []  # of each map, as soon as the first has come
         self._dtype: torch.dtype | None = None
+        self._group: int | None = None  # query heads of a key/value head
 
     def next_map(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> LayerStore:
         """The layer that these belong to.
@@ -35,17 +36,20 @@ class InputCheck:
         store = self._layer(layer)
         shapes, dtype = self._shapes or self._shapes_like(q), self._dtype or q.dtype
         wanted = shapes[store.scale]
-        if not (q.shape == k.shape == v.shape == wanted and q.dtype == k.dtype == v.dtype == dtype):
+        group = self._group or q.shape[1] // self._heads
+        asked = wanted if group == 1 else (wanted[0], group * wanted[1], *wanted[2:])
+        if not (q.shape == asked and k.shape == v.shape == wanted and q.dtype == k.dtype == v.dtype == dtype):
             got = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in (("q", q), ("k", k), ("v", v)))
+            grouped = f" and q of {asked}" if group > 1 else ""
             raise SessionError(
-                f"layer {layer} at scale {store.scale} needs q, k and v of (rows, heads, tokens, width) = {wanted} "
-                f"in {dtype}; got {got}"
+                f"layer {layer} at scale {store.scale} needs {'k' if grouped else 'q, k'} and v of "
+                f"(rows, heads, tokens, width) = {wanted}{grouped} in {dtype}; got {got}"
             )
         if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
             raise SessionError(
                 "attention was asked for gradients, and a compressed cache has none; generate under torch.inference_mode()"
             )
-        self._shapes, self._dtype = shapes, dtype
+        self._shapes, self._dtype, self._group = shapes, dtype, group
         return store
 
     def _shapes_like(self, q: Tensor) -> list[tuple[int, int, int, int]]:

@@ -7,7 +7,7 @@ plan is decided on the host before the first token, so nothing here waits for th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
@@ -23,10 +23,12 @@ from scalekv_core.cache.group_store import GroupStore, LayerStore, empty_stores
 from scalekv_core.cache.inputs import InputCheck
 from scalekv_core.cache.prefetch import CopyStreamOf, copy_stream_for
 from scalekv_core.cache.reading import Read, Reader
+from scalekv_core.cache.stepping import SteppedEvictor
+from scalekv_core.cache.viewing import positions_of, view_of, with_current
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.policy import Policy
-from scalekv_core.contracts.tables import Tables, one, zero
-from scalekv_core.contracts.view import CacheView
+from scalekv_core.contracts.tables import Tables, one
+from scalekv_core.contracts.view import CacheView, take_runs
 
 __all__ = ["KVCache", "Observer"]
 
@@ -65,7 +67,8 @@ class KVCache:
         self._inputs = InputCheck(plan, self._layers)
         self._check = check
         self._answers = AnswerCheck(policy, always=check)
-        self._evictor = Evictor(policy, self._answers, self._clock, observer, always_ask=check)
+        evictor = Evictor if plan.schedule.is_plain else SteppedEvictor
+        self._evictor = evictor(policy, self._answers, self._clock, observer, always_ask=check)
         groups = [store for layer in self._layers for store in layer.groups]
         self._reader = Reader(plan, policy.codec, groups, copy_stream_of or partial(copy_stream_for, policy.codec))
         self._begin()
@@ -77,67 +80,91 @@ class KVCache:
         self._inputs.forget()
         self._answers.begin()
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
-        """(B, H, n, D) the attention of the current map over the history and itself.
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
+    ) -> Tensor:
+        """(B, g H, n, D) the attention of the current map over the history that it reads and itself.
 
         Afterwards the layer holds what its plan allows after this scale.
 
         Args:
             layer: which one, from 0.
-            q, k, v: (B, H, n, D) of the current map, as attention reads them.
+            q: (B, g H, n, D) of the current map; g consecutive query heads share a key/value head, mostly one.
+            k, v: (B, H, n, D) of the current map, as attention reads them.
             softmax_scale: factor on q.k.
+            store: False where the map is passed once more: nothing is stored, and no policy is asked.
 
         Raises:
             SessionError: the map is not the one that the schedule has next, or rows or heads have changed.
             ContractError: the policy broke its contract.
         """
-        store = self._inputs.next_map(layer, q, k, v)
+        held = self._inputs.next_map(layer, q, k, v)
         try:
             if self._check:
-                check_finite(layer, store.scale, queries=q, keys=k, values=v)
-            out = self._attend_layer(layer, store, q, k, v, softmax_scale)
+                check_finite(layer, held.scale, queries=q, keys=k, values=v)
+            grouped = ops.side_by_side(q, k.shape[1])
+            out = ops.apart(self._attend_layer(layer, held, grouped, k, v, softmax_scale, store), q.shape[1])
             if self._check:
-                check_finite(layer, store.scale, outputs=out)
+                check_finite(layer, held.scale, outputs=out)
         except BaseException:
             self.close()  # half a scale is nothing to go on with
             raise
+        if not store:
+            return out
         if layer == len(self._layers) - 1:
-            self.resident[store.scale] = self.resident_bytes()
-        store.scale += 1
+            self.resident[held.scale] = self.resident_bytes()
+        held.scale += 1
         return out
 
     def _attend_layer(
-        self, layer: int, store: LayerStore, q: Tensor, k: Tensor, v: Tensor, softmax_scale: float
+        self, layer: int, store: LayerStore, q: Tensor, k: Tensor, v: Tensor, softmax_scale: float, stores: bool
     ) -> Tensor:
         if len(store.groups) == 1:
-            return self._attend_group(layer, store.scale, store.groups[0], q, k, v, softmax_scale)
+            return self._attend_group(layer, store.scale, store.groups[0], q, k, v, softmax_scale, stores)
         out: Tensor | None = None
         for group in store.groups:
             index = group.head_index(q.device)
             q_part, k_part, v_part = (x.index_select(1, index) for x in (q, k, v))
-            part = self._attend_group(layer, store.scale, group, q_part, k_part, v_part, softmax_scale)
+            part = self._attend_group(layer, store.scale, group, q_part, k_part, v_part, softmax_scale, stores)
             out = torch.empty_like(q, dtype=part.dtype) if out is None else out  # under autocast not that of q
             out.index_copy_(1, index, part)
         return cast(Tensor, out)
 
     def _attend_group(
-        self, layer: int, scale: int, store: GroupStore, q: Tensor, k: Tensor, v: Tensor, softmax_scale: float
+        self,
+        layer: int,
+        scale: int,
+        store: GroupStore,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        softmax_scale: float,
+        stores: bool,
     ) -> Tensor:
+        step = None if store.steps is None else store.steps[scale]
         with self._clock.stage(scale, "read"):
-            read = self._reader.read(store, scale, k, v)
-            counts = self._with_current(store.counts, one, k)
+            read = self._reader.read(store, scale, k, v, stores=stores)
+            counts = with_current(store.counts, one, k.shape, self._tables)
         with self._clock.stage(scale, "attention"):
-            out = ops.attend(q, read.k, read.v, softmax_scale=softmax_scale, counts=counts)
+            if step is None or step.sees_all:
+                out = ops.attend(q, read.k, read.v, softmax_scale=softmax_scale, counts=counts)
+            else:
+                seen = [x if x is None else take_runs(x, step.visible) for x in (read.k, read.v, counts)]
+                out = ops.attend(
+                    q, *cast("tuple[Tensor, Tensor]", seen[:2]), softmax_scale=softmax_scale, counts=seen[2]
+                )
+        if not stores:
+            return out
         keep = store.group.held[scale]
-        self.dropped |= keep < read.tokens and scale < self._last
-        if self._evictor.looks(keep) or (0 < keep and read.block is not None):
+        self.dropped |= keep < (read.tokens if step is None else step.remains) and scale < self._last
+        if self._evictor.looks(keep) or (0 < keep and read.block is not None and not (step and step.keeps_history)):
             view = self._view(layer, scale, store, q, read, counts, softmax_scale)
             with _apart_from_autocast(q.device):
                 self._evictor.evict(store, view, read)
-        elif keep:
-            self._keep_in_place(store, scale, read, counts)
-        else:
+        elif keep == 0:
             store.clear()
+        elif read.block is None:
+            self._keep_in_place(store, scale, read, counts)
         return out
 
     def _keep_in_place(self, store: GroupStore, scale: int, read: Read, counts: Tensor | None) -> None:
@@ -145,7 +172,8 @@ class KVCache:
         self._evictor.keep_all(store, read, scale)
         store.counts = counts
         if store.positions is not None:
-            store.positions = self._positions(store, read.k, scale)
+            gaps = store.steps is None or store.steps[scale].gaps
+            store.positions = positions_of(store, self.plan.schedule, scale, read, self._tables) if gaps else None
 
     def _view(
         self,
@@ -157,42 +185,18 @@ class KVCache:
         counts: Tensor | None,
         softmax_scale: float,
     ) -> CacheView:
-        k = read.k
-        names = self.policy.selector.statistics
-        return CacheView(
+        return view_of(
+            store,
+            read,
+            self._tables,
             q=q,
-            k=k,
-            v=read.v,
-            positions=self._positions(store, k, scale),
             counts=counts,
-            statistics={name: self._statistic(store, name, k, q) for name in names},
             schedule=self.plan.schedule,
             layer=layer,
             scale=scale,
-            heads=store.group.heads,
             softmax_scale=softmax_scale,
-            tables=self._tables,
+            statistics=self.policy.selector.statistics,
         )
-
-    def _positions(self, store: GroupStore, k: Tensor, scale: int) -> Tensor:
-        """(B, H, N) int32; as long as the tokens are the latest without a gap they are counted, not stored."""
-        stop = self.plan.schedule.seen[scale]
-        start = stop - k.shape[2] if store.positions is None else self.plan.schedule.history[scale]
-        counted = self._tables.get(_counted, start, stop, k.shape[0], k.shape[1], device=k.device)
-        return counted if store.positions is None else torch.cat([store.positions, counted], dim=2)
-
-    def _statistic(self, store: GroupStore, name: str, k: Tensor, q: Tensor) -> Tensor:
-        """(B, H, N) what was observed so far; zero for the current map."""
-        if name not in store.statistics:
-            return self._tables.get(zero, device=k.device).expand(k.shape[:3])
-        return cast(Tensor, self._with_current(store.statistics[name], zero, q))
-
-    def _with_current(self, held: Tensor | None, make: Callable[..., Tensor], current: Tensor) -> Tensor | None:
-        """(B, H, N) what is held of every token of the history, and what ``make`` gives those of the current map."""
-        if held is None:
-            return None
-        fresh = self._tables.get(make, device=current.device)
-        return torch.cat([held, fresh.expand(current.shape[:3])], dim=2)
 
     # -- what is held ---------------------------------------------------------------------------------------------
 
@@ -231,10 +235,6 @@ class KVCache:
             store.clear()
         self._reader.scratch.clear()
         self._begin()
-
-
-def _counted(start: int, stop: int, rows: int, heads: int, *, device: torch.device) -> Tensor:
-    return torch.arange(start, stop, dtype=torch.int32, device=device).expand(rows, heads, -1)
 
 
 def _apart_from_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:

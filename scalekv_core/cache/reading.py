@@ -51,24 +51,29 @@ class Reader:
         self._stores = stores
         self.scratch = Scratch(scratch_slots(plan), codec, copy_stream_of)
 
-    def read(self, store: GroupStore, scale: int, k: Tensor, v: Tensor) -> Read:
-        """History of the group and current map k, v (B, H, n, D); the next group's history is sent for."""
+    def read(self, store: GroupStore, scale: int, k: Tensor, v: Tensor, *, stores: bool = True) -> Read:
+        """History of the group and current map k, v (B, H, n, D); the next group's history is sent for.
+
+        Args:
+            store, scale, k, v: of what.
+            stores: whether this is the pass of the map that is stored.
+        """
         history = store.length
         total = history + k.shape[2]
-        if self._codec.dense and store.group.held[scale] == total:
+        if stores and self._codec.dense and store.group.held[scale] == total:
             keys, values = key_values.grown(store.stored, k, v)
             store.stored = key_values.dense(keys, values)  # at once: attention gets the memory of the old ones
             return Read(keys, values, None, history, total)
         block = self.scratch.whole(store.stored, k, v)
         if self._codec.leaves_device:
             store.device = k.device
-            self._fetch_next(store, scale, k)
+            self._fetch_next(store, scale, k, stores)
         return Read(block.keys, block.values, block, history, total)
 
-    def _fetch_next(self, store: GroupStore, scale: int, k: Tensor) -> None:
+    def _fetch_next(self, store: GroupStore, scale: int, k: Tensor, stores: bool) -> None:
         """Lets the history of the group that attends next come while this one computes; not if it lies elsewhere."""
         following = self._stores[(store.turn + 1) % len(self._stores)]
-        scale += following.turn == 0
+        scale += stores and following.turn == 0
         if following is store or following.stored is None or following.device != k.device:
             return
         if scale < len(self._schedule):

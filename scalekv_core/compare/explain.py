@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 
 def held_share(plan: CachePlan) -> NDArray[np.float64]:
-    """[K-1, L] what is held after each scale but the last, as a share of all tokens seen until then; mean over heads.
+    """[K-1, L] what is held after each scale but the last, as a share of all tokens so far that a later one reads; mean over heads.
 
     >>> from scalekv_core.shapes.schedule import ScaleSchedule
     >>> plan = CachePlan(ScaleSchedule.square(1, 2, 3), np.array([[[1]], [[2]], [[0]]]))
     >>> held_share(plan).tolist()
     [[1.0], [0.4]]
     """
-    seen = np.asarray(plan.schedule.seen[:-1], dtype=np.float64)
-    return plan.held[:-1].mean(axis=2) / seen[:, None]
+    keepable = np.maximum(np.asarray(plan.schedule.keepable()[:-1], dtype=np.float64), 1)
+    return plan.held[:-1].mean(axis=2) / keepable[:, None]
 
 
 def visible_share(plan: CachePlan) -> NDArray[np.float64]:
@@ -86,7 +86,7 @@ class KeptTokens:
         self.schedule = schedule
         positions = view.positions[:, :, : view.history].cpu().numpy()
         for index, head in enumerate(view.heads):
-            mask = np.zeros((positions.shape[0], schedule.last_history), dtype=bool)
+            mask = np.zeros((positions.shape[0], schedule.history[-1]), dtype=bool)
             np.put_along_axis(mask, positions[:, index].astype(np.int64), True, axis=1)
             self.kept[view.layer, head] = mask
 

@@ -16,8 +16,18 @@ from scalekv_core.shapes.schedule import ScaleSchedule
 class AttentionCache(Protocol):
     """What a model's attention calls during one image (or batch)."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
-        """(B, H, n, D) the attention of the current map over the history and itself; remembers k and v."""
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
+    ) -> Tensor:
+        """(B, g H, n, D) the attention of the current map over the history that it reads and itself; remembers k and v.
+
+        Args:
+            layer: which one, from 0.
+            q: (B, g H, n, D); g consecutive query heads share a key/value head, mostly one.
+            k, v: (B, H, n, D).
+            softmax_scale: factor on q.k.
+            store: False where the map is passed once more: then nothing is remembered.
+        """
         ...
 
     def close(self) -> None:

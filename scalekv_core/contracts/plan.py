@@ -9,6 +9,8 @@ from attrs import field, frozen
 from attrs.converters import optional
 from numpy.typing import NDArray
 
+from scalekv_core.contracts.liveness import alive_prefix, held_of, shares_of
+from scalekv_core.contracts.steps import Step, steps_of
 from scalekv_core.errors import ContractError
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
@@ -35,6 +37,10 @@ class HeadGroup:
     held: tuple[int, ...]
     quota: tuple[tuple[int, ...], ...] | None = None
 
+    def steps(self, schedule: ScaleSchedule) -> tuple[Step, ...] | None:
+        """What becomes of its tokens at each scale; None for a plain schedule."""
+        return steps_of(schedule, self.held, self.quota)
+
 
 @frozen(eq=False)
 class CachePlan:
@@ -43,11 +49,14 @@ class CachePlan:
     Attributes:
         schedule: the maps, K of them.
         capacity: [K, L, H] tokens; an upper bound, since no head can hold more than it held before plus the new map.
-            The last row is zero: no later scale attends to the last map.
-        quota: [K, L, H, K] of ``capacity``, how many tokens of each source scale; None leaves that to the selector.
+            The last row is zero: no later scale attends to the last map. Where no later map reads the current one, it is
+            not stored, nothing else is evicted, and the capacity is not used.
+        quota: [K, L, H, K] of ``capacity``, how many tokens of each source scale; None leaves that to the selector. Where
+            maps that are held together have different readers, they are then shared out in proportion to their sizes.
 
     Raises:
-        ContractError: wrong shapes, negative numbers, a last row that stores something, quotas that can't be met.
+        ContractError: wrong shapes, negative numbers, a last row that stores something, less than the text prefix, quotas
+            that can't be met.
 
     >>> schedule = ScaleSchedule.square(1, 2, 3)
     >>> plan = CachePlan(schedule, np.array([[[9]], [[3]], [[0]]]))
@@ -67,6 +76,12 @@ class CachePlan:
             raise ContractError(f"capacity counts tokens; got {capacity.min()}")
         if capacity[-1].any():
             raise ContractError("capacity after the last scale must be 0: no later scale attends to it")
+        for scale in range(scales - 1):
+            prefix = alive_prefix(self.schedule, scale)
+            if capacity[scale].min() < prefix:
+                raise ContractError(
+                    f"capacity after scale {scale} is {capacity[scale].min()}; the text prefix takes {prefix} and is kept"
+                )
         if self.quota is not None:
             self._check_quota(self.quota)
 
@@ -88,13 +103,22 @@ class CachePlan:
     @cached_property
     def held(self) -> NDArray[np.int64]:
         """[K, L, H] tokens that are really held: min(capacity, what was held before + the new map), or the quota."""
-        if self.quota is not None:
-            return self.quota.sum(axis=-1)
+        if self.shares is not None:
+            return self.shares.sum(axis=-1)
+        if not self.schedule.is_plain:
+            return held_of(self.schedule, self.capacity)
         held = np.empty_like(self.capacity)
         before = np.zeros_like(self.capacity[0])
         for k, new in enumerate(self.schedule.tokens):
             before = held[k] = np.minimum(self.capacity[k], before + new)
         return held
+
+    @cached_property
+    def shares(self) -> NDArray[np.int64] | None:
+        """[K, L, H, K] tokens that are really held of each source scale; None where that is left to the selector."""
+        if self.schedule.is_plain or (self.quota is None and not self.schedule.tells_maps_apart):
+            return self.quota
+        return shares_of(self.schedule, self.capacity, self.quota)
 
     @property
     def layers(self) -> int:
@@ -122,9 +146,19 @@ class CachePlan:
         members: dict[tuple[tuple[int, ...], tuple[tuple[int, ...], ...] | None], list[int]] = {}
         for head in range(self.heads):
             held = tuple(self.held[:, layer, head].tolist())
-            quota = None if self.quota is None else tuple(map(tuple, self.quota[:, layer, head].tolist()))
+            quota = None if self.shares is None else tuple(map(tuple, self.shares[:, layer, head].tolist()))
             members.setdefault((held, quota), []).append(head)
         return tuple(HeadGroup(tuple(heads), held, quota) for (held, quota), heads in members.items())
+
+    def with_prefix(self, schedule: ScaleSchedule) -> CachePlan:
+        """The plan of a schedule with a text prefix, which every head holds, from that of its maps alone."""
+        text = np.array([alive_prefix(schedule, k) for k in range(len(schedule))])
+        capacity = np.concatenate([np.zeros_like(self.capacity[:1]), self.capacity]) + text[:, None, None]
+        if self.quota is None:
+            return CachePlan(schedule, capacity)
+        quota = np.pad(self.quota, ((1, 0), (0, 0), (0, 0), (1, 0)))
+        quota[..., 0] = text[:, None, None]
+        return CachePlan(schedule, capacity, quota)
 
     def check_fits(self, geometry: CacheGeometry) -> None:
         """Raises ContractError if this is a plan for another model."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -57,6 +57,13 @@ class AttentionProfile:
         """[K, L, H] the attention to the current map."""
         return np.einsum("klhk->klh", self.mass)
 
+    def without_prefix(self) -> AttentionProfile:
+        """The same of the maps alone: what a text prefix gets is left out; itself where there is none."""
+        if not self.schedule.prefix:
+            return self
+        maps = self.schedule.without_prefix
+        return evolve(self, schedule=maps, mass=self.mass[1:, ..., 1:], top_share=self.top_share[1:])
+
     def top_share_at(self, fraction: float) -> NDArray[np.float32]:
         """[K, L, H] concentration of the history for one of the measured fractions.
 
@@ -98,6 +105,8 @@ class AttentionProfile:
         header = {
             "model": self.model,
             "maps": self.schedule.maps,
+            **({} if self.schedule.reads is None else {"reads": self.schedule.reads}),
+            **({"prefix": True} if self.schedule.prefix else {}),
             "fractions": self.fractions,
             "provenance": dict(self.provenance),
         }
@@ -116,7 +125,9 @@ class AttentionProfile:
                 header = json.loads((file.metadata() or {})["scalekv_profile"])
                 return cls(
                     model=header["model"],
-                    schedule=ScaleSchedule(header["maps"]),
+                    schedule=ScaleSchedule(
+                        header["maps"], reads=header.get("reads"), prefix=header.get("prefix", False)
+                    ),
                     mass=file.get_tensor("mass"),
                     fractions=tuple(header["fractions"]),
                     top_share=file.get_tensor("top_share"),

@@ -42,6 +42,16 @@ class LayerRoles:
         shape = (len(geometry.schedule), geometry.layers, geometry.heads)
         return cls((name,), np.zeros(shape, dtype=np.int8))
 
+    def with_prefix(self) -> LayerRoles:
+        """The same with a text prefix in front, at which every head plays the role that it plays at the first map."""
+        labels, scores = (None if x is None else np.concatenate([x[:1], x]) for x in (self.labels, self.scores))
+        assert labels is not None
+        return LayerRoles(self.names, labels, scores)
+
+    def without_prefix(self) -> LayerRoles:
+        """Those of the maps alone."""
+        return LayerRoles(self.names, self.labels[1:], None if self.scores is None else self.scores[1:])
+
     def is_role(self, name: str) -> NDArray[np.bool_]:
         """[K, L, H] where the role of this name is played; nowhere, if it does not exist."""
         return self.labels == (self.names.index(name) if name in self.names else -1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
+import torch
 from attrs import define, evolve, field, frozen
 from torch import Tensor
 
@@ -47,10 +48,12 @@ class AttentionMasses:
 class CacheView:
     """All that a selector or merger may see of one group of heads, right after a scale's attention.
 
-    The last n of the N tokens are the current map, seen whole. Tensors are read-only by contract.
+    The last n of the N tokens are the current map, seen whole. Tensors are read-only by contract. A policy sees no token that
+    no later map reads, and none of a text prefix: schedule, scale and positions are then those of the maps alone.
 
     Attributes:
-        q: (B, H, n, D) queries of the current map, exactly as attention used them.
+        q: (B, H, g n, D) queries of the current map, exactly as attention used them: n of each of the g query heads that
+            share the key/value head, one head after the other. Mostly g = 1.
         k, v: (B, H, N, D) keys and values, exactly as attention used them.
         positions: (B, H, N) integers, the index of each token in the full sequence of the schedule; ascending.
         counts: (B, H, N) how many tokens each one stands for, or None where all stand for themselves.
@@ -60,6 +63,7 @@ class CacheView:
         heads: which heads of the layer these are.
         softmax_scale: the factor on q.k in the attention.
         masses: what ``attention_mass`` has computed so far, shared by all views of this scale.
+        within: all that attention has read and where in it these tokens are, if there were others.
         tables: what ``table`` has made so far, shared by all views of the session.
     """
 
@@ -76,6 +80,7 @@ class CacheView:
     softmax_scale: float
     masses: AttentionMasses = field(factory=AttentionMasses, repr=False)
     tables: Tables = field(factory=Tables, repr=False)
+    within: Within | None = field(default=None, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -85,7 +90,12 @@ class CacheView:
     @property
     def current(self) -> int:
         """n, the tokens of the current map."""
-        return self.q.shape[2]
+        return self.schedule.tokens[self.scale]
+
+    @property
+    def group(self) -> int:
+        """g, the query heads that share a key/value head."""
+        return self.q.shape[2] // self.current
 
     @property
     def history(self) -> int:
@@ -98,15 +108,26 @@ class CacheView:
         return self.schedule.maps[self.scale]
 
     def attention_mass(self, queries: Tensor | None = None) -> Tensor:
-        """(B, H, N) the attention that each token gets, summed over queries (all of the map, or those given).
+        """(B, H, N) the attention that each token gets, summed over queries (all of the map, or those given) and query heads.
 
         Args:
             queries: indices into the current map, 1-D.
 
+        A share of the attention to all that the map has read, a text prefix and what is dropped now included.
         Streamed in chunks of at most :data:`scalekv_core.ops.CHUNK_BYTES`; never an n x N matrix at once. Computed once for
         the same tensor of queries, so that selector and merger share it; so it is read-only, too.
         """
+        if self.within is not None:
+            return take_runs(self.within.view.attention_mass(queries), self.within.runs)
+        if queries is not None and self.group > 1:
+            queries = self.table(_of_every_head, self.current, self.group).index_select(1, queries).flatten()
         return self.masses.get(self.q, self.k, self.counts, queries, self.softmax_scale)
+
+    def queries(self, index: Tensor) -> Tensor:
+        """(B, H, g m, D) queries of these m tokens of the current map (1-D indices), of all query heads."""
+        if self.group > 1:
+            index = self.table(_of_every_head, self.current, self.group).index_select(1, index).flatten()
+        return self.q.index_select(2, index)
 
     def table(self, make: Callable[..., Tensor], *args: Hashable) -> Tensor:
         """``make(*args, device=...)`` on the view's device, made once per session: for all that depends on sizes alone.
@@ -117,11 +138,53 @@ class CacheView:
 
     def slice(self, start: int, stop: int) -> CacheView:
         """The same view, restricted to the tokens ``start:stop``."""
+        return self.take(((start, stop),))
+
+    def take(self, runs: Sequence[tuple[int, int]]) -> CacheView:
+        """The same view, restricted to the tokens of these runs (start, stop)."""
         return evolve(
             self,
-            k=self.k[:, :, start:stop],
-            v=self.v[:, :, start:stop],
-            positions=self.positions[:, :, start:stop],
-            counts=None if self.counts is None else self.counts[:, :, start:stop],
-            statistics={name: value[:, :, start:stop] for name, value in self.statistics.items()},
+            k=take_runs(self.k, runs),
+            v=take_runs(self.v, runs),
+            positions=take_runs(self.positions, runs),
+            counts=None if self.counts is None else take_runs(self.counts, runs),
+            statistics={name: take_runs(value, runs) for name, value in self.statistics.items()},
+            within=None,
         )
+
+    def offered(self, runs: Sequence[tuple[int, int]], *, sees_all: bool) -> CacheView:
+        """What a policy sees of it: the tokens of these runs, with schedule, scale and positions of the maps alone.
+
+        Args:
+            runs: (start, stop) of the tokens that later maps read, without a text prefix.
+            sees_all: whether the current map attends to all tokens in view.
+        """
+        view = self.take(runs)
+        prefix = self.schedule.prefix
+        return evolve(
+            view,
+            schedule=self.schedule.without_prefix,
+            scale=self.scale - prefix,
+            positions=view.positions - self.schedule.tokens[0] if prefix else view.positions,
+            masses=AttentionMasses(),
+            within=Within(self, tuple(runs)) if sees_all else None,
+        )
+
+
+@frozen(eq=False)
+class Within:
+    """A view and the runs (start, stop) of its tokens that another one has."""
+
+    view: CacheView
+    runs: Sequence[tuple[int, int]]
+
+
+def take_runs(x: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
+    """(B, H, tokens of the runs, ...) of x (B, H, N, ...): a view of it, if there is but one run."""
+    parts = [x[:, :, start:stop] for start, stop in runs]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _of_every_head(current: int, group: int, *, device: torch.device) -> Tensor:
+    """(g, n) where the queries of the current map lie, head by head."""
+    return torch.arange(group * current, device=device).view(group, current)

@@ -40,16 +40,17 @@ def _of_layer(planned: Planned, layer: int) -> list[int]:
     for tokens in plan.schedule.tokens:
         shape = (geometry.rows, geometry.heads, tokens, geometry.head_dim)
         x = torch.empty(shape, dtype=geometry.dtype, device=META)  # made by the model, and counted with it
-        most.append(_while_attending(cache, x, planned))
+        q = x if geometry.group == 1 else x.new_empty(shape[0], geometry.query_heads, *shape[2:])
+        most.append(_while_attending(cache, q, x, planned))
     return most
 
 
-def _while_attending(cache: _CountedCache, x: torch.Tensor, planned: Planned) -> int:
+def _while_attending(cache: _CountedCache, q: torch.Tensor, x: torch.Tensor, planned: Planned) -> int:
     held, scratch = cache.tracker.live, cache.scratch_bytes
     cache.tracker.lap()
     try:
         with on_meta(cache.tracker, attended=_without_output):
-            cache.attend(0, x, x, x, softmax_scale=1.0)
+            cache.attend(0, q, x, x, softmax_scale=1.0)
     except (NotImplementedError, RuntimeError) as error:  # what torch raises where values are asked for
         raise ContractError(
             f"policy {planned.policy.name!r} cannot be planned: a part of it reads the values of tensors, and a dry run has "

@@ -38,4 +38,4 @@ def attending_bound(geometry: CacheGeometry) -> int:
     tokens, mergers that compare them and codecs need a sixth of that or less (tests/memory/test_bound.py).
     """
     tokens = geometry.schedule.total
-    return geometry.rows * geometry.heads * _FLOAT * (2 * tokens**2 + 8 * tokens * geometry.head_dim)
+    return geometry.rows * geometry.query_heads * _FLOAT * (2 * tokens**2 + 8 * tokens * geometry.head_dim)

@@ -51,7 +51,7 @@ class CacheBytes:
     def of_unmodified(cls, geometry: CacheGeometry) -> CacheBytes:
         """Those of a model that concatenates: old and new keys and values of a layer side by side, and then the keys once
         more in the dtype that attention reads, if they are stored in another one."""
-        tokens = np.asarray(geometry.schedule.seen)[:, None]
+        tokens = np.asarray(geometry.schedule.unmodified_held)[:, None]
         resident = np.repeat(tokens * (geometry.unmodified_token_bytes // geometry.layers), geometry.layers, axis=1)
         cast = geometry.unmodified_key_dtype not in (None, geometry.dtype)
         cast_keys = tokens * (cast * geometry.token_bytes // geometry.layers // 2)

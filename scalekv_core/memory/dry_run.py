@@ -162,7 +162,9 @@ class _NoCache:
         self._laps: list[int] = []
         self._attending = 0
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
+    ) -> Tensor:
         self._laps.append(self._tracker.lap())
         out = torch.empty_like(q)
         self._attending = max(self._attending, self._tracker.live)

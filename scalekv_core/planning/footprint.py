@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scalekv_core.contracts.encoded import KINDS
 from scalekv_core.contracts.plan import CachePlan, HeadGroup
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.steps import Step
 from scalekv_core.shapes.geometry import CacheGeometry
 
 
@@ -114,6 +115,11 @@ def _group_bytes(
 def _encoded_maps(plan: CachePlan, policy: Policy, group: HeadGroup, scale: int) -> int:
     """Of how many tensors, encoded one after the other, what is held is made: maps, or one after a fold."""
     maps, before = 0, 0
+    if steps := group.steps(plan.schedule):
+        for step in steps[: scale + 1]:
+            folded = step.stored and step.text < step.held < step.remains and not policy.merger.drops
+            maps = _encoded_after(maps, step, folded=folded)
+        return maps
     for held, new in zip(group.held[: scale + 1], plan.schedule.tokens, strict=False):
         folded = held < before + new and not policy.merger.drops
         maps = (1 if folded else maps + 1) if held else 0
@@ -121,8 +127,17 @@ def _encoded_maps(plan: CachePlan, policy: Policy, group: HeadGroup, scale: int)
     return maps
 
 
+def _encoded_after(maps: int, step: Step, *, folded: bool) -> int:
+    """The same after one more step."""
+    if not step.held or not step.stored:
+        return maps if step.held else 0
+    return 1 if folded or step.begins_anew else maps + 1
+
+
 def _has_gaps(plan: CachePlan, group: HeadGroup, scale: int) -> bool:
     """Whether tokens were dropped from what is held, so that positions (and counts) have to be stored."""
+    if steps := group.steps(plan.schedule):
+        return steps[scale].gaps
     cut, before = False, 0
     for held, new in zip(group.held[: scale + 1], plan.schedule.tokens, strict=False):
         cut = bool(held) and (cut or held < before + new)

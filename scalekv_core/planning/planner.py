@@ -107,10 +107,11 @@ def plan_policy(
 
 def classify(policy: Policy, geometry: CacheGeometry, profile: AttentionProfile | None) -> LayerRoles:
     """The roles that a policy's classifier gives to the layers and heads of this geometry."""
-    roles = policy.classifier.classify(profile, geometry)
-    shape = (len(geometry.schedule), geometry.layers, geometry.heads)
+    maps = geometry.of_maps
+    roles = policy.classifier.classify(profile and profile.without_prefix(), maps)
+    shape = (len(maps.schedule), geometry.layers, geometry.heads)
     if roles.labels.shape != shape:
         raise ContractError(
             f"classifier {type(policy.classifier).__name__} labelled {roles.labels.shape}; [K, L, H] is {shape}"
         )
-    return roles
+    return roles.with_prefix() if geometry.schedule.prefix else roles

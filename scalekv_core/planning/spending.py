@@ -8,6 +8,7 @@ from functools import cached_property
 from attrs import frozen
 
 from scalekv_core.contracts.encoded import KINDS
+from scalekv_core.contracts.liveness import alive_prefix
 from scalekv_core.contracts.plan import CachePlan, everything
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.roles import LayerRoles
@@ -80,7 +81,7 @@ class Spending:
     def allocate(self, slots: int) -> CachePlan:
         """The allocator's plan; refused where it spends too much, or leaves the selector too little."""
         policy, geometry = self.policy, self.geometry
-        plan = policy.allocator.allocate(geometry, self.roles, slots)
+        plan = self._plan(slots)
         plan.check_fits(geometry)
         for scale, held in enumerate(plan.slots().tolist()):
             if held > slots:
@@ -90,6 +91,21 @@ class Spending:
                 )
         _refuse_too_little(policy, plan)
         return plan
+
+    def _plan(self, slots: int) -> CachePlan:
+        """The allocator's plan; a text prefix is taken off the budget first, since all heads hold it."""
+        geometry, allocator = self.geometry, self.policy.allocator
+        if not geometry.schedule.prefix:
+            return allocator.allocate(geometry, self.roles, slots)
+        schedule, places = geometry.schedule, geometry.slots_per_token
+        text = max(alive_prefix(schedule, scale) for scale in range(len(schedule)))
+        if slots < text * places or (slots == text * places and geometry.of_maps.schedule.last_history):
+            raise BudgetError(
+                f"it buys {slots / places:.1f} tokens per head, and the {plural(text, 'token')} of the text are always kept"
+            )
+        plan = allocator.allocate(geometry.of_maps, self.roles.without_prefix(), slots - text * places)
+        plan.check_fits(geometry.of_maps)
+        return plan.with_prefix(geometry.schedule)
 
 
 def stored_slot_bytes(policy: Policy, geometry: CacheGeometry) -> Fraction:
@@ -107,9 +123,13 @@ def stored_slot_bytes(policy: Policy, geometry: CacheGeometry) -> Fraction:
 
 def _refuse_too_little(policy: Policy, plan: CachePlan) -> None:
     """Raises BudgetError where the plan asks the selector for fewer tokens than it can work with."""
-    for scale in range(len(plan.schedule) - 1):
-        least = policy.selector.least(plan.schedule, scale)
-        held, keepable = plan.held[scale], plan.schedule.seen[scale]
+    schedule, prefix = plan.schedule, plan.schedule.prefix
+    for scale in range(prefix, len(schedule) - 1):
+        if scale not in schedule.alive[scale]:
+            continue  # the map is not stored, and the selector is not asked
+        text = alive_prefix(schedule, scale)
+        least = policy.selector.least(schedule.without_prefix, scale - prefix)
+        held, keepable = plan.held[scale] - text, schedule.keepable()[scale] - text
         short = (held < least) & (held < keepable)
         if short.any():
             layer = int(short.any(axis=1).argmax())

@@ -7,7 +7,7 @@ import datetime
 import math
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from scalekv_core.contracts.defaults import Everything
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import FRACTIONS, AttentionProfile
 from scalekv_core.contracts.strategies import TokenSelector
-from scalekv_core.contracts.view import CacheView
+from scalekv_core.contracts.view import CacheView, take_runs
 from scalekv_core.errors import InputError, SessionError
 from scalekv_core.plugins.registry import Registry, shared_registry
 from scalekv_core.session.session import Session, attached, unwrapped
@@ -58,13 +58,15 @@ class Calibration:
             self._begin(view.schedule)
         mass, share, weight = self._sums(view.k.device)
         step = max(1, -(-view.current // self.queries))
-        queries = view.q[:, :, step // 2 :: step] if view.current > self.queries else view.q
-        bounds = [*view.schedule.history[: view.scale + 1], view.schedule.seen[view.scale]]
-        for part in queries.split(ops.chunk_length(view.k), dim=2):
-            probabilities = ops.attention_probabilities(part, view.k, view.softmax_scale)
-            for source, (start, stop) in enumerate(pairwise(bounds)):
+        queries = (
+            view.queries(torch.arange(view.current, device=view.q.device)[step // 2 :: step]) if step > 1 else view.q
+        )
+        keys, sources = _read(view)
+        for part in queries.split(ops.chunk_length(keys), dim=2):
+            probabilities = ops.attention_probabilities(part, keys, view.softmax_scale)
+            for source, (start, stop) in sources.items():
                 mass[view.scale, view.layer, :, source] += probabilities[..., start:stop].sum(dim=(0, 2, 3)).double()
-            share[view.scale, view.layer] += self._shares(probabilities[..., : view.history])
+            share[view.scale, view.layer] += self._shares(probabilities[..., : keys.shape[2] - view.current])
         weight[view.scale, view.layer] += queries.shape[0] * queries.shape[2]
         last = (len(view.schedule) - 1, self.geometry.layers - 1)
         self.images += (view.scale, view.layer) == last
@@ -160,3 +162,18 @@ def calibrate(
     session = Session(module, adapter, policy, observer=calibration)
     with attached(module, adapter, session, "calibration"):
         yield calibration
+
+
+def _read(view: CacheView) -> tuple[Tensor, dict[int, tuple[int, int]]]:
+    """(B, H, N, D) keys that the map attends to, and {map: (start, stop)} of them. Everything that is read is held."""
+    schedule, scale = view.schedule, view.scale
+    held = [*(schedule.alive[scale - 1] if scale else ()), scale]
+    lengths = {m: schedule.tokens[m] for m in held}
+    read = {m: n for m, n in lengths.items() if m == scale or m in schedule.read_by(scale)}
+    runs = [run for m, run in _runs_of(lengths).items() if m in read]
+    return (view.k if read == lengths else take_runs(view.k, runs)), _runs_of(read)
+
+
+def _runs_of(lengths: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+    edges = pairwise(accumulate(lengths.values(), initial=0))
+    return dict(zip(lengths, edges, strict=True))

@@ -37,15 +37,17 @@ class ImageCache:
         self._over = False
         self.attend = untraced(self.attend)  # type: ignore[method-assign]
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
+    ) -> Tensor:
         """As :meth:`KVCache.attend`, which does the work."""
         with self._session.lock:  # another thread may begin an image, which ends this one
             self._refuse_strangers()
-            cache = self._cache or self._start(k)
+            cache = self._cache or self._start(q, k)
             if self._peak is None:
-                return cache.attend(layer, q, k, v, softmax_scale=softmax_scale)
+                return cache.attend(layer, q, k, v, softmax_scale=softmax_scale, store=store)
             with self._peak:
-                return cache.attend(layer, q, k, v, softmax_scale=softmax_scale)
+                return cache.attend(layer, q, k, v, softmax_scale=softmax_scale, store=store)
 
     def _refuse_strangers(self) -> None:
         policy, here = self._session.policy.name, threading.current_thread()
@@ -79,7 +81,7 @@ class ImageCache:
             self._cache.close()
             self._cache = None
 
-    def _start(self, k: Tensor) -> KVCache:
+    def _start(self, q: Tensor, k: Tensor) -> KVCache:
         session = self._session
         geometry = session.geometry
         if k.shape[1:2] + k.shape[3:] != (geometry.heads, geometry.head_dim):
@@ -87,6 +89,8 @@ class ImageCache:
                 f"the adapter reported {geometry.heads} heads of width {geometry.head_dim}; "
                 f"attention came with keys of (rows, heads, tokens, width) = {tuple(k.shape)}"
             )
+        if q.shape[1] != geometry.query_heads:
+            raise SessionError(f"the adapter said {geometry.query_heads} query heads; attention came with {q.shape[1]}")
         self._planned = session.planned(self._schedule, rows=k.shape[0], dtype=k.dtype, device=k.device)
         _check_fits(self._planned, k.device)
         self._cache = KVCache(self._planned.plan, session.policy, **session.cache_options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from attrs import evolve, field, frozen
 from attrs.validators import ge, instance_of
@@ -17,6 +19,7 @@ class CacheGeometry:
         schedule: the maps of one image.
         layers: layers with self-attention, L.
         heads: key/value heads of each layer, H.
+        group: consecutive query heads that share one key/value head.
         head_dim: width of a head, D.
         rows: sequences in the batch, B; with guidance twice the images.
         dtype: in which attention reads keys and values, hence how scalekv stores them.
@@ -35,10 +38,21 @@ class CacheGeometry:
     rows: int = field(default=1, validator=[instance_of(int), ge(1)])
     dtype: torch.dtype = torch.float32
     unmodified_key_dtype: torch.dtype | None = None
+    group: int = field(default=1, validator=[instance_of(int), ge(1)])
+
+    @property
+    def query_heads(self) -> int:
+        """Query heads of each layer."""
+        return self.heads * self.group
 
     def for_rows(self, rows: int) -> CacheGeometry:
         """The same geometry with another number of rows."""
         return evolve(self, rows=rows)
+
+    @cached_property
+    def of_maps(self) -> CacheGeometry:
+        """The same without a text prefix: what a policy plans for."""
+        return evolve(self, schedule=self.schedule.without_prefix) if self.schedule.prefix else self
 
     @property
     def slot_bytes(self) -> int:
@@ -63,12 +77,12 @@ class CacheGeometry:
 
     @property
     def unmodified_bytes(self) -> int:
-        """What the unmodified model holds at the end of an image: every map, the last one too."""
-        return self.schedule.total * self.unmodified_token_bytes
+        """The most that the unmodified model holds: every map that is read once more, and the current one, even the last."""
+        return max(self.schedule.unmodified_held) * self.unmodified_token_bytes
 
     @property
     def history_bytes(self) -> int:
-        """What a later scale can still read, stored in ``dtype``: the least that is lossless."""
+        """The most that later scales can still read, stored in ``dtype``: the least that is lossless."""
         return self.schedule.last_history * self.token_bytes
 
 

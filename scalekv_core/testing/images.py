@@ -29,7 +29,9 @@ Layers = Sequence[tuple[Tensor, Tensor, Tensor]]
 class Attends(Protocol):
     """A cache, ours or the one of an unmodified model."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor: ...
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
+    ) -> Tensor: ...
 
 
 def profile_of(case: ModelCase) -> AttentionProfile:

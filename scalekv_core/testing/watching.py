@@ -88,7 +88,9 @@ class _WatchedCache(ConcatCache):
         super().__init__()
         self._watch, self._image = watch, image
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
+    ) -> Tensor:
         if self._watch.before is not None:
             self._watch.before()
         if sum(map(len, self._watch.calls)) == self._watch.stop:

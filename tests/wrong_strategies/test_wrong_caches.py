@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attrs import evolve
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -19,17 +20,18 @@ from tests.wrong_strategies.table import WRONG, subject_of
 class CountsPlaces(KVCache):
     """Numbers what it holds anew at every scale."""
 
-    def _positions(self, store, k, scale):
-        return torch.arange(k.shape[2], dtype=torch.int32).expand(*k.shape[:2], -1)
+    def _view(self, *args):
+        view = super()._view(*args)
+        return evolve(view, positions=torch.arange(view.tokens, dtype=torch.int32).expand(view.positions.shape))
 
 
 class ForgetsTheMap(KVCache):
     """Loses the key of the last token of every map."""
 
-    def attend(self, layer, q, k, v, *, softmax_scale):
+    def attend(self, layer, q, k, v, **options):
         late = k.clone()
         late[:, :, -1] = 0
-        return super().attend(layer, q, late, v, softmax_scale=softmax_scale)
+        return super().attend(layer, q, late, v, **options)
 
 
 class StoresTheLast(KVCache):
@@ -37,9 +39,9 @@ class StoresTheLast(KVCache):
 
     last = torch.zeros(1)
 
-    def attend(self, layer, q, k, v, *, softmax_scale):
+    def attend(self, layer, q, k, v, **options):
         self.last = k.clone()
-        return super().attend(layer, q, k, v, softmax_scale=softmax_scale)
+        return super().attend(layer, q, k, v, **options)
 
     def tensors(self):
         yield from super().tensors()

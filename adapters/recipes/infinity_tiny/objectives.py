@@ -122,7 +122,9 @@ class MapByMap:
     def __init__(self, tokens: Sequence[int]) -> None:
         self.ends = list(accumulate(tokens))
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
+    ) -> Tensor:
         outs, start = [], 0
         for end in self.ends:
             seen = k[:, :, :end], v[:, :, :end]

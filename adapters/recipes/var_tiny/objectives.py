@@ -185,7 +185,9 @@ class _MapByMap:
     def __init__(self, sides: Sequence[int]) -> None:
         self.sizes = [side * side for side in sides]
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
+    ) -> Tensor:
         outs, end = [], 0
         with torch.autocast("cpu", enabled=False):
             for size in self.sizes:
