@@ -22,7 +22,7 @@ from scalekv_core.testing.cases import Case
 from scalekv_core.testing.testmodels import TestModel
 
 KINDS: dict[str, tuple[type, tuple[types.ModuleType, ...]]] = {
-    "policy": (Policy, (checks.policies, checks.policies_cached, checks.policies_apart)),
+    "policy": (Policy, (checks.policies, checks.policies_cached, checks.policies_apart, checks.reads)),
     "classifier": (LayerClassifier, (checks.classifiers,)),
     "allocator": (BudgetAllocator, (checks.allocators,)),
     "selector": (TokenSelector, (checks.selectors, checks.viewers, checks.viewers_cost, checks.claims)),

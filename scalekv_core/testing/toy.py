@@ -6,6 +6,7 @@ It is the shortest complete example of what an adapter and an image model are, a
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -38,48 +39,77 @@ from scalekv_core.shapes.schedule import ScaleSchedule
 CODES = 16
 SCHEDULE = ScaleSchedule([(1, 1), (2, 1), (2, 3), (4, 5)])
 GEOMETRY = CacheGeometry(schedule=SCHEDULE, layers=3, heads=4, head_dim=8)
+VIDEO = ScaleSchedule(
+    [(1, 5), (1, 1), (2, 2), (2, 3), (2, 2, 2), (2, 2, 3), (2, 3, 4)],
+    prefix=True,  # map 0 is text
+    reads=[
+        [],
+        [0],
+        [0],
+        [0],
+        [0, 3],
+        [0, 3],
+        [0, 3],
+    ],  # the last picture map starts the clip; no other one is read again
+)
+VIDEO_GEOMETRY = CacheGeometry(schedule=VIDEO, layers=3, heads=2, group=2, head_dim=8)
 SAMPLING = Sampling(greedy=True)
 
 
 class ToyBlock(nn.Module):
-    """One layer: attention and what it adds."""
+    """One layer: attention and what it adds; ``group`` query heads share a key/value head."""
 
-    def __init__(self, layer: int, heads: int, width: int) -> None:
+    def __init__(self, layer: int, heads: int, head_dim: int, group: int = 1) -> None:
         super().__init__()
-        self.layer, self.heads = layer, heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.layer, self.numbers = layer, (group * heads, heads, heads)
+        self.qkv = nn.Linear(group * heads * head_dim, (group + 2) * heads * head_dim)
 
-    def forward(self, x: Tensor, cache: AttentionCache) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, n, D)
-        attended = cache.attend(self.layer, q, k, v, softmax_scale=1.0)
+    def forward(self, x: Tensor, cache: AttentionCache, *, store: bool = True) -> Tensor:
+        heads = self.qkv(x).unflatten(-1, (sum(self.numbers), -1)).transpose(1, 2)
+        q, k, v = heads.split(self.numbers, dim=1)  # q (B, g H, n, D), k and v (B, H, n, D)
+        attended = cache.attend(self.layer, q, k, v, softmax_scale=1.0, store=store)
         return x + attended.transpose(1, 2).flatten(2)
 
 
 class ToyModel(nn.Module):
-    """A transformer that generates maps of random codes. ``new_cache`` is where a session puts its own caches."""
+    """A transformer that generates maps of random codes. ``new_cache`` is where a session puts its own caches.
+
+    Args:
+        layers, heads, head_dim: of the attention; heads are key/value heads.
+        group: query heads of each.
+        schedule: the maps. If map 0 is text, it is passed like any other and generates nothing.
+        passes: how often each map is passed; it is stored the last time.
+    """
 
     def __init__(
-        self, *, layers: int = 3, heads: int = 4, head_dim: int = 8, schedule: ScaleSchedule = SCHEDULE
+        self,
+        *,
+        layers: int = 3,
+        heads: int = 4,
+        head_dim: int = 8,
+        group: int = 1,
+        schedule: ScaleSchedule = SCHEDULE,
+        passes: int = 1,
     ) -> None:
         super().__init__()
-        width = heads * head_dim
-        self.heads, self.schedule = heads, schedule
+        width = group * heads * head_dim
+        self.heads, self.group, self.schedule, self.passes = heads, group, schedule, passes
         self.prompts = nn.Embedding(10, width)
         self.codes = nn.Embedding(CODES, width)
         self.places = nn.Embedding(schedule.total, width)
-        self.blocks = nn.ModuleList(ToyBlock(layer, heads, width) for layer in range(layers))
+        self.blocks = nn.ModuleList(ToyBlock(layer, heads, head_dim, group) for layer in range(layers))
         self.head = nn.Linear(width, CODES)
         self.new_cache: Callable[[ScaleSchedule], AttentionCache] = ConcatCache
 
     def draw(
         self, labels: Tensor, forced: Sequence[Tensor] = (), on_scale: OnScale | None = None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """(tokens, choices, logits) of every scale; (B, n), (B, n), (B, n, codes)."""
+        """(tokens, choices, logits) of every scale that generates; (B, n), (B, n), (B, n, codes)."""
         cache = self.new_cache(self.schedule)
         try:
             steps: list[tuple[Tensor, Tensor, Tensor]] = []
             finite = FiniteLogits("the toy model")
-            for step in self.steps(labels, cache, forced):
+            for step in islice(self.steps(labels, cache, forced), self.schedule.prefix, None):
                 finite.see(step[-1])
                 if on_scale is not None:
                     on_scale(self.told(len(steps), step[0]))
@@ -92,7 +122,8 @@ class ToyModel(nn.Module):
 
     def told(self, scale: int, tokens: Tensor) -> ScaleStep:
         """What a caller is told of a scale: its own map is the image so far."""
-        return ScaleStep(scale=scale, scales=len(self.schedule), decode=lambda: picture(tokens, self.schedule, scale))
+        maps = self.schedule.without_prefix
+        return ScaleStep(scale=scale, scales=len(maps), decode=lambda: picture(tokens, maps, scale))
 
     def steps(
         self, labels: Tensor, cache: AttentionCache, forced: Sequence[Tensor] = ()
@@ -102,11 +133,16 @@ class ToyModel(nn.Module):
         for scale, n in enumerate(self.schedule.tokens):
             start = self.schedule.history[scale]
             x = x.mean(dim=1, keepdim=True) + self.places.weight[start : start + n]  # (B, n, C)
+            for number in range(1, self.passes):
+                h = x + number
+                for block in self.blocks:
+                    h = block(h, cache, store=False)
             for block in self.blocks:
                 x = block(x, cache)
             logits = self.head(x)
             choices = logits.argmax(dim=-1)
-            tokens = forced[scale] if scale < len(forced) else choices
+            place = scale - self.schedule.prefix
+            tokens = forced[place] if 0 <= place < len(forced) else choices
             yield tokens, choices, logits
             x = self.codes(tokens)
 
@@ -124,7 +160,8 @@ class ToyAdapter(ModelAdapter):
             schedule=toy.schedule,
             layers=len(toy.blocks),
             heads=toy.heads,
-            head_dim=width // toy.heads,
+            group=toy.group,
+            head_dim=width // (toy.heads * toy.group),
             dtype=toy.prompts.weight.dtype,
         )
 
@@ -163,9 +200,9 @@ class ToyImageModel(ImageModel):
         prompts, seeds = self.check_prompts(prompts), self.check_seeds(prompts, seeds)
         if not all(prompt in "0123456789" and len(prompt) == 1 for prompt in prompts):
             raise InputError(f"model 'toy' generates from the prompts 0 to 9; got {', '.join(prompts)}")
-        forced = forced or ()
-        if len(forced) > len(self.schedule):
-            raise InputError(f"model 'toy' has {len(self.schedule)} scales; got forced tokens of {len(forced)}")
+        forced, scales = forced or (), len(self.schedule.without_prefix)
+        if len(forced) > scales:
+            raise InputError(f"model 'toy' has {scales} scales; got forced tokens of {len(forced)}")
         labels = torch.tensor([int(prompt) for prompt in prompts])
         tokens, choices, logits = cast(ToyModel, self.module).draw(labels, forced, on_scale)
         return Generation(
@@ -177,9 +214,9 @@ class ToyImageModel(ImageModel):
 
 
 def picture(tokens: Tensor, schedule: ScaleSchedule, scale: int = -1) -> Tensor:
-    """(B, 3, H, W) of the tokens (B, n) of a map, the last one by default."""
-    (_, h, w), (_, height, width) = schedule.maps[scale], schedule.maps[-1]
-    pixels = tokens.view(-1, 1, h, w).expand(-1, 3, -1, -1) / (CODES - 1)
+    """(B, 3, H, W) of the tokens (B, n) of a map, the last one by default; of a video the last frame."""
+    _, height, width = schedule.maps[-1]
+    pixels = tokens.view(-1, *schedule.maps[scale])[:, -1:].expand(-1, 3, -1, -1) / (CODES - 1)
     return F.interpolate(pixels, size=(8 * height, 8 * width))
 
 
@@ -212,6 +249,7 @@ class ToyCard(ModelCard):
     weights: str = "made from a fixed seed"
     geometry: CacheGeometry = GEOMETRY
     sampling: Sampling = SAMPLING
+    passes: int = 1
 
     def load(
         self,
@@ -223,7 +261,17 @@ class ToyCard(ModelCard):
     ) -> ImageModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return ToyImageModel(ToyModel().to(device, dtype).eval())
+            return ToyImageModel(self._module(self.geometry).to(device, dtype).eval())
+
+    def _module(self, shape: CacheGeometry, layers: int | None = None) -> ToyModel:
+        return ToyModel(
+            layers=layers or shape.layers,
+            heads=shape.heads,
+            head_dim=shape.head_dim,
+            group=shape.group,
+            schedule=shape.schedule,
+            passes=self.passes,
+        )
 
     def bare(
         self,
@@ -236,12 +284,19 @@ class ToyCard(ModelCard):
     ) -> BareToy:
         shape = self.shape(aspect=aspect, size=size)
         with torch.device(device):
-            module = ToyModel(layers=layers or shape.layers, heads=shape.heads, head_dim=shape.head_dim)
+            module = self._module(shape, layers)
         return BareToy(module.to(dtype or shape.dtype).eval().requires_grad_(False))
 
     @property
     def example(self) -> str:
         return "3"
+
+
+VIDEO_CARD = ToyCard(
+    summary="random codes with text in front, a picture and a clip, on grouped heads; for tests",
+    geometry=VIDEO_GEOMETRY,
+    passes=2,
+)
 
 
 @frozen

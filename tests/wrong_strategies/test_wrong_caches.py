@@ -61,7 +61,56 @@ class NothingDropped(KVCache):
     dropped = property(lambda self: False, lambda self, value: None)
 
 
+class ShowsTheUnread(KVCache):
+    """Lets policies choose among all tokens, those included that nobody reads."""
+
+    def __init__(self, plan, policy, **options):
+        super().__init__(plan, policy, **options)
+        for store in (group for layer in self._layers for group in layer.groups):
+            store.steps = store.steps and tuple(evolve(step, **self.changed(step)) for step in store.steps)
+
+    def changed(self, step):
+        return {"offered": ((step.text, step.history + step.current),)} if step.stored else {}
+
+
+class KeepsTheUnread(ShowsTheUnread):
+    """Keeps as many tokens as it should, the oldest ones, whoever reads them."""
+
+    def changed(self, step):
+        return {"offered": ((step.text, step.remains),)} if step.offered else {}
+
+
+class LosesTheText(ShowsTheUnread):
+    """Takes the text for a map, of which a policy may keep what it likes."""
+
+    def changed(self, step):
+        return {"text": 0, "offered": step.remaining} if step.offered else {}
+
+
+class RepeatsKeys(KVCache):
+    """Weighs a key for each of its query heads."""
+
+    def resident_bytes(self):
+        return 2 * super().resident_bytes()
+
+
+class StoresEveryPass(KVCache):
+    """Does not know that a map may be passed twice."""
+
+    def attend(self, layer, q, k, v, *, softmax_scale, store=True):
+        if not store:
+            for group in self._layers[layer].groups:
+                group.stored = None
+            return q
+        return super().attend(layer, q, k, v, softmax_scale=softmax_scale)
+
+
 WRONG_CACHES = {
+    "unread_maps_are_dropped": KeepsTheUnread,
+    "only_what_is_read_later_is_seen": ShowsTheUnread,
+    "the_text_is_kept": LosesTheText,
+    "grouped_heads_store_each_key_once": RepeatsKeys,
+    "a_pass_that_is_not_stored_leaves_nothing": StoresEveryPass,
     "positions_are_true": CountsPlaces,
     "attention_is_over_what_is_held": ForgetsTheMap,
     "the_last_map_is_not_stored": StoresTheLast,

@@ -26,6 +26,7 @@ class ModelCase(Case):
     maps: ScaleSchedule = field(default=ScaleSchedule([(1, 1), (1, 1)]), converter=read_maps)
     layers: int = 1
     heads: int = 1
+    group: int = 1
     width: int = 1
     rows: int = 1
     dtype: str = field(default="float32", validator=in_(DTYPES))
@@ -37,6 +38,7 @@ class ModelCase(Case):
             schedule=self.maps,
             layers=self.layers,
             heads=self.heads,
+            group=self.group,
             head_dim=self.width,
             rows=self.rows,
             dtype=DTYPES[self.dtype],
@@ -137,10 +139,11 @@ class ImageCase(ModelCase):
     def image(self, geometry: CacheGeometry) -> list[tuple[Tensor, Tensor, Tensor]]:
         """q, k, v (B, H, all tokens, D) of every layer."""
         generator = torch.Generator().manual_seed(self.seed)
-        shape = (geometry.rows, geometry.heads, geometry.schedule.total, geometry.head_dim)
 
-        def made() -> Tensor:
+        def made(heads: int) -> Tensor:
+            shape = (geometry.rows, heads, geometry.schedule.total, geometry.head_dim)
             x = numbers(shape, self.content, geometry.dtype, generator).to(self.device)
             return laid_out(x, self.layout)
 
-        return [(made(), made(), made()) for _ in range(geometry.layers)]
+        heads = geometry.query_heads, geometry.heads, geometry.heads
+        return [(made(heads[0]), made(heads[1]), made(heads[2])) for _ in range(geometry.layers)]
