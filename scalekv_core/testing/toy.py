@@ -6,6 +6,7 @@ It is the shortest complete example of what an adapter and an image model are, a
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -67,7 +68,8 @@ class ToyBlock(nn.Module):
     def forward(self, x: Tensor, cache: AttentionCache, *, store: bool = True) -> Tensor:
         heads = self.qkv(x).unflatten(-1, (sum(self.numbers), -1)).transpose(1, 2)
         q, k, v = heads.split(self.numbers, dim=1)  # q (B, g H, n, D), k and v (B, H, n, D)
-        attended = cache.attend(self.layer, q, k, v, softmax_scale=1.0, store=store)
+        attend = cache.attend if store else partial(cache.attend, store=False)
+        attended = attend(self.layer, q, k, v, softmax_scale=1.0)
         return x + attended.transpose(1, 2).flatten(2)
 
 
