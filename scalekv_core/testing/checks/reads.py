@@ -85,7 +85,7 @@ def as_video(case: ImageCase) -> ImageCase:
 def check_unread_maps_are_dropped(make: Make, case: ImageCase) -> None:
     """After every scale only tokens are held that a later map reads, whatever the policy keeps, in the planned bytes."""
     case = as_video(case)
-    image, seen = Image.of(_with_room(make()), case), Seen()
+    image, seen = Image.of(_with_enough(make()), case), Seen()
     cache = image.cache(seen)
     image.generate(cache)
     for view, kept in zip(seen.views, seen.kept, strict=True):
@@ -101,9 +101,9 @@ def check_unread_maps_are_dropped(make: Make, case: ImageCase) -> None:
 @for_all
 @made_on_few(5, real_sizes=0)
 def check_only_what_is_read_later_is_seen(make: Make, case: ImageCase) -> None:
-    """No selector sees a text, or a map that no later one reads: it would keep them for nobody."""
+    """No selector sees a text, or a map that no later one reads: they would be kept in vain."""
     case, views = as_video(case), _Views()
-    policy = _with_room(make())
+    policy = _with_enough(make())
     image = Image.of(evolve(policy, selector=_Showing(policy.selector, views)), case)
     image.generate(image.cache())
     for maps, scale, sources, whole_map in views.noted:
@@ -118,7 +118,7 @@ def check_only_what_is_read_later_is_seen(make: Make, case: ImageCase) -> None:
 def check_the_text_is_kept(make: Make, case: ImageCase) -> None:
     """Every head holds the whole text for as long as a map reads it."""
     case = as_video(case)
-    image, seen = Image.of(_with_room(make()), case), Seen()
+    image, seen = Image.of(_with_enough(make()), case), Seen()
     image.generate(image.cache(seen))
     text = torch.arange(case.maps.tokens[0])
     for view, kept in zip(seen.views[: -len(image.layers)], seen.kept, strict=False):
@@ -161,6 +161,6 @@ def check_a_pass_that_is_not_stored_leaves_nothing(make: Make, case: ImageCase) 
     assert all_same(expected, outputs), "a pass that is not stored changes later ones"
 
 
-def _with_room(policy: Policy) -> Policy:
-    """The policy with a budget that the small maps here have room for."""
+def _with_enough(policy: Policy) -> Policy:
+    """The policy with a budget that buys enough of the small maps here."""
     return evolve(policy, budget="85%") if policy.allocator.spends_all else policy
