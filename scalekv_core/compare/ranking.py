@@ -6,6 +6,7 @@ serve every setting, and an interval of a difference is one of paired difference
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
@@ -17,6 +18,9 @@ Floats = NDArray[np.float64]
 Pool = Callable[[Floats], Floats]
 """(..., images) -> (...,) the figure of many images."""
 RESAMPLES = 2000
+LEAST_RESAMPLES = 200
+MOST_DRAWS = 1 << 22
+"""Resamples x images that are held at once; with more than 2,000 images there are fewer resamples."""
 LEVEL = 0.95
 Key = TypeVar("Key")
 
@@ -27,7 +31,7 @@ class Interval:
 
     Attributes:
         value: over the images as they are.
-        low, high: the 95 % percentile interval over resamples of images.
+        low, high: the 95 % percentile interval over resamples of images; not a number for a single image.
         images: how many.
         missing: images of which there is no figure, or none that is a number; they are in no mean.
     """
@@ -43,11 +47,12 @@ class Interval:
 class Resamples:
     """Which images each resample has, the same for every setting: (resamples, images) indices."""
 
-    index: NDArray[np.int64]
+    index: NDArray[np.int32]
 
     @classmethod
-    def of(cls, images: int, *, number: int = RESAMPLES, seed: int = 0) -> Resamples:
-        return cls(np.random.default_rng(seed).integers(0, images, size=(number, images)))
+    def of(cls, images: int, *, number: int | None = None, seed: int = 0) -> Resamples:
+        number = number or max(LEAST_RESAMPLES, min(RESAMPLES, MOST_DRAWS // images))
+        return cls(np.random.default_rng(seed).integers(0, images, size=(number, images), dtype=np.int32))
 
     def pooled(self, values: Floats, pool: Pool) -> Floats:
         """(resamples,) the figure of each resample."""
@@ -74,9 +79,8 @@ def interval(values: Floats, resamples: Resamples, *, pool: Pool = mean) -> Inte
     missing = int((~there).sum())
     if not len(known):
         return Interval(value=np.nan, low=np.nan, high=np.nan, images=0, missing=missing)
-    drawn = (resamples if there.all() else Resamples.of(len(known))).pooled(known, pool)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
-    return Interval(value=float(pool(known)), low=float(low), high=float(high), images=len(known), missing=missing)
+    low, high = _ends(resamples if there.all() else Resamples.of(len(known)), lambda same: same.pooled(known, pool))
+    return Interval(value=float(pool(known)), low=low, high=high, images=len(known), missing=missing)
 
 
 def difference(a: Floats, b: Floats, resamples: Resamples, *, pool: Pool = mean) -> Interval:
@@ -92,13 +96,27 @@ def difference(a: Floats, b: Floats, resamples: Resamples, *, pool: Pool = mean)
     if not both.any():
         return Interval(value=np.nan, low=np.nan, high=np.nan, images=0, missing=missing)
     same = resamples if both.all() else Resamples.of(int(both.sum()))
-    with np.errstate(invalid="ignore"):  # infinity less infinity: both are identical to the unmodified images
-        drawn = np.nan_to_num(
-            same.pooled(a[both], pool) - same.pooled(b[both], pool), nan=0.0, posinf=np.inf, neginf=-np.inf
-        )
-        value = float(np.nan_to_num(pool(a[both]) - pool(b[both]), nan=0.0, posinf=np.inf, neginf=-np.inf))
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
-    return Interval(value=value, low=float(low), high=float(high), images=int(both.sum()), missing=missing)
+    low, high = _ends(same, lambda same: _less(same.pooled(a[both], pool), same.pooled(b[both], pool)))
+    value = float(_less(pool(a[both]), pool(b[both])))
+    return Interval(value=value, low=low, high=high, images=int(both.sum()), missing=missing)
+
+
+def _less(a: Floats, b: Floats) -> Floats:
+    """a - b; infinity less infinity is 0, since both are identical to the unmodified images."""
+    with np.errstate(invalid="ignore"):
+        apart: Floats = np.nan_to_num(np.subtract(a, b), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    return apart
+
+
+def _ends(resamples: Resamples, figure: Callable[[Resamples], Floats]) -> tuple[float, float]:
+    """The ends of the percentile interval; one image says nothing of how images differ."""
+    if resamples.index.shape[1] < 2:
+        return math.nan, math.nan
+    pooled = figure(resamples)
+    last = len(pooled) - 1
+    low, high = round(last * (1 - LEVEL) / 2), round(last * (1 + LEVEL) / 2)
+    ordered = np.partition(pooled, (low, high))
+    return float(ordered[low]), float(ordered[high])
 
 
 @frozen(kw_only=True)
@@ -109,13 +127,14 @@ class Ranked(Generic[Key]):
         key: which setting.
         rank: 1 for the best; settings that cannot be told from the best of their rank share it.
         figure: over all images.
-        behind: by how much it is worse than the best of the rank before; None in rank 1.
+        to_best: its figure less that of the best setting, image by image; it means something where the interval does not
+            hold 0.
     """
 
     key: Key
     rank: int
     figure: Interval
-    behind: Interval | None
+    to_best: Interval
 
 
 def ranking(
@@ -140,12 +159,13 @@ def ranking(
         values, key=lambda key: -np.inf if np.isnan(figures[key].value) else sign * figures[key].value, reverse=True
     )
     found: list[Ranked[Key]] = []
-    leader, rank, behind = order[0], 1, None
+    best, leader, rank = order[0], order[0], 1
     for place, key in enumerate(order, start=1):
-        apart = difference(values[leader], values[key], drawn, pool=pool)
-        if key != leader and (np.isnan(apart.value) or (apart.low > 0 if higher_is_better else apart.high < 0)):
-            leader, rank, behind = key, place, apart
-        found.append(Ranked(key=key, rank=rank, figure=figures[key], behind=behind))
+        to_best = difference(values[key], values[best], drawn, pool=pool)
+        apart = to_best if leader == best else difference(values[key], values[leader], drawn, pool=pool)
+        if key != leader and (np.isnan(apart.value) or (apart.high < 0 if higher_is_better else apart.low > 0)):
+            leader, rank = key, place
+        found.append(Ranked(key=key, rank=rank, figure=figures[key], to_best=to_best))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class Row:
         resident_bytes, peak_bytes: the most over all batches; None if nothing was finished.
         refused: why it was not measured; None if it was.
         failed: {reason: images}.
+        reasons: {image: why it failed}, images as in the arrays.
+        notes: {metric: {image: why it is not a number}}.
         figures: {metric: (images,) array, nan where there is none}, in the order of :attr:`Results.images`.
         sets: {metric: figure of all images}.
         seconds, unmodified_seconds, selection: (images,) arrays.
@@ -52,6 +55,8 @@ class Row:
     peak_bytes: int | None = None
     refused: str | None = None
     failed: Mapping[str, int] = field(factory=dict)
+    reasons: Mapping[int, str] = field(factory=dict)
+    notes: Mapping[str, Mapping[int, str]] = field(factory=dict)
     figures: Mapping[str, Floats] = field(factory=dict)
     sets: Mapping[str, float] = field(factory=dict)
     seconds: Floats
@@ -149,7 +154,7 @@ def _row(store: Store, setting: Sequence[Any], place: Mapping[tuple[str, int], i
     key, label, policy, budget, codec, options, planned, unmodified, refused = setting
     arrays = {name: np.full(len(place), np.nan) for name in ("seconds", "unmodified", "selection")}
     files: list[Path | None] = [None] * len(place)
-    failed: dict[str, int] = {}
+    reasons: dict[int, str] = {}
     resident, peak = [], []
     cells = store.rows(
         "SELECT i.prompt, i.seed, c.seconds, c.unmodified_seconds, c.selection_share, c.resident_bytes, c.peak_bytes, c.file,"
@@ -159,13 +164,14 @@ def _row(store: Store, setting: Sequence[Any], place: Mapping[tuple[str, int], i
     for prompt, seed, seconds, before, share, held, most, file, reason in cells:
         i = place[prompt, seed]
         if reason is not None:
-            failed[reason] = failed.get(reason, 0) + 1
+            reasons[i] = reason
             continue
         files[i] = None if file is None else store.folder / IMAGES / file
         for name, value in (("seconds", seconds), ("unmodified", before), ("selection", share)):
             arrays[name][i] = np.nan if value is None else value
         resident.append(held)
         peak.append(most)
+    figures, notes = _figures(store, key, place)
     return Row(
         id=key,
         label=label,
@@ -178,8 +184,10 @@ def _row(store: Store, setting: Sequence[Any], place: Mapping[tuple[str, int], i
         resident_bytes=max((x for x in resident if x is not None), default=None),
         peak_bytes=max((x for x in peak if x is not None), default=None),
         refused=refused,
-        failed=failed,
-        figures=_figures(store, key, place),
+        failed=Counter(reasons.values()),
+        reasons=reasons,
+        figures=figures,
+        notes=notes,
         sets=dict(store.rows("SELECT metric, value FROM set_figure WHERE setting = ?", (key,))),
         seconds=arrays["seconds"],
         unmodified_seconds=arrays["unmodified"],
@@ -189,17 +197,23 @@ def _row(store: Store, setting: Sequence[Any], place: Mapping[tuple[str, int], i
     )
 
 
-def _figures(store: Store, setting: int, place: Mapping[tuple[str, int], int]) -> dict[str, Floats]:
+def _figures(
+    store: Store, setting: int, place: Mapping[tuple[str, int], int]
+) -> tuple[dict[str, Floats], dict[str, dict[int, str]]]:
+    """The figures of whole images, and why some are not numbers."""
     found: dict[str, Floats] = {}
+    notes: dict[str, dict[int, str]] = {}
     rows = store.rows(
-        "SELECT f.metric, i.prompt, i.seed, f.value FROM figure f JOIN cell c ON c.id = f.cell JOIN image i ON i.id = c.image"
-        " WHERE c.setting = ? AND f.scale = ?",
+        "SELECT f.metric, i.prompt, i.seed, f.value, f.note FROM figure f JOIN cell c ON c.id = f.cell JOIN image i"
+        " ON i.id = c.image WHERE c.setting = ? AND f.scale = ?",
         (setting, WHOLE),
     )
-    for metric, prompt, seed, value in rows:
-        array = found.setdefault(metric, np.full(len(place), np.nan))
-        array[place[prompt, seed]] = np.nan if value is None else value
-    return found
+    for metric, prompt, seed, value, note in rows:
+        image = place[prompt, seed]
+        found.setdefault(metric, np.full(len(place), np.nan))[image] = np.nan if value is None else value
+        if value is None:
+            notes.setdefault(metric, {})[image] = note or "not a number"
+    return found, notes
 
 
 def _scales(store: Store, setting: int) -> dict[str, list[float]]:

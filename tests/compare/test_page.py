@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
-import subprocess
+import shlex
 from pathlib import Path
 
 import pytest
 
-from scalekv_core.compare.page.contents import figure_text, interval_text, page_of
+from scalekv_core.compare.page.commands import image_command, setting_command
+from scalekv_core.compare.page.contents import page_of
+from scalekv_core.compare.page.texts import figure_text, interval_text
 from scalekv_core.compare.page.write import write_page
+from scalekv_core.compare.picture_files import IMAGES
 from scalekv_core.compare.ranking import Interval
+from scalekv_core.compare.results import results_of
 from scalekv_core.errors import InputError
 from scalekv_core.plugins.registry import Registry
 from tests.compare.conftest import StudyIn, asked
@@ -62,25 +65,27 @@ def test_the_page_says_what_was_asked_found_and_missed(page: str) -> None:
 
 
 def test_data_are_json_without_nan(page: str) -> None:
-    """Infinity and not-a-number are null."""
+    """Infinity is a text, and what is not a number is null."""
     (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)
 
     def refuse(name: str) -> None:
         raise AssertionError(name)
 
     data = json.loads(text, parse_constant=refuse)
-    settings = {one["label"]: one for one in data["models"][0]["settings"]}
-    assert [None, None, None] == settings["full"]["figures"]["psnr"]
+    settings = {one["label"]: one for one in data[0]["settings"]}
+    assert ["inf", "inf", "inf", 0] == settings["full"]["figures"]["psnr"]
     assert {"window": "2"} == settings["snapkv 50% window=2"]["options"]
+    assert 2 == settings["full"]["figures"]["brightness"][3]
+    assert "brightness: not a number" in data[0]["cells"]["reasons"][0].values()
 
 
 def test_a_study_can_be_read_before_it_ends(study_in: StudyIn, tmp_path: Path, registry: Registry) -> None:
     """With nothing, and with one cell."""
     study = study_in(tmp_path)
-    assert [] == page_of(study.store, registry).models[0]["rows"]
+    assert 0 == page_of(study.store, registry).models[0]["settings"]
     next(study.run())
     write_page(page_of(study.store, registry), tmp_path / "report.html")
-    assert 1 == len(page_of(study.store, registry).models[0]["rows"])
+    assert (1, 5) == tuple(page_of(study.store, registry).models[0][name] for name in ("settings", "unfinished"))
 
 
 def test_figures_by_name() -> None:
@@ -104,36 +109,38 @@ def test_a_place_that_cannot_be_written_is_one_line(study_in: StudyIn, tmp_path:
         write_page(page_of(study.store, registry), tmp_path / "none" / "report.html")
 
 
-@pytest.mark.thorough
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
-def test_a_browser_draws_sorts_and_filters(page: str, tmp_path: Path) -> None:
-    """In Chromium: plots are drawn, a click sorts, a word filters, and the console has no errors."""
-    steps = """
-    window.addEventListener("load", () => {
-      const section = document.querySelector("section"), table = section.querySelector("table[data-role=settings]");
-      const names = () => [...table.tBodies[0].rows].filter(r => !r.hidden).map(r => r.dataset.text);
-      const before = names();
-      table.tHead.rows[0].cells[1].querySelector("button").click();
-      const sorted = names();
-      table.tHead.rows[0].cells[1].querySelector("button").click();
-      const reversed = names();
-      const filter = section.querySelector("[data-role=filter]");
-      filter.value = "snapkv window=2"; filter.dispatchEvent(new Event("input"));
-      document.title = JSON.stringify({before, sorted, reversed, filtered: names(), errors: window.failures,
-        plots: section.querySelectorAll(".plot .main-svg").length > 0});
-    });
-    """
-    watch = (
-        '<script>window.failures = []; window.addEventListener("error", e => window.failures.push(e.message));</script>'
+def test_commands_repeat_what_is_shown(study_in: StudyIn, tmp_path: Path, registry: Registry) -> None:
+    """The study of one setting, and one image of it, as words that the command line takes."""
+    question = asked(
+        policies=("snapkv codec=int8",),
+        vary={"window": ("2",)},
+        budgets=("50%",),
+        sampling={"greedy": True, "top_k": 3},
     )
-    file = tmp_path / "driven.html"
-    file.write_text(page.replace("<head>", f"<head>{watch}").replace("</body>", f"<script>{steps}</script></body>"))
-    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=8000", "--dump-dom"]
-    shown = subprocess.run([*browser, file.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
-    (title,) = re.findall(r"<title>(\{.*?\})</title>", shown)
-    found = json.loads(title)
+    study = study_in(tmp_path, question)
+    list(study.run())
+    (results,) = results_of(study.store, registry)
+    (row,) = results.rows
+    alone = shlex.split(setting_command(study.store.question, "toy", row))
+    image = shlex.split(image_command(study.store.question, "toy", row, "-1", 0))
 
-    assert [] == found["errors"]
-    assert found["plots"]
-    assert sorted(found["before"]) == found["sorted"] == found["reversed"][::-1]
-    assert ["snapkv 50% window=2"] == found["filtered"]
+    for words in (
+        ["--policy", "snapkv codec=int8"],
+        ["--budget", "50%"],
+        ["--vary", "window=2"],
+        ["--prompts", "PROMPTS.txt"],
+    ):
+        assert words == alone[alone.index(words[0]) :][:2]
+    for words in (["--policy", "snapkv"], ["--codec", "int8"], ["--option", "window=2"], ["--top-k", "3"]):
+        assert words == image[image.index(words[0]) :][:2]
+    assert "--greedy" in alone
+
+
+def test_a_damaged_picture_is_left_out(study_in: StudyIn, tmp_path: Path, registry: Registry) -> None:
+    """The rest of the page is there."""
+    study = study_in(tmp_path)
+    list(study.run())
+    for file in (tmp_path / IMAGES).iterdir():
+        file.write_bytes(file.read_bytes()[:40])
+
+    assert None is page_of(study.store, registry).models[0]["sheet"]["images"][0]["unmodified"]

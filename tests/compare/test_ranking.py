@@ -34,13 +34,20 @@ def test_what_cannot_be_told_apart_shares_a_rank() -> None:
 
 
 def test_lower_can_be_better() -> None:
-    """A divergence of 0.1 comes before one of 0.2, and says by how much the other is behind."""
+    """A divergence of 0.1 comes before one of 0.2, and each says how far it is from the best."""
     first, second = ranking({"b": np.full(5, 0.2), "a": np.full(5, 0.1)}, higher_is_better=False)
 
     assert (("a", 1), ("b", 2)) == ((first.key, first.rank), (second.key, second.rank))
-    assert first.behind is None
-    assert second.behind is not None
-    assert -0.1 == pytest.approx(second.behind.value)
+    assert 0.0 == first.to_best.value
+    assert 0.1 == pytest.approx(second.to_best.value)
+
+
+def test_one_image_tells_nothing_apart() -> None:
+    """It has a figure and no interval; all settings share the first rank."""
+    first, second = ranking({"a": np.array([3.0]), "b": np.array([1.0])})
+
+    assert (3.0, 1, 1) == (first.figure.value, first.rank, second.rank)
+    assert math.isnan(first.figure.low)
 
 
 def test_what_is_not_a_number_is_counted_and_comes_last() -> None:
@@ -69,7 +76,7 @@ def test_psnr_is_pooled_by_mean_squared_error() -> None:
     assert -10 * math.log10((0.1 + 0.001) / 2) == pytest.approx(float(PSNR().pool(np.array([10.0, 30.0]))))
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
 def test_an_interval_holds_its_figure_range(values: list[float]) -> None:
     """Its ends lie between the least and the most image, and in order."""
     found = interval(np.array(values), Resamples.of(len(values), number=50))

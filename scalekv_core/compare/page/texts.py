@@ -1,0 +1,56 @@
+"""Figures as a reader sees them, and as JSON holds them: infinity and what is not a number by name, never as 0."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scalekv_core.compare.ranking import Interval
+
+Plain = float | str | None
+DIGITS = 5
+"""Of a number in the data of the page."""
+
+
+def figure_text(figure: Interval) -> str:
+    """A figure; what is not a number and what is infinite by name."""
+    if math.isnan(figure.value):
+        return "no number"
+    return "identical" if math.isinf(figure.value) else short(figure.value)
+
+
+def interval_text(figure: Interval) -> str:
+    """The ends of its interval, and how many images are missing."""
+    missing = f"{figure.missing} missing" if figure.missing else ""
+    if math.isnan(figure.low) or figure.low == figure.high:
+        return missing
+    return ", ".join(filter(None, [f"{short(figure.low)} to {short(figure.high)}", missing]))
+
+
+def short(value: float) -> str:
+    """A number in a few digits.
+
+    >>> short(12.3456), short(0.00012), short(float("inf"))
+    ('12.35', '0.00012', '∞')
+    """
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return "0" if value == 0 else f"{value:.3g}" if abs(value) < 0.1 else f"{value:.4g}"
+
+
+def plain(value: float | None) -> Plain:
+    """A number that JSON can hold: infinity as a text, null for what is not a number.
+
+    >>> plain(0.1234567), plain(float("-inf")), plain(float("nan"))
+    (0.12346, '-inf', None)
+    """
+    if value is None or math.isnan(value):
+        return None
+    return str(float(value)) if math.isinf(value) else float(f"{value:.{DIGITS}g}")
+
+
+def median(values: NDArray[np.float64]) -> float | None:
+    """The median of what are numbers; None if nothing is."""
+    return None if np.isnan(values).all() else float(np.nanmedian(values))
