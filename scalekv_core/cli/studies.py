@@ -58,7 +58,9 @@ def make_engine(name: str | None, address: str, workers: int | None) -> Engine |
     if name is not None and name not in ENGINES:
         raise unknown_name("engine", name, ENGINES)
     if name == "ray" or workers is not None:
-        return RayEngine(address=address, workers=workers)
+        engine = RayEngine(address=address, workers=workers)
+        engine.check()
+        return engine
     return None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -14,6 +16,9 @@ from scalekv_core.compare.cells import Cell
 from scalekv_core.compare.tasks import Task
 from scalekv_core.compare.worker import Finished, Loading, Worker
 from scalekv_core.errors import InputError, ScaleKVError, missing_extra
+
+PATIENCE = 10.0
+"""Seconds to wait for a cluster to answer."""
 
 
 @frozen(kw_only=True)
@@ -30,8 +35,22 @@ class RayEngine:
     workers: int | None = None
     tries: int = 3
 
+    def check(self) -> None:
+        """Raises MissingExtra if Ray is not installed, InputError if nothing answers at the address."""
+        _ray()
+        host, _, port = self.address.removeprefix("ray://").rpartition(":")
+        if not host:
+            if self.address not in ("local", "auto"):
+                raise InputError(f"a Ray cluster is 'local', 'auto' or HOST:PORT; got {self.address!r}")
+            return
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+        except (OSError, ValueError, OverflowError) as error:  # Ray itself would go on trying for minutes
+            raise InputError(f"no Ray cluster answers at {self.address!r} ({_first_line(error)})") from error
+
     def run(self, tasks: Iterable[Task], loading: Loading, wanted: Callable[[Task], bool]) -> Iterator[Finished]:
-        ray = ray_package()
+        self.check()
+        ray = _ray()
         _connect(ray, self.address)
         try:
             yield from _Crew(ray, self, loading, wanted).run(tasks)
@@ -114,12 +133,7 @@ class _Crew:
         return [(task, [Cell(prompt=prompt, seed=seed, failed=reason) for prompt, seed in task.images], None)]
 
 
-def ray_package() -> Any:
-    """Ray.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
+def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
@@ -129,7 +143,12 @@ def ray_package() -> Any:
 
 def _connect(ray: Any, address: str) -> None:
     try:
-        ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
+        ray.init(
+            address=address,  # "local" never joins a cluster that happens to run
+            log_to_driver=False,
+            include_dashboard=False if address == "local" else None,
+            logging_level=logging.ERROR,
+        )
     except (OSError, RuntimeError, ValueError) as error:
         with contextlib.suppress(Exception):
             ray.shutdown()

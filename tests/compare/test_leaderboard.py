@@ -37,7 +37,7 @@ def test_studies_of_one_protocol_are_ranked_together(study_in: StudyIn, tmp_path
     assert [("ours", "uniform 50%"), ("ours", "uniform 20%"), ("theirs", "snapkv 30%")] == [
         (r.study, r.label) for r in results.rows
     ]
-    assert 3 == len(page.models[0]["rows"])
+    assert 3 == page.models[0]["settings"]
     assert any(name == "theirs: device" for name, _ in page.environment)
 
 
