@@ -34,7 +34,7 @@ class Page:
 
     @property
     def data(self) -> list[Any]:
-        """What the script of the page draws, as JSON can hold it."""
+        """What the script of the page shows, as JSON can hold it."""
         return [part["data"] for part in self.models]
 
 
