@@ -17,10 +17,11 @@ ROOT = Path(__file__).parents[1]
 NOT_OURS = {"click", "pyparsing"}
 """Pinned for `make lowest` only: dependencies of dependencies."""
 NOT_TESTED = {
-    *("mkdocs", "mkdocs-material", "mkdocstrings", "mlxtend", "mypy", "ruff"),
+    *("mkdocs", "mkdocs-jupyter", "mkdocs-material", "mkdocstrings", "mlxtend", "mypy", "ruff", "twine"),
+    *("ipykernel", "nbclient", "nbformat"),
     *("flip-evaluator", "pyarrow", "ray", "torch-fidelity"),
 }
-"""For the documentation, the recipes, formats, types, and large extras: no test needs them."""
+"""For the documentation and its notebooks, the recipes, formats, types, releases, and large extras: no other test needs them."""
 
 
 def declared() -> dict[str, str]:
