@@ -19,7 +19,7 @@ NOT_OURS = {"click", "pyparsing"}
 NOT_TESTED = {
     *("mkdocs", "mkdocs-jupyter", "mkdocs-material", "mkdocstrings", "mlxtend", "mypy", "ruff", "twine"),
     *("ipykernel", "nbclient", "nbformat"),
-    *("flip-evaluator", "pyarrow", "ray", "torch-fidelity"),
+    *("flip-evaluator", "gradio", "pyarrow", "ray", "torch-fidelity"),
 }
 """For the documentation and its notebooks, the recipes, formats, types, releases, and large extras: no other test needs them."""
 

@@ -19,6 +19,7 @@ COMMANDS = (
     "recommend",
     "calibrate",
     "explain",
+    "app",
     "plan",
     "bench",
     "convert",

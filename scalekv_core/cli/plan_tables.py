@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from scalekv_core.cli import console, figures
 from scalekv_core.cli.installed import the_registry
 from scalekv_core.memory.free import told_apart
-from scalekv_core.memory.need import MemoryNeed
 from scalekv_core.memory.plan import MemoryPlan
 from scalekv_core.memory.suggestions import Suggestions
 from scalekv_core.shapes.geometry import format_bytes, plural
@@ -44,7 +42,7 @@ def print_need(plan: MemoryPlan) -> None:
     """The parts beside those of the unmodified model."""
     console.heading("bytes")
     made = console.table("", "planned", "unmodified", text=("",))
-    for (name, mine), (_, theirs) in zip(lines(plan.need), lines(plan.unmodified), strict=True):
+    for (name, mine), (_, theirs) in zip(plan.need.parts.items(), plan.unmodified.parts.items(), strict=True):
         if mine or theirs:
             console.row(made, name, format_bytes(mine), format_bytes(theirs))
     console.row(made, "peak", format_bytes(plan.need.total), format_bytes(plan.unmodified.total))
@@ -53,17 +51,6 @@ def print_need(plan: MemoryPlan) -> None:
         f"peak: while {plan.need.when}; unmodified: while {plan.unmodified.when}. Cache and scratch are exact. The other figures "
         "count the tensors that the code makes, not the workspace of kernels."
     )
-
-
-def lines(need: MemoryNeed) -> Iterator[tuple[str, int]]:
-    """(part, bytes), from what is in memory longest to what is freed first."""
-    yield from need.weights.items()
-    yield "text encoder" + " (dropped)" * (not need.keeps_text_encoder), need.text_encoder
-    yield "cache", need.cache
-    yield "scratch", need.scratch
-    yield "a layer attending", need.attending
-    yield "activations", need.activations
-    yield "decoding the images", need.decoding
 
 
 def print_verdict(plan: MemoryPlan, memory: int) -> None:

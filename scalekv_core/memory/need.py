@@ -94,6 +94,19 @@ class MemoryNeed:
         return max(self.phases, key=lambda phase: self.phases[phase])
 
     @property
+    def parts(self) -> dict[str, int]:
+        """{part: bytes}, from what is in memory longest to what is freed first."""
+        return {
+            **self.weights,
+            "text encoder" + " (dropped)" * (not self.keeps_text_encoder): self.text_encoder,
+            "cache": self.cache,
+            "scratch": self.scratch,
+            "a layer attending": self.attending,
+            "activations": self.activations,
+            "decoding the images": self.decoding,
+        }
+
+    @property
     def breakdown(self) -> str:
         """The parts in one line."""
         parts = [*self.weights.items(), ("text encoder", self.text_encoder), ("cache", self.cache)]

@@ -10,6 +10,7 @@ import attrs
 import torch
 from attrs import frozen
 
+from scalekv_core.cache.kv_cache import Observer
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
@@ -158,6 +159,7 @@ class Pipeline:
         output: str = "pil",
         on_scale: Callable[[Progress], None] | None = None,
         measure_peak: bool = False,
+        observer: Observer | None = None,
         **sampling: Any,
     ) -> PipelineOutput:
         """Generates every prompt with every seed, in the order of the prompts.
@@ -173,6 +175,7 @@ class Pipeline:
             output: "pil", "tensor" or "numpy".
             on_scale: is called after every scale; may look at a preview, and may stop.
             measure_peak: also measure the peak bytes of the cache; slower on a CPU.
+            observer: is shown every view of the cache and which tokens are kept, as for :func:`~scalekv_core.compress`.
             **sampling: other fields of :class:`~scalekv_core.Sampling`, such as ``top_k``, ``top_p``, ``temperature``.
 
         Raises:
@@ -193,7 +196,7 @@ class Pipeline:
             planned = place.plan(job, self.policy, self.budget)
             start, stopped, generation, report = loaded.now(), None, None, None
             try:
-                generation, report = self._run(job, planned, options, measure_peak=measure_peak)
+                generation, report = self._run(job, planned, options, measure_peak=measure_peak, observer=observer)
                 made = generation.images
             except Stopped as stop:
                 stopped, made = stop.scale, stop.images
@@ -203,14 +206,14 @@ class Pipeline:
         )
 
     def _run(
-        self, job: Job, planned: Planned | None, options: dict[str, Any], *, measure_peak: bool
+        self, job: Job, planned: Planned | None, options: dict[str, Any], **watching: Any
     ) -> tuple[Generation, Report | None]:
         model, place = self.model, self._loaded.place
         if planned is None:
             with running.unmodified(job):
                 return running.generate(model, job, **options), None
         with running.compressed(
-            model, job, planned, device=place.device, registry=place.registry, measure_peak=measure_peak
+            model, job, planned, device=place.device, registry=place.registry, **watching
         ) as session:
             generation = running.generate(model, job, **options)
         return generation, session.report()

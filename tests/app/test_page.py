@@ -1,0 +1,387 @@
+"""The page in a real browser without a display: Debian's Chromium, driven by selenium; skipped where one is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import time
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import pytest
+
+import scalekv_adapters
+import scalekv_policies
+from scalekv_core import ImageModel, Registry, ScaleKVError, hookimpl
+from scalekv_core.app import pictures
+from scalekv_core.app.engine import Settings
+from scalekv_core.app.form import Form, read
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+MISSING = [name for name in ("gradio", "selenium") if importlib.util.find_spec(name) is None]
+MISSING += [name for name, there in (("chromium", BROWSER), ("chromedriver", DRIVER)) if there is None]
+
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(bool(MISSING), reason=f"the page is not looked at: {', '.join(MISSING)} not here"),
+    pytest.mark.filterwarnings("default"),  # gradio's and selenium's own
+]
+
+PATIENCE = 120
+"""Seconds that a busy machine may take."""
+PAUSE = 0.03
+"""Seconds that each layer of the slow model takes longer, so that it can be met in mid-image."""
+
+
+class Slow:
+    """The digits model, slowly: under the name 'slow'."""
+
+    __name__ = "slow"
+
+    @hookimpl
+    def scalekv_image_models(self) -> dict[str, Callable[[], Any]]:
+        return {"slow": slow_card}
+
+
+def slow_card() -> Any:
+    card = Registry.of(scalekv_adapters).make("model", "var-tiny")
+
+    @attrs.frozen(kw_only=True)
+    class SlowCard(type(card)):  # type: ignore[misc]  # whatever the class of the digits model is
+        def load(self, **how: Any) -> ImageModel:
+            model = super().load(**how)
+            model.name = "slow"
+            for block in model.module.blocks:
+                block.register_forward_hook(lambda *_: time.sleep(PAUSE))
+            return model
+
+    return SlowCard(**{field.name: getattr(card, field.name) for field in attrs.fields(type(card))})
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    """Everything that ships, and the slow model."""
+    return Registry.of(scalekv_policies, scalekv_adapters, Slow())
+
+
+@pytest.fixture(scope="module")
+def address(registry: Registry) -> Iterator[str]:
+    """Where the page is."""
+    from scalekv_core.app.server import listening
+
+    with listening(registry, Settings(model="var-tiny", policy="scalekv"), port=0) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser without a display."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000"):
+        options.add_argument(argument)
+    options.add_argument("--disable-background-networking")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(service=Service(DRIVER), options=options)
+    yield driver
+    driver.quit()
+
+
+class Tab:
+    """One open page."""
+
+    def __init__(self, browser: Any, address: str) -> None:
+        self.browser = browser
+        browser.switch_to.new_window("tab")
+        self.handle = browser.current_window_handle
+        browser.get(address)
+        self.until(lambda: self.find("#generate").is_displayed())
+
+    def here(self) -> Any:
+        self.browser.switch_to.window(self.handle)
+        return self.browser
+
+    def find(self, selector: str) -> Any:
+        return self.here().find_element("css selector", selector)
+
+    def text(self, selector: str) -> str:
+        found: str = self.find(selector).text
+        return found
+
+    def until(self, holds: Callable[[], Any]) -> Any:
+        """What holds in the end; the page may replace an element while it is looked at."""
+        from selenium.common.exceptions import WebDriverException
+
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            try:
+                if found := holds():
+                    return found
+            except WebDriverException:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"not seen: {holds.__doc__ or holds}; status: {self.text('#status')!r}")
+
+    def fill(self, field: str, value: str) -> None:
+        """Types into a field in place of what is there."""
+        from selenium.webdriver.common.keys import Keys
+
+        box = self.find(f"#{field} textarea, #{field} input")
+        box.send_keys(Keys.CONTROL, "a")
+        box.send_keys(Keys.BACKSPACE)
+        box.send_keys(value)
+
+    def choose(self, field: str, value: str) -> None:
+        """Takes an entry of a menu."""
+        from selenium.webdriver.common.keys import Keys
+
+        box = self.find(f"#{field} input")
+        box.click()
+        box.send_keys(value)
+        box.send_keys(Keys.ENTER)
+
+    def press(self, button: str) -> None:
+        """Clicks where a click is possible."""
+        self.until(lambda: self.find(f"#{button}").is_enabled())
+        self.here().execute_script(f"document.querySelector('#{button}').click()")
+
+    def status(self, pattern: str) -> str:
+        """The status line once it is like this."""
+        return str(self.until(lambda: re.search(pattern, self.text("#status")) and self.text("#status")))
+
+    def done(self) -> dict[str, Any]:
+        """The record of the image when it is there."""
+        self.status("^Done")
+        self.until(lambda: self.find("#downloads a"))
+        return pictures.record_of(self.saved("compressed.png"))
+
+    def saved(self, name: str) -> bytes:
+        """What a link saves."""
+        link = self.find(f'#downloads a[download="{name}"]').get_attribute("href")
+        return b64decode(link.partition("base64,")[2])
+
+
+@pytest.fixture
+def tab(chromium: Any, address: str) -> Iterator[Callable[[], Tab]]:
+    """Opens pages, and closes them afterwards."""
+    first, opened = chromium.current_window_handle, []
+
+    def open_one() -> Tab:
+        opened.append(Tab(chromium, address))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.here().close()
+    chromium.switch_to.window(first)
+
+
+def requested(browser: Any) -> set[str]:
+    """The addresses that the browser has asked for since the last call."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+
+
+def test_an_image_is_generated(tab: Callable[[], Tab], address: str) -> None:
+    """Both images, the difference, the figures and the record; nothing comes from another host, and no path is shown."""
+    page = tab()
+    page.fill("prompt", "7")
+    page.fill("seed", "3")
+    page.press("generate")
+    record = page.done()
+
+    assert ("var-tiny", "7", 3, "scalekv") == (
+        record["model"]["name"], record["prompt"], record["seed"], record["policy"]["name"],
+    )  # fmt: skip
+    images = page.here().find_elements("css selector", "#slider img")
+    assert 2 == len(images)
+    assert all(image.get_property("naturalWidth") == 512 for image in images)
+    assert page.find("#difference img").get_property("naturalWidth") == 512
+    assert "PSNR" in page.text("#difference")
+    assert "after generating" not in page.text("#bars")
+    assert page.text("#shell").startswith("Shell")
+    assert "scalekv generate --model var-tiny --policy scalekv --seed 3 -- 7" in page.text("#shell")
+    assert 10 == len(page.here().find_elements("css selector", "#stage .skv-strip:last-child img"))
+    asked = requested(page.here())
+    assert {address} <= asked
+    assert [] == [url for url in asked if not url.startswith((address, "data:", "about:", "chrome", "blob:"))]
+    source = re.sub(r"base64,[\w+/=]*", "", page.here().page_source)
+    assert [] == re.findall(r"/(?:tmp|home|root|work|usr)/[\w./]*|site-packages|Traceback", source)
+    assert [] == [entry for entry in page.here().get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_images_appear_scale_by_scale(tab: Callable[[], Tab]) -> None:
+    """The status and the pictures change while the model is at work."""
+    page = tab()
+    page.choose("model", "slow")
+    page.press("generate")
+    seen: dict[str, str] = {}
+
+    def finished() -> bool:
+        """both images are done"""
+        if found := re.search(r"compressed: scale \d+", page.text("#status")):
+            seen[found[0]] = page.find("#stage figure:last-child img").get_attribute("src")
+        return page.text("#status").startswith("Done")
+
+    page.until(finished)
+
+    assert 3 <= len(seen)
+    assert 3 <= len(set(seen.values()))
+
+
+def test_the_slider_moves(tab: Callable[[], Tab]) -> None:
+    """More of one image, less of the other."""
+    from selenium.webdriver import ActionChains
+
+    page = tab()
+    page.press("generate")
+    page.done()
+    page.until(lambda: page.find("#slider [data-testid=slider]").is_displayed())
+    shown = lambda: page.find("#slider img.fixed").value_of_css_property("clip-path")  # noqa: E731
+    before = shown()
+
+    ActionChains(page.here()).drag_and_drop_by_offset(page.find("#slider .inner"), 100, 0).perform()
+
+    page.until(lambda: shown() != before)
+
+
+def test_the_plan_follows_the_budget(tab: Callable[[], Tab]) -> None:
+    """Before anything is generated: by the slider, and by a text in another unit."""
+    from selenium.webdriver.common.keys import Keys
+
+    page = tab()
+    planned = lambda: page.text("#bars .skv-bar-planned .skv-figure")  # noqa: E731
+    first = planned()
+
+    page.find("#percent input[type=range]").send_keys(Keys.ARROW_RIGHT * 20)
+    page.until(lambda: planned() != first)
+    second = planned()
+    assert "20%" == page.find("#budget textarea, #budget input").get_attribute("value")
+    assert "--budget 20%" in page.text("#shell")
+
+    page.fill("budget", "100 tokens")
+    page.until(lambda: planned() != second)
+    assert "after generating" in page.text("#bars")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("budget", "lots"), ("seed", "x"), ("guidance", "strong"), ("prompt", "a" * 10_000)],
+)
+def test_what_is_wrong_is_one_line(tab: Callable[[], Tab], registry: Registry, field: str, value: str) -> None:
+    """The same as the command line's; then the right value is generated."""
+    page = tab()
+    if len(value) > 100:  # typing takes too long
+        page.here().execute_script(
+            "const box = document.querySelector('#prompt textarea'); box.value = arguments[0];"
+            "box.dispatchEvent(new Event('input', {bubbles: true}))", value,
+        )  # fmt: skip
+    else:
+        page.fill(field, value)
+    page.press("generate")
+    line = page.status("(?s).+(?:got|understood)")
+
+    assert "skv-wrong" in page.find("#status p").get_attribute("class")
+    assert 1 == len(line.splitlines())
+    assert 300 > len(line)
+    if field in ("seed", "guidance"):
+        with pytest.raises(ScaleKVError) as refused:
+            read(Form(model="var-tiny", policy="scalekv", **{field: value}), registry=registry, dtype=None)  # type: ignore[arg-type]
+        assert str(refused.value) == line
+    page.fill(field, {"budget": "20%", "seed": "1", "guidance": "2", "prompt": "1"}[field])
+    page.press("generate")
+    page.done()
+
+
+def test_a_model_without_weights(tab: Callable[[], Tab]) -> None:
+    """One line, and nothing is fetched; its memory is planned all the same."""
+    page = tab()
+    page.choose("model", "infinity-2b")
+    page.until(lambda: "GiB" in page.text("#bars"))
+    page.press("generate")
+
+    assert "does not ship with weights" in page.status("weights")
+
+
+def test_two_visitors_at_once(tab: Callable[[], Tab]) -> None:
+    """One model: the second waits for the first, and each gets its own image."""
+    first, second = tab(), tab()
+    for page, prompt in ((first, "3"), (second, "8")):
+        page.choose("model", "slow")
+        page.fill("prompt", prompt)
+    first.press("generate")
+    first.status("Generating")
+    second.press("generate")
+    second.status("1 request ahead")
+
+    assert "8" == second.done()["prompt"]
+    assert "3" == first.done()["prompt"]
+    assert first.saved("compressed.png") != second.saved("compressed.png")
+
+
+def test_cancelling_in_mid_image(tab: Callable[[], Tab]) -> None:
+    """The model is free and as before: the same image again is the same."""
+    page = tab()
+    page.choose("model", "slow")
+    page.fill("prompt", "5")
+    page.press("generate")
+    page.done()
+    before = page.saved("compressed.png")
+    page.fill("prompt", "6")
+    page.press("generate")
+    page.status("scale [2-9]")
+    page.press("cancel")
+    page.status("^cancelled")
+
+    page.fill("prompt", "5")
+    page.press("generate")
+    page.status("Generating")
+    page.done()
+
+    assert pixels(before) == pixels(page.saved("compressed.png"))
+
+
+def test_reloading_in_mid_image(tab: Callable[[], Tab]) -> None:
+    """The page begins anew, and the model is free for it."""
+    page = tab()
+    page.choose("model", "slow")
+    page.press("generate")
+    page.status("scale [2-9]")
+
+    page.here().refresh()
+
+    page.until(lambda: page.find("#generate").is_enabled())
+    assert "" == page.text("#status")
+    page.press("generate")
+    assert "var-tiny" == page.done()["model"]["name"]
+
+
+def test_kept_tokens_of_another_layer(tab: Callable[[], Tab]) -> None:
+    """They follow the slider of the layers."""
+    from selenium.webdriver.common.keys import Keys
+
+    page = tab()
+    page.press("generate")
+    page.done()
+    page.until(lambda: "Layer 0" in page.text("#kept"))
+
+    page.find("#layer input[type=range]").send_keys(Keys.ARROW_RIGHT)
+
+    page.until(lambda: "Layer 1" in page.text("#kept"))
+
+
+def pixels(file: bytes) -> bytes:
+    """Of a PNG, without its record."""
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(file)) as image:
+        return image.convert("RGB").tobytes()
