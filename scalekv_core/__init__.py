@@ -52,8 +52,9 @@ if TYPE_CHECKING:
     from scalekv_core.plugins.hookspecs import hookimpl
     from scalekv_core.plugins.registry import Registry, load_model, shared_registry
     from scalekv_core.session.calibration import Calibration, calibrate
+    from scalekv_core.session.compress import compress
     from scalekv_core.session.report import Report
-    from scalekv_core.session.session import Session, compress
+    from scalekv_core.session.session import Session
     from scalekv_core.shapes.geometry import CacheGeometry
     from scalekv_core.shapes.schedule import ScaleSchedule
 
@@ -160,7 +161,8 @@ _MODULES = {
     "plugins.registry": ("Registry", "load_model", "shared_registry"),
     "session.calibration": ("Calibration", "calibrate"),
     "session.report": ("Report",),
-    "session.session": ("Session", "compress"),
+    "session.compress": ("compress",),
+    "session.session": ("Session",),
     "shapes.geometry": ("CacheGeometry",),
     "shapes.schedule": ("ScaleSchedule",),
 }

@@ -7,7 +7,6 @@ here as plain arrays, so that they can be printed without matplotlib and plotted
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import define, field, frozen
@@ -19,9 +18,7 @@ from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.contracts.view import CacheView
 from scalekv_core.errors import InputError
 from scalekv_core.planning.planner import Planned
-
-if TYPE_CHECKING:
-    from scalekv_core.shapes.schedule import ScaleSchedule
+from scalekv_core.shapes.schedule import ScaleSchedule
 
 
 def held_share(plan: CachePlan) -> NDArray[np.float64]:

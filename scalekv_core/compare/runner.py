@@ -20,7 +20,7 @@ from scalekv_core.errors import NonFiniteError
 from scalekv_core.models.image_model import Generation, ImageModel
 from scalekv_core.models.metric import Pair, PairMetric
 from scalekv_core.plugins.registry import Registry
-from scalekv_core.session.session import compress
+from scalekv_core.session.compress import compress
 
 T = TypeVar("T")
 PLANS = 256

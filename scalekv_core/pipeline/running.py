@@ -18,7 +18,8 @@ from scalekv_core.pipeline.out_of_memory import explaining_out_of_memory, need_a
 from scalekv_core.planning.budget import Budget
 from scalekv_core.planning.planner import Planned, plan_policy
 from scalekv_core.plugins.registry import Registry
-from scalekv_core.session.session import Session, compress
+from scalekv_core.session.compress import compress
+from scalekv_core.session.session import Session
 
 
 def plan_job(

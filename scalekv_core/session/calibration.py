@@ -22,7 +22,8 @@ from scalekv_core.contracts.strategies import TokenSelector
 from scalekv_core.contracts.view import CacheView, take_runs
 from scalekv_core.errors import InputError, SessionError
 from scalekv_core.plugins.registry import Registry, shared_registry
-from scalekv_core.session.session import Session, attached, unwrapped
+from scalekv_core.session.attaching import attached, unwrapped
+from scalekv_core.session.session import Session
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
 
@@ -135,7 +136,7 @@ def calibrate(
     """A block in which images are generated as usual, and measured: ``profile()`` of what it yields is the result.
 
     Args:
-        model: as for :func:`~scalekv_core.session.session.compress`.
+        model: as for :func:`~scalekv_core.session.compress.compress`.
         queries: how many queries of each map are measured.
         fractions: for which shares of the history concentration is measured.
         provenance: what else the profile should say about itself (prompts, guidance).

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from scalekv_core.cache.kv_cache import KVCache
+from scalekv_core.contracts.policy import Policy
 from scalekv_core.errors import SessionError
 from scalekv_core.memory.free import check_free_memory, free_memory
 from scalekv_core.memory.meter import PeakMeter
@@ -17,17 +18,34 @@ from scalekv_core.planning.footprint import layer_bytes
 from scalekv_core.planning.planner import Planned
 from scalekv_core.session.report import ImageReport
 from scalekv_core.session.tracing import untraced
-from scalekv_core.shapes.geometry import format_bytes, plural
+from scalekv_core.shapes.geometry import CacheGeometry, format_bytes, plural
 from scalekv_core.shapes.schedule import ScaleSchedule
 
-if TYPE_CHECKING:
-    from scalekv_core.session.session import Session
+
+class ImageOwner(Protocol):
+    """What the cache of an image belongs to: a session."""
+
+    policy: Policy
+    geometry: CacheGeometry
+    measure_peak: bool
+    lock: threading.RLock
+    cache_options: dict[str, Any]
+
+    def planned(
+        self, schedule: ScaleSchedule, *, rows: int, dtype: torch.dtype | None, device: torch.device
+    ) -> Planned:
+        """The plan for images of this schedule and batch on this device."""
+        ...
+
+    def finish(self, image: ImageReport) -> None:
+        """An image is complete."""
+        ...
 
 
 class ImageCache:
     """The cache that a model's attention talks to; made for real when the first tensors tell rows, dtype and device."""
 
-    def __init__(self, session: Session, schedule: ScaleSchedule) -> None:
+    def __init__(self, session: ImageOwner, schedule: ScaleSchedule) -> None:
         self._session = session
         self._schedule = schedule
         self._thread = threading.current_thread()

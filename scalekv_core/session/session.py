@@ -1,12 +1,10 @@
-"""A session: a model that generates with a compressed cache, from ``with compress(...)`` to the end of the block."""
+"""A session: what a model that is attached asks for a cache, from ``with compress(...)`` to the end of the block."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from attrs import evolve
@@ -17,15 +15,12 @@ from scalekv_core.cache.kv_cache import Observer
 from scalekv_core.cache.prefetch import reads_ahead
 from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.policy import Policy
-from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.contracts.tables import Tables
 from scalekv_core.errors import InputError, SessionError
 from scalekv_core.planning.budget import Budget
 from scalekv_core.planning.planner import Planned, classify
 from scalekv_core.planning.plans import Plans
 from scalekv_core.planning.profiles import GivenProfiles, Profiles
-from scalekv_core.plugins.registry import Registry, shared_registry
-from scalekv_core.session.attributes import Attributes
 from scalekv_core.session.image_cache import ImageCache
 from scalekv_core.session.report import ImageReport, Report
 from scalekv_core.shapes.geometry import CacheGeometry
@@ -33,11 +28,9 @@ from scalekv_core.shapes.schedule import ScaleSchedule
 
 _CPU = torch.device("cpu")
 
-_attached: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-
 
 class Session:
-    """Compression of one model while it is attached. Made by :func:`compress`."""
+    """Compression of one model while it is attached. Made by :func:`~scalekv_core.session.compress.compress`."""
 
     def __init__(
         self,
@@ -162,113 +155,3 @@ def _plans_of(
     if mine != theirs:
         raise SessionError(f"the plan is for {mine}; the model has {theirs}")
     return Plans.beginning_with(policy, profiles=Profiles.of(profile or policy.profile), model=name)
-
-
-@contextlib.contextmanager
-def compress(
-    model: Any,
-    policy: str | Policy | Planned = "scalekv",
-    budget: str | Budget | None = None,
-    *,
-    profile: GivenProfiles = None,
-    registry: Registry | None = None,
-    check: bool = False,
-    clock: Clock | None = None,
-    observer: Observer | None = None,
-    measure_peak: bool = False,
-    **changes: Any,
-) -> Iterator[Session]:
-    """A session in which ``model`` generates with a compressed cache; after the block the model is exactly as before.
-
-    Args:
-        model: a model that an adapter knows, or an :class:`~scalekv_core.models.image_model.ImageModel` (then its profile is
-            used unless another one is given).
-        policy: a name, a value, or a plan that :func:`~scalekv_core.planning.planner.plan_policy` made for this model.
-        budget: "10%" (of the history that enters the last scale), "10% of all", "650 tokens", "4GiB"; None takes the
-            policy's own.
-        profile: what calibration measured on this model, for one schedule or for several.
-        registry: where names are looked up; the installed plugins by default.
-        check: check every answer of the selector (a device sync each).
-        clock: measures the stages of attention.
-        observer: is shown every view and which tokens are kept.
-        measure_peak: measure peak bytes: the allocator on CUDA, live storages on CPU (slower).
-        **changes: of the policy, as for :meth:`Policy.named`: ``selector="h2o"``, ``window=9``, ``options={...}``.
-
-    Raises:
-        SessionError: no adapter knows the model, it is attached already, or the policy did not take effect.
-        InputError: at the first map of an image, its cache is larger than what is free.
-        UnknownName, InputError, BudgetError, ProfileError: what was asked cannot be done.
-    """
-    module, name, own_profile = unwrapped(model)
-    registry = registry or shared_registry()
-    if not isinstance(policy, Planned):
-        policy = registry.policy(policy, **changes)
-    elif changes:
-        raise InputError(f"a plan cannot be changed: leave out {', '.join(changes)}, or plan the changed policy")
-    _, adapter = registry.adapter_for(module)
-    session = Session(
-        module,
-        adapter,
-        policy,
-        budget=budget,
-        profile=profile or own_profile,
-        name=name,
-        check=check,
-        clock=clock,
-        observer=observer,
-        measure_peak=measure_peak,
-    )
-    with attached(module, adapter, session, session.policy.name):
-        yield session
-    session.check_used()
-
-
-@contextlib.contextmanager
-def attached(module: nn.Module, adapter: ModelAdapter, session: Session, owner: str) -> Iterator[None]:
-    """Attaches a session to a model instance for the length of the block, and restores the instance exactly.
-
-    An adapter that is interrupted on its way in or out leaves nothing in the instance: its attributes are put back.
-    """
-    if module in _attached:
-        raise SessionError(
-            f"this {type(module).__name__} is already attached to {_attached[module]!r}; leave that block first"
-        )
-    before = Attributes.of(module)
-    detach: Callable[[], None] = before.restore  # until the adapter has said how
-    try:
-        detach = adapter.attach(module, session)
-        _attached[module] = owner
-        yield
-    finally:
-        try:
-            detach()
-        except BaseException:
-            before.restore()
-            raise
-        finally:
-            _attached.pop(module, None)
-            session.close()
-
-
-def unwrapped(model: Any) -> tuple[nn.Module, str | None, AttentionProfile | None]:
-    """(module, name, profile) of what a user gave: a torch module, or an image model, which has all three.
-
-    Raises:
-        SessionError: it is neither, or a wrapper around the module whose attention is meant.
-    """
-    module, name, profile = model, None, None
-    if not isinstance(model, nn.Module):
-        module, name, profile = (getattr(model, attribute, None) for attribute in ("module", "name", "profile"))
-    if not isinstance(module, nn.Module):
-        raise SessionError(f"compress needs a torch module or an image model; got {type(model).__name__}")
-    for wrapper, inner in _WRAPPERS.items():
-        if type(module).__name__ == wrapper and isinstance(getattr(module, inner, None), nn.Module):
-            raise SessionError(
-                f"this {wrapper} wraps a {type(getattr(module, inner)).__name__}; give compress the inner module, "
-                f"which is its attribute {inner!r}"
-            )
-    return module, name, profile
-
-
-_WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
-"""{class: attribute with the inner module}; the first is what torch.compile returns."""

@@ -15,7 +15,7 @@ from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.planning.planner import plan_policy
 from scalekv_core.plugins.registry import Registry
 from scalekv_core.session.calibration import calibrate
-from scalekv_core.session.session import compress
+from scalekv_core.session.compress import compress
 from scalekv_core.testing import toy
 
 TOY = ("explain", "3", "--model", "toy", "--policy", "windowed")

@@ -17,7 +17,7 @@ from scalekv_core.memory.attention_dry_run import attending_bytes
 from scalekv_core.memory.meter import PeakMeter
 from scalekv_core.planning.assumed import assumed_profile
 from scalekv_core.planning.planner import Planned, plan_policy
-from scalekv_core.session.session import compress
+from scalekv_core.session.compress import compress
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.policy import Policy
-from scalekv_core.session.session import Session, attached
+from scalekv_core.session.attaching import attached
+from scalekv_core.session.session import Session
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.testing.cases import GenerationCase
 from scalekv_core.testing.common import NeverApplies, NotApplicable, all_same, made_on_few, same_bits

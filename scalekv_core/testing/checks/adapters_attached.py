@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from scalekv_core.contracts.policy import Policy
-from scalekv_core.session.session import Session, attached
+from scalekv_core.session.attaching import attached
+from scalekv_core.session.session import Session
 from scalekv_core.testing.cases import GenerationCase
 from scalekv_core.testing.checks.adapters import Make, start
 from scalekv_core.testing.common import all_same, check_randomness, made_on_few
