@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scalekv_core import ops
 from scalekv_core.memory.meter import StorageTracker
+from scalekv_core.ops.folding import _sorted_bins
 
 sizes = st.integers(1, 5)
 
@@ -227,7 +228,7 @@ def test_bins_are_sorted_stably_whatever_their_number(bins: int) -> None:
     """With 16 bits to tell them apart and with more."""
     bin_of = torch.randint(0, bins, (5000,), generator=torch.Generator().manual_seed(bins)) // 100 * 100
     bin_of[:2] = torch.tensor([bins - 1, 0])
-    mine, theirs = ops._sorted_bins(bin_of, bins), bin_of.sort(stable=True)
+    mine, theirs = _sorted_bins(bin_of, bins), bin_of.sort(stable=True)
 
     assert torch.equal(theirs.values, mine[0])
     assert torch.equal(theirs.indices, mine[1])
