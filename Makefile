@@ -67,11 +67,15 @@ lint: .venv/ready  ## format, lint and types
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-wheel: .venv/ready  ## build the wheel, install it into a clean environment, ask it for its policies
+wheel: .venv/ready  ## build sdist and wheel, check them, install each into a clean environment, and run what README shows
 	rm -rf dist build/clean
-	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
 	$(PYTHON) -m venv build/clean
-	build/clean/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	build/clean/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.tar.gz
+	build/clean/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/*.whl
+	sed -n '/^```python/,/^```/p' README.md | grep -v '^```' > build/ten_lines.py
+	cd build && clean/bin/python ten_lines.py
 	cd build && clean/bin/scalekv policies && clean/bin/scalekv generate 3 --policy scalekv --budget 10% --out clean/out && clean/bin/scalekv generate "a red circle" --policy scalekv --budget 10% --out clean/captions
 
 example:  ## install scalekv and the example plugin into a clean environment, and run the plugin's tests there

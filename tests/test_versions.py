@@ -50,3 +50,18 @@ def test_make_lowest_installs_what_is_declared() -> None:
 def test_torch_is_pinned(name: str) -> None:
     """The Makefile reads its version there: without a pin pip would fetch gigabytes of another build."""
     assert re.fullmatch(r"\d+\.\d+(\.\d+)?", pinned(name)["torch"])
+
+
+def test_the_version_stands_in_one_more_place() -> None:
+    """CITATION.cff cites the version that pyproject.toml builds."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_every_extra_is_described() -> None:
+    """docs/installing.md has a row for each extra, and no others."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "installing.md").read_text(), re.MULTILINE)
+
+    assert sorted(extras) == sorted(rows)
