@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import typer
+
 from scalekv_core.cli import console
 from scalekv_core.cli.compare import Run
 from scalekv_core.cli.installed import the_registry
@@ -42,7 +44,11 @@ def run(question: Question, how: Run, *, plan_only: bool) -> None:
     command = shlex.join(["scalekv", *sys.argv[1:]])
     study = Study.begin(plan, how.out, models, loading=loading, registry=registry, engine=engine, command=command)
     models.clear()  # a worker loads its own
-    follow(study)
+    try:
+        follow(study)
+    except KeyboardInterrupt:
+        console.complain(f"interrupted with {study.store.cells} of {plan.cells} cells; the same command runs the rest")
+        raise typer.Exit(130) from None
     study.finish()
     tell_results(study.store, how.out)
     if missing := study.missing():

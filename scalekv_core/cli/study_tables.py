@@ -109,6 +109,23 @@ def show_ratio(row: Row) -> str:
     return "" if np.isnan(ratios).all() else number(float(np.nanmedian(ratios)), 2)
 
 
+def show_difference(apart: Interval) -> str:
+    """A paired difference with its interval, or that the images do not tell the two apart.
+
+    >>> show_difference(Interval(value=-1.5, low=-2.0, high=-1.0, images=9))
+    '-1.500 (-2.000 to -1.000)'
+    >>> show_difference(Interval(value=-0.5, low=-2.0, high=1.0, images=9))
+    'not told apart'
+    """
+    if math.isnan(apart.value):
+        return "no number"
+    if not (apart.low > 0 or apart.high < 0):  # also where one image gives no interval
+        return "not told apart"
+    if math.isinf(apart.value):
+        return "infinite" if apart.value > 0 else "-infinite"
+    return f"{number(apart.value)} ({number(apart.low)} to {number(apart.high)})"
+
+
 def tell_recommendation(folder: Path, memory: str, metric: str | None) -> None:
     """The best setting that fits, the runner-up, and the price of half the memory."""
     store = Store.open(located(folder, the_registry()))
@@ -118,8 +135,10 @@ def tell_recommendation(folder: Path, memory: str, metric: str | None) -> None:
     for results in results_of(store, the_registry()):
         found = recommend(results, size, by)
         console.heading(f"{results.model}, {format_bytes(size)} for the cache, best {by}")
-        table = console.table("", "setting", by, "peak", text=("", "setting"))
-        for what, row in (("best", found.best), ("second", found.second), ("in half the memory", found.half)):
+        table = console.table("", "setting", by, "to best", "peak", text=("", "setting"))
+        for what, row in (("best", found.best), ("runner-up", found.second), ("half the memory", found.half)):
             if row is not None:
-                console.row(table, what, row.label, show(results.summary(row, by)), format_bytes(row.peak_bytes or 0))
+                price = "" if row is found.best else show_difference(results.apart(row, found.best, by))
+                peak = format_bytes(row.peak_bytes or 0)
+                console.row(table, what, row.label, show(results.summary(row, by)), price, peak)
         console.out.print(table)

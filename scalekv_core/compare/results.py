@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from scalekv_core.compare.cells import WHOLE
 from scalekv_core.compare.picture_files import IMAGES
-from scalekv_core.compare.ranking import Floats, Interval, Pool, Ranked, Resamples, interval, mean, ranking
+from scalekv_core.compare.ranking import Floats, Interval, Pool, Ranked, Resamples, difference, interval, mean, ranking
 from scalekv_core.compare.store import UNMODIFIED, Store
 from scalekv_core.errors import InputError, UnknownName
 from scalekv_core.models.metric import Metric, PairMetric
@@ -112,6 +112,10 @@ class Results:
     def summary(self, row: Row, metric: str) -> Interval:
         """A figure of a setting over all images."""
         return interval(row.figures[metric], self.resamples, pool=self.pool(metric))
+
+    def apart(self, row: Row, other: Row, metric: str) -> Interval:
+        """By how much the figure of one setting exceeds that of another, image by image."""
+        return difference(row.figures[metric], other.figures[metric], self.resamples, pool=self.pool(metric))
 
     def ranked(self, metric: str) -> list[Ranked[int]]:
         """Settings by id, from best to worst."""

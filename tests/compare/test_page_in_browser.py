@@ -49,6 +49,7 @@ class Tab:
         if dark:
             how = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
             self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", how)
+        self.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
         self.driver.get(file.as_uri())
 
     def js(self, script: str) -> Any:

@@ -53,7 +53,8 @@ function makeTable(table, columns, rows, {more, count, onClick, selected, sortBy
     if (found.length > shown) {
       const button = document.createElement("button");
       button.type = "button";
-      button.textContent = `show ${Math.min(STEP, found.length - shown)} more of ${found.length - shown}`;
+      const rest = found.length - shown;
+      button.textContent = rest > STEP ? `show ${STEP} of ${rest} more` : `show ${rest} more`;
       button.addEventListener("click", () => { shown += STEP; draw(); });
       more.append(button);
     }
