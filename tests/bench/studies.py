@@ -11,6 +11,7 @@ processor time, or measured in turns.
 
 from __future__ import annotations
 
+import argparse
 import resource
 import subprocess
 import sys
@@ -158,13 +159,16 @@ def ray() -> None:
           f"{(took['1 worker'] - took['in this process']) * 1e3:.0f} ms to a cell")  # fmt: skip
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """One of the four, by name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["overhead", "memory", "memory-of", "page", "ray"])
+    parser.add_argument("seeds", nargs="?", type=int, default=1, help="of memory-of, which memory starts")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    name, *arguments = sys.argv[1:] or ["overhead"]
-    {
-        "overhead": overhead,
-        "memory": memory,
-        "memory-of": lambda: memory_of(int(arguments[0])),
-        "page": page,
-        "ray": ray,
-    }[name]()
+    measure = {"overhead": overhead, "memory": memory, "page": page, "ray": ray}
+    measure.get(asked.what, lambda: memory_of(asked.seeds))()
+
+
+if __name__ == "__main__":
+    main()
