@@ -108,4 +108,4 @@ bench: .venv/ready  ## attention at Infinity-2B geometry: time, shares and bytes
 	$(BIN)/scalekv bench
 
 clean:  ## forget environments and outputs
-	rm -rf .venv .venv-gpu build dist demo site .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-gpu build dist demo site .cache .hypothesis .pytest_cache .mypy_cache .ruff_cache
