@@ -127,16 +127,16 @@ class ScaleKVAllocator(BudgetAllocator):
     decay: float = field(default=4 * 70 / 650, validator=_less_than_refiner)
 
     def allocate(self, geometry: CacheGeometry, roles: LayerRoles, slots: int) -> CachePlan:
-        places, schedule = geometry.slots_per_token, geometry.schedule
+        per_token, schedule = geometry.slots_per_token, geometry.schedule
         refuse_less_than_one_each(geometry, slots)
         capacity = np.empty((len(schedule), geometry.layers, geometry.heads), dtype=np.int64)
         keepable = schedule.keepable()
         capacity[:] = np.asarray(keepable)[:, None, None]
         drafters = roles.is_role(DRAFTER)
-        evicting = [k for k, tokens in enumerate(keepable) if tokens * places > slots]
+        evicting = [k for k, tokens in enumerate(keepable) if tokens * per_token > slots]
         for step, k in enumerate(evicting):
             before = capacity[k - 1] if k else 0
-            least = self.refiner_tokens(slots / places, step, len(evicting))
+            least = self.refiner_tokens(slots / per_token, step, len(evicting))
             there = np.minimum(before + np.full_like(capacity[k], schedule.tokens[k]), keepable[k])
             capacity[k] = _split(slots, there, drafters[k + 1], least)
         return CachePlan(schedule, capacity)

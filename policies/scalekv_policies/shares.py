@@ -20,11 +20,11 @@ def refuse_less_than_one_each(geometry: CacheGeometry, slots: int) -> None:
 def fair_shares(total: int, limits: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> NDArray[np.int64]:
     """``total`` spread in proportion to the weights (all alike if None); what one can't hold goes to the others.
 
-    Shares are rounded down, so that up to one token each may be left over; places that are alike get the same.
+    Shares are rounded down, so that up to one token each may be left over; those that are alike get the same.
 
     Args:
         total: at least 0.
-        limits: [U] the most that each place can hold.
+        limits: [U] the most that each can hold.
         weights: [U] above 0.
 
     >>> fair_shares(20, np.array([2, 9, 30])).tolist()

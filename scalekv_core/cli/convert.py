@@ -38,13 +38,13 @@ def convert(source: Source, out: Out, dtype: Dtype = None) -> None:
     Streams tensor by tensor. The folder that is written can be named with --weights; nothing in the source is run.
     """
     from scalekv_core.cli import writing
-    from scalekv_core.models.weights.conversion import check_room, conversions
+    from scalekv_core.models.weights.conversion import check_disk_space, conversions
     from scalekv_core.pipeline import loading
 
     wanted = None if dtype is None else loading.read_dtype(dtype)
     writing.check_directory(out)
     found, left = conversions(source, known_formats(), dtype=wanted)
-    check_room(found, out)
+    check_disk_space(found, out)
     write(found, out)
     if left:
         console.say(f"left alone, since no installed model is loaded from it: {', '.join(path.name for path in left)}")

@@ -46,7 +46,12 @@ def figure_of_plan(planned: Planned) -> Figure:
     panels = 1 + _role_panels(roles) + (roles.scores is not None)
     figure = _figure(2.8 + 0.38 * len(plan.schedule), 0.9 + panels * (0.9 + 0.17 * plan.layers))
     axes = iter(figure.subplots(panels, 1, squeeze=False)[:, 0])
-    _shares(figure, next(axes), "kept tokens that the scale attends to, share of its history", visible_share(plan))
+    _shares(
+        figure,
+        next(axes),
+        "kept tokens that the scale attends to, share of its history (×: it has none)",
+        visible_share(plan),
+    )
     if len(roles.names) > 1 and _whole_layers(roles):
         _categories(figure, next(axes), "role of the layer at the scale", roles)
     elif len(roles.names) > 1:
@@ -89,7 +94,9 @@ def figure_of_kept(explanation: Explanation) -> Figure:
             axis.set_title(f"{h}x{w}: {share.sum():.4g} of {share.size}", fontsize=SMALL, pad=3)
         line[0].set_ylabel(_layer_in_words(shown.planned.roles, layer), fontsize=8)
     _kept_legend(figure, shown)
-    figure.suptitle(f"{shown.planned.policy.name}, {shown.planned.budget}: tokens of each map that the last scale attends to", fontsize=9)  # fmt: skip
+    counts = "; numbers are means over heads" if shown.head is None else ""
+    what = f"tokens of each map that the last scale attends to{counts}"
+    figure.suptitle(f"{shown.planned.policy.name}, {shown.planned.budget}: {what}", fontsize=9)
     return figure
 
 

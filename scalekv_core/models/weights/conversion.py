@@ -86,7 +86,7 @@ def conversions(
     return found, left
 
 
-def check_room(found: Sequence[Conversion], out: Path) -> None:
+def check_disk_space(found: Sequence[Conversion], out: Path) -> None:
     """Refuses what would overwrite a file, or not fit; called before anything is written.
 
     Raises:

@@ -127,8 +127,8 @@ def check_a_small_budget_drops(make: Make, case: ImageCase) -> None:
     """A budget below the whole history drops tokens: a policy that does nothing is an error, not silence."""
     policy = make()
     planned, image = plan_for(policy, case), Image.of(policy, case)
-    places = case.geometry.slots_per_token
-    if planned.slots > case.maps.last_history * places - places:
+    per_token = case.geometry.slots_per_token
+    if planned.slots > case.maps.last_history * per_token - per_token:
         raise NotApplicable("it buys the whole history, or nearly")
     assert planned.plan.drops, f"under {planned.budget} its plan drops nothing"
     cache = image.cache()
