@@ -8,7 +8,10 @@ from scalekv_core.contracts.defaults import Dense, Drop, OneRole
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 from scalekv_core.plugins.hookspecs import hookimpl
+from scalekv_policies.ada_kv import HeadDemand, ada_kv
 from scalekv_policies.ams_kv import CondensedAndLocal, ams_kv
+from scalekv_policies.by_score import ByScore
+from scalekv_policies.cake import LayerPreference, MeanAndVariance, cake
 from scalekv_policies.diagonal import Diagonal, diagonal
 from scalekv_policies.float8 import Float8
 from scalekv_policies.fold import Fold, ValueMass, fold
@@ -33,7 +36,9 @@ from scalekv_policies.uniform import EvenBudget, UniformSelector, random, slidin
 @hookimpl
 def scalekv_policies() -> Mapping[str, Callable[[], Policy]]:
     return {
+        "ada-kv": ada_kv,
         "ams-kv": ams_kv,
+        "cake": cake,
         "diagonal": diagonal,
         "fold": fold,
         "full": full,
@@ -53,6 +58,8 @@ def scalekv_policies() -> Mapping[str, Callable[[], Policy]]:
 @hookimpl
 def scalekv_layer_classifiers() -> Mapping[str, Callable[[], LayerClassifier]]:
     return {
+        "ada-kv": HeadDemand,
+        "cake": LayerPreference,
         "heatkv": ScaleAttention,
         "one-role": OneRole,
         "scalekv": ScaleKVClassifier,
@@ -63,6 +70,7 @@ def scalekv_layer_classifiers() -> Mapping[str, Callable[[], LayerClassifier]]:
 @hookimpl
 def scalekv_budget_allocators() -> Mapping[str, Callable[[], BudgetAllocator]]:
     return {
+        "by-score": ByScore,
         "even": EvenBudget,
         "everything": Everything,
         "heatkv": WholeMapsPerHead,
@@ -76,6 +84,7 @@ def scalekv_budget_allocators() -> Mapping[str, Callable[[], BudgetAllocator]]:
 def scalekv_token_selectors() -> Mapping[str, Callable[[], TokenSelector]]:
     return {
         "ams-kv": CondensedAndLocal,
+        "cake": MeanAndVariance,
         "diagonal": Diagonal,
         "h2o": HeavyHitters,
         "scalekv": ScaleKVSelector,

@@ -51,12 +51,16 @@ class SnapSelector(ScoringSelector):
 
     def score(self, view: CacheView, keep: int) -> Tensor:
         window = min(self.window, view.current)
-        mass = view.attention_mass(view.table(torch.arange, view.current - window, view.current))
+        looked_at = self.window_scores(view, window)
         before = view.tokens - window
-        scores = torch.cat([self._pooled(mass[:, :, :before]), mass[:, :, before:]], dim=2)
+        scores = torch.cat([self._pooled(looked_at[:, :, :before]), looked_at[:, :, before:]], dim=2)
         certain = min(window, int(self.protect * keep))
         scores[:, :, view.tokens - certain :] = torch.inf
         return scores
+
+    def window_scores(self, view: CacheView, window: int) -> Tensor:
+        """(B, H, N) float32 what the last ``window`` queries of the map make of every token, before pooling; read-only."""
+        return view.attention_mass(view.table(torch.arange, view.current - window, view.current))
 
     def _pooled(self, scores: Tensor) -> Tensor:
         if self.kernel == 1 or scores.shape[2] == 0:

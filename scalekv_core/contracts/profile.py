@@ -19,6 +19,8 @@ from scalekv_core.shapes.schedule import ScaleSchedule
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Shares of the history for which concentration is measured unless asked otherwise."""
+FURTHER = ("entropy", "column_variance")
+"""What profiles of older versions lack."""
 
 
 @frozen(eq=False, kw_only=True)
@@ -33,7 +35,12 @@ class AttentionProfile:
         fractions: [F] the shares of the history for which ``top_share`` was measured.
         top_share: [K, L, H, F] how much of a query's history mass its strongest ``ceil(fraction * N_k)`` history
             tokens hold, chosen per query; 1 where there is no history.
+        entropy: [K, L, H] how widely a query's attention is spread: -sum of p log p over all tokens in view, in nats.
+        column_variance: [K, L, H] how much what queries attend to differs between them: the variance of a token's attention
+            over the queries of a map, summed over tokens.
         provenance: {name: text} prompts, images, queries, dtype, date, versions.
+
+    Profiles of older versions lack ``entropy`` and ``column_variance``: ask :meth:`measured` for them.
     """
 
     model: str
@@ -41,6 +48,8 @@ class AttentionProfile:
     mass: NDArray[np.float32]
     fractions: tuple[float, ...] = FRACTIONS
     top_share: NDArray[np.float32]
+    entropy: NDArray[np.float32] | None = None
+    column_variance: NDArray[np.float32] | None = None
     provenance: Mapping[str, str] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -49,7 +58,11 @@ class AttentionProfile:
             raise ProfileError(f"attention mass is [K={scales}, L, H, K={scales}]; got shape {self.mass.shape}")
         if self.top_share.shape != (*self.mass.shape[:3], len(self.fractions)):
             raise ProfileError(f"top_share is [K, L, H, F={len(self.fractions)}]; got shape {self.top_share.shape}")
-        if not (np.isfinite(self.mass).all() and np.isfinite(self.top_share).all()):
+        further = {name: measure for name in FURTHER if (measure := getattr(self, name)) is not None}
+        for name, measure in further.items():
+            if measure.shape != self.mass.shape[:3]:
+                raise ProfileError(f"{name} is [K, L, H] = {self.mass.shape[:3]}; got shape {measure.shape}")
+        if not all(np.isfinite(measure).all() for measure in (self.mass, self.top_share, *further.values())):
             raise ProfileError("the profile holds numbers that are not finite; calibrate again")
 
     @property
@@ -77,6 +90,20 @@ class AttentionProfile:
         raise ProfileError(
             f"the profile of {self.model!r} has no concentration for {fraction:g} of the history; it has {listed}"
         )
+
+    def measured(self, name: str) -> NDArray[np.float32]:
+        """[K, L, H] the entropy or column variance.
+
+        Raises:
+            ProfileError: the profile was made by a version that did not measure it.
+        """
+        measure: NDArray[np.float32] | None = getattr(self, name)
+        if measure is None:
+            raise ProfileError(
+                f"the profile of {self.model!r} has no {name.replace('_', ' ')}, which this version of scalekv measures; "
+                f"make a new one with: scalekv calibrate --model {self.model}"
+            )
+        return measure
 
     def check_fits(self, geometry: CacheGeometry, model: str | None = None) -> None:
         """Raises ProfileError unless this was measured on a model of that shape, schedule and (if given) name."""
@@ -110,7 +137,11 @@ class AttentionProfile:
             "fractions": self.fractions,
             "provenance": dict(self.provenance),
         }
-        arrays = {"mass": np.ascontiguousarray(self.mass), "top_share": np.ascontiguousarray(self.top_share)}
+        arrays = {
+            name: np.ascontiguousarray(measure)
+            for name in ("mass", "top_share", *FURTHER)
+            if (measure := getattr(self, name)) is not None
+        }
         Path(path).write_bytes(save(arrays, metadata={"scalekv_profile": json.dumps(header)}))
 
     @classmethod
@@ -131,6 +162,7 @@ class AttentionProfile:
                     mass=file.get_tensor("mass"),
                     fractions=tuple(header["fractions"]),
                     top_share=file.get_tensor("top_share"),
+                    **{name: file.get_tensor(name) for name in FURTHER if name in file.keys()},  # noqa: SIM118
                     provenance=header["provenance"],
                 )
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, ProfileError) as error:

@@ -40,10 +40,13 @@ def assumed_profile(geometry: CacheGeometry, drafters: Sequence[int]) -> Attenti
         mass[k, :, :, k] = current[k]
     top = np.where(current < 0.5, 0.3, 0.8).astype(np.float32)
     top[0] = 1.0
+    far = np.where(current < 0.5, 3.0, 1.0).astype(np.float32)
     return AttentionProfile(
         model="assumed",
         schedule=geometry.schedule,
         mass=mass,
         top_share=np.repeat(top[..., None], len(FRACTIONS), axis=-1),
+        entropy=far,
+        column_variance=far * np.float32(0.1),
         provenance={"assumed": f"not measured: drafters are layers {', '.join(map(str, drafters)) or 'none'}"},
     )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from itertools import accumulate, pairwise
 from typing import Any
 
+import numpy as np
 import torch
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scalekv_core import ops
@@ -33,6 +36,17 @@ class _Nobody(TokenSelector):
         raise AssertionError("calibration keeps everything")
 
 
+@frozen(eq=False, kw_only=True)
+class _Sums:
+    """float64 sums over queries and rows; ``weight`` is how many there were."""
+
+    mass: Tensor  # [K, L, H, K]
+    share: Tensor  # [K, L, H, F]
+    entropy: Tensor  # [K, L, H]
+    variance: Tensor  # [K, L, H]
+    weight: Tensor  # [K, L]
+
+
 @define(eq=False)
 class Calibration:
     """Sums of attention, gathered while images are generated inside :func:`calibrate`.
@@ -48,27 +62,32 @@ class Calibration:
     fractions: tuple[float, ...] = FRACTIONS
     provenance: dict[str, str] = field(factory=dict)
     images: int = 0
-    _mass: Tensor | None = None  # [K, L, H, K] float64
-    _share: Tensor | None = None  # [K, L, H, F] float64
-    _weight: Tensor | None = None  # [K, L] queries x rows
+    _sums: _Sums | None = None
 
     @torch.no_grad()
     def __call__(self, view: CacheView, kept: Tensor | None) -> None:
         """Adds one scale of one layer: the cache's observer."""
         if view.schedule != self.geometry.schedule:
             self._begin(view.schedule)
-        mass, share, weight = self._sums(view.k.device)
+        sums = self._sums or self._zeros(view.k.device)
         step = max(1, -(-view.current // self.queries))
         queries = (
             view.queries(torch.arange(view.current, device=view.q.device)[step // 2 :: step]) if step > 1 else view.q
         )
         keys, sources = _read(view)
+        where, number = (view.scale, view.layer), queries.shape[2]
+        columns = queries.new_zeros(2, *keys.shape[:3], dtype=torch.float32)  # sums over queries of p and of p^2
         for part in queries.split(ops.chunk_length(keys), dim=2):
             probabilities = ops.attention_probabilities(part, keys, view.softmax_scale)
             for source, (start, stop) in sources.items():
-                mass[view.scale, view.layer, :, source] += probabilities[..., start:stop].sum(dim=(0, 2, 3)).double()
-            share[view.scale, view.layer] += self._shares(probabilities[..., : keys.shape[2] - view.current])
-        weight[view.scale, view.layer] += queries.shape[0] * queries.shape[2]
+                sums.mass[where][:, source] += probabilities[..., start:stop].sum(dim=(0, 2, 3)).double()
+            sums.share[where] += self._shares(probabilities[..., : keys.shape[2] - view.current])
+            sums.entropy[where] += torch.special.entr(probabilities).sum(dim=(0, 2, 3)).double()
+            columns += torch.stack([probabilities.sum(dim=2), probabilities.square().sum(dim=2)])
+        mean, mean_of_squares = columns / number
+        variance = (mean_of_squares - mean.square()).clamp_min(0).sum(dim=(0, 2))
+        sums.variance[where] += variance.double() * number
+        sums.weight[where] += queries.shape[0] * number
         last = (len(view.schedule) - 1, self.geometry.layers - 1)
         self.images += (view.scale, view.layer) == last
 
@@ -78,15 +97,24 @@ class Calibration:
         Raises:
             SessionError: no image was generated.
         """
-        if not self.images or self._mass is None or self._share is None or self._weight is None:
+        if not self.images or self._sums is None:
             raise SessionError("calibration has seen no image; generate one inside the block")
-        weight = self._weight[:, :, None, None]
+        sums, weight = self._sums, self._sums.weight[:, :, None]
+
+        def mean(total: Tensor) -> NDArray[np.float32]:
+            averages: NDArray[np.float32] = (
+                (total / weight.view(*weight.shape, *[1] * (total.dim() - 3))).float().cpu().numpy()
+            )
+            return averages
+
         return AttentionProfile(
             model=self.model,
             schedule=self.geometry.schedule,
-            mass=(self._mass / weight).float().cpu().numpy(),
+            mass=mean(sums.mass),
             fractions=self.fractions,
-            top_share=(self._share / weight).float().cpu().numpy(),
+            top_share=mean(sums.share),
+            entropy=mean(sums.entropy),
+            column_variance=mean(sums.variance),
             provenance={
                 **self.provenance,
                 "batches": str(self.images),
@@ -101,7 +129,7 @@ class Calibration:
         if self.images:
             raise SessionError(f"calibration of maps {self.geometry.schedule} was given {schedule}; do one at a time")
         self.geometry = evolve(self.geometry, schedule=schedule)
-        self._mass = self._share = self._weight = None
+        self._sums = None
 
     def _shares(self, history: Tensor) -> Tensor:
         """(H, F) sums over rows and queries of what the strongest tokens hold of the history's mass."""
@@ -113,15 +141,19 @@ class Calibration:
         shares = best[..., last] / best[..., -1:].clamp_min(torch.finfo(best.dtype).tiny)
         return shares.double().sum(dim=(0, 2))
 
-    def _sums(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        if self._mass is None or self._share is None or self._weight is None:
-            scales = len(self.geometry.schedule)
-            shape = (scales, self.geometry.layers, self.geometry.heads)
-            with torch.inference_mode(False):  # sums that images in any mode can be added to
-                self._mass = torch.zeros(*shape, scales, dtype=torch.float64, device=device)
-                self._share = torch.zeros(*shape, len(self.fractions), dtype=torch.float64, device=device)
-                self._weight = torch.zeros(shape[:2], dtype=torch.float64, device=device)
-        return self._mass, self._share, self._weight
+    def _zeros(self, device: torch.device) -> _Sums:
+        scales = len(self.geometry.schedule)
+        shape = (scales, self.geometry.layers, self.geometry.heads)
+        with torch.inference_mode(False):  # sums that images in any mode can be added to
+            zeros = functools.partial(torch.zeros, dtype=torch.float64, device=device)
+            self._sums = _Sums(
+                mass=zeros(*shape, scales),
+                share=zeros(*shape, len(self.fractions)),
+                entropy=zeros(shape),
+                variance=zeros(shape),
+                weight=zeros(shape[:2]),
+            )
+        return self._sums
 
 
 @contextlib.contextmanager

@@ -27,7 +27,9 @@ SMALL, LONGER = (evolve(TINY, schedule=ScaleSchedule.square(*[1, 1, 1, 1, 2, 3] 
 KEPT = 6
 LOOKS_AT_NO_TENSOR, LOOKS, FOLDS = 12, 25, 45
 EVICTED = {
+    "ada-kv": LOOKS,
     "ams-kv": LOOKS_AT_NO_TENSOR,
+    "cake": LOOKS,
     "diagonal": LOOKS_AT_NO_TENSOR,
     "sliding": LOOKS_AT_NO_TENSOR,
     "streaming": LOOKS_AT_NO_TENSOR,

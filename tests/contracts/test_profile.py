@@ -42,6 +42,20 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     again.check_fits(GEOMETRY, "toy")
 
 
+def test_further_measures_come_back_or_are_named(tmp_path: Path) -> None:
+    """A profile of an older version lacks them: who asks is told the command that measures them."""
+    entropy, variance = np.random.default_rng(2).random((2, 3, 2, 3), dtype=np.float32)
+    made(entropy=entropy, column_variance=variance).save(tmp_path / "a.safetensors")
+    again = AttentionProfile.load(tmp_path / "a.safetensors")
+
+    assert np.array_equal(entropy, again.measured("entropy"))
+    assert np.array_equal(variance, again.measured("column_variance"))
+    with pytest.raises(ProfileError, match=r"'toy' has no column variance.*scalekv calibrate --model toy"):
+        made(entropy=entropy).measured("column_variance")
+    with pytest.raises(ProfileError, match=r"entropy is \[K, L, H\] = \(3, 2, 3\); got shape \(3, 2\)"):
+        made(entropy=entropy[..., 0])
+
+
 def test_arrays_that_lie_otherwise_in_memory_are_saved_right(tmp_path: Path) -> None:
     """A transposed array is saved correctly, although safetensors writes memory as it is."""
     profile = made()

@@ -42,8 +42,8 @@ class Recorder(ConcatCache):
         return out
 
 
-def direct(model: ToyImageModel, queries: int, fractions: tuple[float, ...]) -> tuple[NDArray, NDArray]:
-    """Mass [K, L, H, K] and top shares [K, L, H, F], one query at a time in float64."""
+def direct(model: ToyImageModel, queries: int, fractions: tuple[float, ...]) -> tuple[NDArray, ...]:
+    """Mass [K, L, H, K], top shares [K, L, H, F], entropy and column variance [K, L, H], one query at a time in float64."""
     module = cast(ToyModel, model.module)
     before, images = module.new_cache, []
     module.new_cache = lambda schedule: images.append([[], [], []]) or Recorder(images[-1])  # type: ignore[func-returns-value]
@@ -51,6 +51,7 @@ def direct(model: ToyImageModel, queries: int, fractions: tuple[float, ...]) -> 
         model.generate(labels, seeds=[0] * len(labels))
     module.new_cache = before
     mass, share, seen = np.zeros((4, 3, 4, 4)), np.zeros((4, 3, 4, len(fractions))), np.zeros((4, 3, 4))
+    entropy, variance = np.zeros((4, 3, 4)), np.zeros((4, 3, 4))
     for image in images:
         for layer, maps in enumerate(image):
             for scale, (q, k, softmax_scale) in enumerate(maps):
@@ -59,6 +60,7 @@ def direct(model: ToyImageModel, queries: int, fractions: tuple[float, ...]) -> 
                 chosen = list(range(n)) if n <= queries else list(range(step // 2, n, step))
                 for row in range(q.shape[0]):
                     for head in range(4):
+                        of_queries = []
                         for query in chosen:
                             p = (
                                 (softmax_scale * k[row, head].double() @ q[row, head, query].double())
@@ -69,7 +71,10 @@ def direct(model: ToyImageModel, queries: int, fractions: tuple[float, ...]) -> 
                             for position, attention in enumerate(p):
                                 mass[scale, layer, head, SCHEDULE.scale_of(position)] += attention
                             share[scale, layer, head] += shares(p[: SCHEDULE.history[scale]], fractions)
-    return mass / seen[..., None], share / seen[..., None]
+                            entropy[scale, layer, head] -= (p * np.log(p)).sum()
+                            of_queries.append(p)
+                        variance[scale, layer, head] += np.var(of_queries, axis=0).sum() * len(chosen)
+    return mass / seen[..., None], share / seen[..., None], entropy / seen, variance / seen
 
 
 def shares(history: NDArray, fractions: tuple[float, ...]) -> list[float]:
@@ -93,10 +98,12 @@ def test_it_is_the_direct_computation(model: ToyImageModel, queries: int) -> Non
     """Every number, over three batches of different sizes, with all queries of a map and with few of them."""
     fractions = (0.1, 0.34, 0.5, 1.0)
     profile = measured(model, queries, fractions)
-    mass, share = direct(model, queries, fractions)
+    mass, share, entropy, variance = direct(model, queries, fractions)
 
     np.testing.assert_allclose(profile.mass, mass, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(profile.top_share, share, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(profile.measured("entropy"), entropy, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(profile.measured("column_variance"), variance, rtol=1e-3, atol=1e-6)
     assert np.float32 == profile.mass.dtype == profile.top_share.dtype
 
 

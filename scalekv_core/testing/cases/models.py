@@ -8,7 +8,7 @@ from attrs import field, frozen
 from attrs.validators import in_
 from torch import Tensor
 
-from scalekv_core.contracts.profile import FRACTIONS, AttentionProfile
+from scalekv_core.contracts.profile import FRACTIONS, FURTHER, AttentionProfile
 from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
@@ -85,8 +85,15 @@ class ProfileCase(ModelCase):
         if self.fractions == "more":
             fractions = (0.001, *fractions)
             share = np.concatenate([share[..., :1] / np.float32(2), share], axis=-1)
+        entropy, variance = (rng.uniform(0.1, 5, self.shape).astype(np.float32) for _ in FURTHER)
         return AttentionProfile(
-            model=self.name, schedule=self.maps, mass=mass, fractions=fractions, top_share=share.astype(np.float32)
+            model=self.name,
+            schedule=self.maps,
+            mass=mass,
+            fractions=fractions,
+            top_share=share.astype(np.float32),
+            entropy=entropy,
+            column_variance=variance,
         )
 
 

@@ -1,0 +1,97 @@
+"""CAKE: layers whose attention is spread widely and moves a lot hold more; tokens that some query needs stay.
+
+Qin et al., "CAKE: Cascading and Adaptive KV Cache Eviction with Layer Preferences", ICLR 2025, arXiv 2503.12491.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from attrs.validators import ge, gt, in_
+from torch import Tensor
+
+from scalekv_core import ops
+from scalekv_core.contracts.policy import Policy
+from scalekv_core.contracts.profile import AttentionProfile
+from scalekv_core.contracts.roles import LayerRoles
+from scalekv_core.contracts.strategies import LayerClassifier
+from scalekv_core.contracts.view import CacheView
+from scalekv_core.errors import ProfileError
+from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_policies.by_score import ByScore
+from scalekv_policies.snapkv import SnapSelector
+
+
+@frozen(kw_only=True)
+class LayerPreference(LayerClassifier):
+    """One role; as score of a layer its preference, from calibration (equations 3 to 5 of the paper)::
+
+        P(k, l) = H(k, l)^(1 / dispersion)  x  V(k, l)^(1 / shift)
+
+    with H the entropy of a query's attention and V the variance of a token's attention over queries, summed over tokens; both
+    are means over heads. The paper measures them for each prompt while it is read, and evicts layer by layer as budgets shrink;
+    here they are measured once, so that the bytes of an image are known before it is generated.
+
+    Attributes:
+        dispersion, shift: temperatures; the paper chooses them for each model.
+    """
+
+    needs_profile: ClassVar[bool] = True
+
+    dispersion: float = field(default=1.0, validator=gt(0.0))
+    shift: float = field(default=1.0, validator=gt(0.0))
+
+    def classify(self, profile: AttentionProfile | None, geometry: CacheGeometry) -> LayerRoles:
+        if profile is None:
+            raise ProfileError("classifier 'cake' needs an attention profile; make one with: scalekv calibrate")
+        entropy, variance = (
+            profile.measured(name).mean(axis=2, dtype=np.float64).clip(min=0) for name in ("entropy", "column_variance")
+        )
+        preference = entropy ** (1 / self.dispersion) * variance ** (1 / self.shift)
+        alike = LayerRoles.alike("any", geometry)
+        return LayerRoles(alike.names, alike.labels, np.tile(preference[..., None], (1, 1, geometry.heads)))
+
+
+@frozen(kw_only=True)
+class MeanAndVariance(SnapSelector):
+    """As `snapkv`, where a token counts that is looked at much on average or by some queries of the window much more than by others::
+
+        s_j = sum over i in W of alpha_ij  +  gamma  x  |W|  x  variance over i in W of alpha_ij
+
+    (equation 8 of the paper, times the number of queries). Its pooling is an average.
+
+    Attributes:
+        gamma: how much the variance counts; the paper's 200.
+    """
+
+    pooling: Literal["max", "avg"] = field(default="avg", validator=in_(("max", "avg")))
+    gamma: float = field(default=200.0, validator=ge(0.0))
+
+    @property
+    def claims(self) -> frozenset[str]:
+        return super().claims - {"follows_attention"}
+
+    def window_scores(self, view: CacheView, window: int) -> Tensor:
+        queries = view.q[:, :, view.current - window :]
+        bias = None if view.counts is None else view.counts.log().unsqueeze(2)
+        total = view.k.new_zeros(view.k.shape[:3], dtype=torch.float32)
+        squares = torch.zeros_like(total)
+        for part in queries.split(ops.chunk_length(view.k), dim=2):
+            attention = ops.attention_probabilities(part, view.k, view.softmax_scale, bias)
+            total += attention.sum(dim=2)
+            squares += attention.square().sum(dim=2)
+        return total + self.gamma * (squares - total.square() / window).clamp_min(0)
+
+
+def cake() -> Policy:
+    """Keeps what the last queries of each map attend to, or some of them do; layers with widespread, moving attention hold more."""
+    return Policy(
+        name="cake",
+        classifier=LayerPreference(),
+        allocator=ByScore(floor=0.0),
+        selector=MeanAndVariance(),
+        paper="CAKE: Cascading and Adaptive KV Cache Eviction with Layer Preferences, arXiv 2503.12491",
+    )
