@@ -332,8 +332,14 @@ def random_profile(geometry: CacheGeometry) -> AttentionProfile:
     mass = rng.random((*shape, scales)) * np.tri(scales)[:, None, None, :]
     mass /= mass.sum(axis=-1, keepdims=True)
     top = np.sort(rng.random((*shape, len(FRACTIONS))), axis=-1)
+    entropy, variance = rng.random((2, *shape), dtype=np.float32)
     return AttentionProfile(
-        model="random", schedule=geometry.schedule, mass=mass.astype(np.float32), top_share=top.astype(np.float32)
+        model="random",
+        schedule=geometry.schedule,
+        mass=mass.astype(np.float32),
+        top_share=top.astype(np.float32),
+        entropy=entropy,
+        column_variance=variance,
     )
 
 

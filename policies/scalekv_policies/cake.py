@@ -77,13 +77,15 @@ class MeanAndVariance(SnapSelector):
     def window_scores(self, view: CacheView, window: int) -> Tensor:
         queries = view.q[:, :, view.current - window :]
         bias = None if view.counts is None else view.counts.log().unsqueeze(2)
-        total = view.k.new_zeros(view.k.shape[:3], dtype=torch.float32)
-        squares = torch.zeros_like(total)
+        sums: Tensor | None = None
         for part in queries.split(ops.chunk_length(view.k), dim=2):
             attention = ops.attention_probabilities(part, view.k, view.softmax_scale, bias)
-            total += attention.sum(dim=2)
-            squares += attention.square().sum(dim=2)
-        return total + self.gamma * (squares - total.square() / window).clamp_min(0)
+            both = torch.stack([attention.sum(dim=2), torch.linalg.vecdot(attention, attention, dim=2)])
+            sums = both if sums is None else sums + both
+        assert sums is not None, "a window has at least one query"
+        total, squares = sums
+        spread = torch.addcmul(squares, total, total, value=-1 / window).clamp_min_(0)  # |W| x variance
+        return total.add(spread, alpha=self.gamma)
 
 
 def cake() -> Policy:

@@ -68,9 +68,17 @@ def choose(selector: TokenSelector, view: CacheView, keep: int) -> Tensor:
 
 
 def build_profile(
-    geometry: CacheGeometry, *, current: np.ndarray | None = None, top: np.ndarray | None = None, seed: int = 0
+    geometry: CacheGeometry,
+    *,
+    current: np.ndarray | None = None,
+    top: np.ndarray | None = None,
+    seed: int = 0,
+    further: bool = True,
 ) -> AttentionProfile:
-    """A profile with random attention, or with this [K, L, H] share on the current map and this concentration."""
+    """A profile with random attention, or with this [K, L, H] share on the current map and this concentration.
+
+    Without ``further`` measures it is like those of older versions.
+    """
     scales = len(geometry.schedule)
     rng = np.random.default_rng(seed)
     shape = (scales, geometry.layers, geometry.heads)
@@ -88,6 +96,8 @@ def build_profile(
         schedule=geometry.schedule,
         mass=mass.astype(np.float32),
         top_share=share.astype(np.float32),
+        entropy=rng.uniform(1, 5, shape).astype(np.float32) if further else None,
+        column_variance=rng.uniform(0.01, 0.1, shape).astype(np.float32) if further else None,
     )
 
 

@@ -54,4 +54,4 @@ def test_a_token_that_one_query_needs_beats_one_that_all_look_at_a_little(make_v
 def test_a_profile_of_an_older_version_is_refused(make_profile):
     """With the command that measures what it lacks."""
     with pytest.raises(ProfileError, match=r"has no entropy.*scalekv calibrate --model synthetic"):
-        plan_policy(cake(), GEOMETRY, budget="50%", profile=make_profile(GEOMETRY))
+        plan_policy(cake(), GEOMETRY, budget="50%", profile=make_profile(GEOMETRY, further=False))
