@@ -75,7 +75,7 @@ class MeanAndVariance(SnapSelector):
         return super().claims - {"follows_attention"}
 
     def window_scores(self, view: CacheView, window: int) -> Tensor:
-        queries = view.q[:, :, view.current - window :]
+        queries = view.queries(view.table(torch.arange, view.current - window, view.current))
         bias = None if view.counts is None else view.counts.log().unsqueeze(2)
         sums: Tensor | None = None
         for part in queries.split(ops.chunk_length(view.k), dim=2):
@@ -84,7 +84,7 @@ class MeanAndVariance(SnapSelector):
             sums = both if sums is None else sums + both
         assert sums is not None, "a window has at least one query"
         total, squares = sums
-        spread = torch.addcmul(squares, total, total, value=-1 / window).clamp_min_(0)  # |W| x variance
+        spread = torch.addcmul(squares, total, total, value=-1 / queries.shape[2]).clamp_min_(0)  # |W| x variance
         return total.add(spread, alpha=self.gamma)
 
 
