@@ -1,101 +1,169 @@
-"""Every message that a user can meet, by provoking it: (who, how). ``python -m tests.messages`` writes them to one page.
+"""Every message that a user can meet, in one file that a person can read in one go: ``tests/data/messages.txt``.
 
-To add one, append to the list of its room; the page is compared by ``tests/test_messages.py``.
+The tests provoke the messages; ``python -m tests.messages`` runs them and writes down what they provoke. It takes
+arguments of pytest, such as ``python -m tests.messages tests/cache -k codec``: then it renews what those tests provoke,
+and keeps the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import re
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
 
-import torch
-from attrs import evolve
-from torch import nn
+import pytest
+import typer
+from attrs import define, field
 
-from scalekv_core import Budget, Registry, ScaleKVError, ScaleSchedule, compress, hookimpl, plan_policy
-from scalekv_core.planning.profiles import Profiles
-from scalekv_core.testing import toy
-from tests.plain import ByProfile, profile_of
+from scalekv_core.errors import ScaleKVError
+from scalekv_core.testing.common import NotApplicable
+from scalekv_core.testing.faults import in_words
+from tests.pages import ROOT
+from tests.raise_sites import Site, sites
+
+if TYPE_CHECKING:
+    from scalekv_core.testing.trying import Trial
 
 PAGE = Path(__file__).parent / "data" / "messages.txt"
-TOY = Registry.of(toy)
-PROFILED = evolve(toy.latest(), classifier=ByProfile())
-OTHER = ScaleSchedule([(1, 1), (1, 3), (3, 3)])
+MOST = 2
+"""How many messages of one place are written down, where the text depends on more than numbers and names."""
+Found = dict[tuple[str, str], set[str]]
+"""{(module, function): messages}."""
+ENTRY = re.compile(r"^  (?P<function>\w+): (?P<message>.*)$")
 
 
-def entering(policy: Any = "toy-latest", budget: str | None = None, *, model: Any = None, **how: Any) -> None:
-    """Enters a block."""
-    with compress(toy.ToyCard().load() if model is None else model, policy, budget, **{"registry": TOY, **how}):
-        pass
+def read_page() -> Found:
+    """What is in the file."""
+    found: Found = defaultdict(set)
+    module = ""
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        entry = ENTRY.match(line)
+        if entry is not None and not entry["message"].startswith("(not provoked)"):
+            found[module, entry["function"]].add(entry["message"])
+        elif entry is None and line:
+            module = line
+    return found
 
 
-def attached_twice() -> None:
-    model = toy.ToyCard().load()
-    with compress(model, "toy-latest", registry=TOY):
-        entering(model=model)
+def write_page(found: Found) -> None:
+    """One paragraph for each module, one line for each message."""
+    paragraphs = defaultdict(list)
+    for site in sites():
+        said = [text for text in found[site.module, site.function] if site.wrote(text)]
+        shown = _different(sorted(said, key=_order)) or [f"(not provoked) {site.template}"]
+        paragraphs[site.module] += [f"  {site.function}: {text}" for text in shown]
+    texts = ("\n".join([module, *dict.fromkeys(lines)]) for module, lines in paragraphs.items() if lines)
+    PAGE.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
 
 
-def registering(**hooks: Any) -> Registry:
-    plugin = SimpleNamespace(__name__="my_plugin", **{name: hookimpl(made) for name, made in hooks.items()})
-    return Registry.of(toy, plugin)
+def _order(text: str) -> tuple[int, str]:
+    return len(text), text
 
 
-MESSAGES: list[tuple[str, Callable[[], object]]] = [
-    ("shapes: no map", lambda: ScaleSchedule([])),
-    ("shapes: a size of 0", lambda: ScaleSchedule([(0, 1)])),
-    ("shapes: no whole number", lambda: ScaleSchedule([(1.5, 1)])),  # type: ignore[list-item]
-    ("shapes: a position outside", lambda: toy.SCHEDULE.scale_of(29)),
-    ("budget: no budget", lambda: Budget.parse("lots")),
-    ("budget: no unit", lambda: Budget.parse("10")),
-    ("budget: nothing", lambda: Budget.parse("0%")),
-    ("budget: 400 digits", lambda: Budget.parse("9" * 400 + "%")),
-    ("budget: more than the whole history", lambda: entering(budget="100.0001%")),
-    ("budget: too small, in tokens", lambda: entering(budget="0.5 tokens")),
-    ("budget: too small, in percent", lambda: entering(budget="1%")),
-    ("budget: too small, in bytes", lambda: plan_policy(toy.latest(), toy.GEOMETRY, budget="10 B")),
-    ("profile: none", lambda: entering(PROFILED)),
-    ("profile: of another model", lambda: entering(PROFILED, profile=profile_of(name="another"))),
-    ("profile: of another shape", lambda: entering(PROFILED, profile=profile_of(heads=8))),
-    ("profile: of another schedule", lambda: entering(PROFILED, profile=profile_of(OTHER))),
-    ("profile: no profile", lambda: Profiles.of("profile.safetensors")),  # type: ignore[arg-type]
-    ("profile: twice", lambda: Profiles.of([profile_of(), profile_of()])),
-    ("policy: unknown name", lambda: entering("toy-last")),
-    ("policy: no name", lambda: TOY.policy(3)),  # type: ignore[arg-type]
-    ("policy: unknown part", lambda: entering(selector="toy-lates")),
-    ("policy: a part of another kind", lambda: entering(selector=3)),
-    ("policy: unknown option", lambda: entering(window=3)),
-    ("plugin: unknown hook", lambda: registering(scalekv_selectors=lambda: {"mine": toy.Latest})),
-    ("plugin: nothing", lambda: registering()),
-    ("plugin: no mapping", lambda: registering(scalekv_policies=lambda: ["mine"])),
-    ("plugin: a hook that raises", lambda: registering(scalekv_policies=lambda: {}["policies"])),
-    ("plugin: a taken name", lambda: registering(scalekv_policies=lambda: {"toy-latest": toy.latest})),
-    ("plugin: a factory of something else", lambda: registering(scalekv_policies=lambda: {"x": dict}).policy("x")),
-    ("session: no model", lambda: entering(model="toy")),
-    ("session: an unknown model", lambda: entering(model=nn.Linear(1, 1))),
-    ("session: a wrapped model", lambda: entering(model=nn.DataParallel(toy.ToyCard().load().module))),
-    ("session: attached twice", attached_twice),
-    ("session: nothing generated", entering),
-    ("session: a plan of another model", lambda: entering(plan_policy(toy.latest(), evolve(toy.GEOMETRY, layers=2)))),
-    ("session: a plan and a budget", lambda: entering(plan_policy(toy.latest(), toy.GEOMETRY), "10%")),
-]
+def _different(messages: list[str]) -> list[str]:
+    """The first few that differ in more than numbers and quoted names."""
+    first: dict[str, str] = {}
+    for text in messages:
+        first.setdefault(re.sub(r"'[^']*'|\(.*?\)|\S*[\d.A-Z_\\/]\S*", "", text), text)
+    return list(first.values())[:MOST]
 
 
-def page() -> str:
-    """All messages, one paragraph each."""
-    return "\n\n".join(f"{who}\n  {provoked(how)}" for who, how in MESSAGES) + "\n"
+@define
+class Recorder:
+    """A pytest plugin that remembers where each error was made, and what it said."""
+
+    found: Found = field(factory=lambda: defaultdict(set))
+    _sites: dict[str, list[Site]] = field(factory=lambda: defaultdict(list))
+
+    def __attrs_post_init__(self) -> None:
+        for site in sites():
+            self._sites[site.module].append(site)
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Watches every error of scalekv as it is made, and every check as it fails."""
+        from scalekv_core.testing.trying import Trial  # here, since pytest must see Hypothesis imported
+
+        for error in (ScaleKVError, NotApplicable, typer.BadParameter):
+            error.__init__ = self._made(error.__init__)  # type: ignore[method-assign]
+        Trial._failed = self._failed(Trial._failed)  # type: ignore[method-assign]
+
+    def _made(self, init: Callable[..., None]) -> Callable[..., None]:
+        @wraps(init)
+        def made(error: Exception, *args: Any, **kwargs: Any) -> None:
+            init(error, *args, **kwargs)
+            text = str(args[-1]) if args else ""
+            self._note(text, _frames(sys._getframe(1)), stop=True)
+            for cause in _causes(sys.exc_info()[1]):
+                self._note(str(cause), _traceback(cause.__traceback__))
+
+        return made
+
+    def _failed(self, failed: Callable[..., None]) -> Callable[..., None]:
+        @wraps(failed)
+        def told(trial: Trial, case: Any, error: Exception) -> None:
+            failed(trial, case, error)
+            for cause in _causes(error):
+                self._note(in_words(cause), _traceback(cause.__traceback__))
+
+        return told
+
+    def _note(self, text: str, lines: Iterator[tuple[str, int]], *, stop: bool = False) -> None:
+        for file, line in lines:
+            for site in self._sites.get(file.removeprefix(f"{ROOT}/"), ()):
+                if site.first <= line <= site.last and site.wrote(text):
+                    self.found[site.module, site.function].add(anonymous(text))
+                    if stop:
+                        return
 
 
-def provoked(how: Callable[[], object]) -> str:
-    """The class and text of the error that this ends in."""
-    try:
-        with torch.no_grad():
-            how()
-    except ScaleKVError as error:
-        return f"{type(error).__name__}: {error}"
-    raise AssertionError("nothing was refused")
+def _frames(frame: FrameType | None) -> Iterator[tuple[str, int]]:
+    while frame is not None:
+        yield frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+
+
+def _traceback(trace: TracebackType | None) -> Iterator[tuple[str, int]]:
+    while trace is not None:
+        yield trace.tb_frame.f_code.co_filename, trace.tb_lineno
+        trace = trace.tb_next
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, and the members of groups."""
+    if error is not None:
+        yield error
+        for inner in (error.__cause__ or error.__context__, *getattr(error, "exceptions", ())):
+            yield from _causes(inner)
+
+
+def anonymous(text: str) -> str:
+    """A message without what differs from run to run and from machine to machine: folders and addresses."""
+    text = " ".join(text.split())
+    text = text.replace(f"{ROOT}/", "").replace(str(ROOT), ".").replace(os.path.expanduser("~"), "~")
+    text = re.sub(rf"{tempfile.gettempdir()}/(pytest-of-[^/]+/pytest-\d+/[^/'\" ]+|[^/'\" ]+)", "DIR", text)
+    return re.sub(r"0x[0-9a-f]{6,}", "0x...", text)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs tests and renews the file with what they provoke."""
+    os.environ.setdefault("HYPOTHESIS_PROFILE", "same")
+    recorder = Recorder()
+    pytest.main(["-q", "-p", "no:cacheprovider", *(arguments or ["-m", "not cuda"])], plugins=[recorder])
+    found: Found = defaultdict(set)
+    if arguments:
+        for place, messages in read_page().items():
+            found[place] |= messages
+    for place, messages in recorder.found.items():
+        found[place] |= messages
+    write_page(found)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    main(sys.argv[1:])
