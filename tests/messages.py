@@ -34,21 +34,18 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "data" / "messages.txt"
 MOST = 2
 """How many messages of one place are written down, where the text depends on more than numbers and names."""
-Found = dict[tuple[str, str], set[str]]
-"""{(module, function): messages}."""
+Found = dict[str, set[str]]
+"""{function: messages}; a function that moves to another module takes its messages along."""
 ENTRY = re.compile(r"^  (?P<function>\w+): (?P<message>.*)$")
 
 
 def read_page() -> Found:
     """What is in the file."""
     found: Found = defaultdict(set)
-    module = ""
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         entry = ENTRY.match(line)
         if entry is not None and not entry["message"].startswith("(not provoked)"):
-            found[module, entry["function"]].add(entry["message"])
-        elif entry is None and line:
-            module = line
+            found[entry["function"]].add(entry["message"])
     return found
 
 
@@ -56,7 +53,7 @@ def write_page(found: Found) -> None:
     """One paragraph for each module, one line for each message."""
     paragraphs = defaultdict(list)
     for site in sites():
-        said = [text for text in found[site.module, site.function] if site.wrote(text)]
+        said = [text for text in found[site.function] if site.wrote(text)]
         shown = _different(sorted(said, key=_order)) or [f"(not provoked) {site.template}"]
         paragraphs[site.module] += [f"  {site.function}: {text}" for text in shown]
     texts = ("\n".join([module, *dict.fromkeys(lines)]) for module, lines in paragraphs.items() if lines)
@@ -118,7 +115,7 @@ class Recorder:
         for file, line in lines:
             for site in self._sites.get(file.removeprefix(f"{ROOT}/"), ()):
                 if site.first <= line <= site.last and site.wrote(text):
-                    self.found[site.module, site.function].add(anonymous(text))
+                    self.found[site.function].add(anonymous(text))
                     if stop:
                         return
 

@@ -61,7 +61,7 @@ def test_every_error_has_its_message_in_the_file() -> None:
     missing = {
         (site.module, site.function): site.template
         for site in sites()
-        if not site.is_of_a_check and not any(map(site.wrote, found[site.module, site.function]))
+        if not site.is_of_a_check and not any(map(site.wrote, found[site.function]))
     }
 
     assert {} == {place: text for place, text in missing.items() if place not in NOT_PROVOKED}

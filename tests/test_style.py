@@ -42,6 +42,8 @@ WORDS = {
     r"promises? (kept|broken|made|not made)|(keeps?|kept|breaks?|broke|broken) (its |a |any |every |all |the )?promises?": "check: passed, failed",
     r"held to": "checked",
     r"the whole cache": "unmodified",
+    r"wants|is wanted of": "needs",
+    r"as ever|worked out on paper|on its word": "say it directly",
     r"seen and left|what was said of|as good as free": "say it directly",
 }
 """{what is not written, as a pattern of whole words: what is written instead}."""

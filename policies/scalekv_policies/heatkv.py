@@ -130,7 +130,7 @@ def _give_back(
 
 
 def heatkv() -> Policy:
-    """Keeps of every map the heads that later maps look at most, whole; each head holds other maps."""
+    """Keeps whole maps, each in the heads that attend to it most; every head holds different maps."""
     return Policy(
         name="heatkv",
         classifier=ScaleAttention(),

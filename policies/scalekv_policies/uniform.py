@@ -122,5 +122,5 @@ def sliding() -> Policy:
 
 
 def random() -> Policy:
-    """Keeps random tokens, others in every layer and head."""
+    """Keeps random tokens, different ones in every layer and head."""
     return Policy(name="random", allocator=EvenBudget(), selector=UniformSelector(pick="random"))

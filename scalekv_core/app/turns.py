@@ -48,7 +48,7 @@ class Failed:
 
 @define(eq=False)
 class Turn:
-    """One request: what it tells its visitor, and whether the visitor still wants it."""
+    """One request: what it tells its visitor, and whether the visitor still needs it."""
 
     request: Any
     events: queue.SimpleQueue[Any] = field(factory=queue.SimpleQueue)

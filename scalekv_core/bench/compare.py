@@ -1,4 +1,4 @@
-"""Two records side by side, if they are of the same thing."""
+"""Compares two records of measurements that have the same settings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Change:
 
 @frozen(kw_only=True)
 class Comparison:
-    """What two records of the same settings say.
+    """The changes between two records of the same settings.
 
     Attributes:
         changes: of the contenders that both have.
@@ -67,12 +67,12 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def _refuse_constant(text: str) -> None:
-    """NaN and Infinity, which Python would read."""
+    """Refuses NaN and Infinity, which Python's JSON reader accepts."""
     raise ValueError(f"{text} is not a number in JSON")
 
 
 def compare_records(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
-    """What changed from one record to the other.
+    """The change of every figure from one record to the other.
 
     Raises:
         InputError: they were made under different settings, or have no contender in common.

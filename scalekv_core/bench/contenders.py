@@ -1,4 +1,4 @@
-"""Who is compared: the unmodified way of caching, and policies; and which layers of them are run."""
+"""The contenders: the unmodified cache and policies, and which of their layers are run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scalekv_core.shapes.geometry import CacheGeometry
 
 
 class BenchCache(AttentionCache, Protocol):
-    """A cache that can be weighed."""
+    """A cache whose bytes can be measured."""
 
     @property
     def scratch_bytes(self) -> int: ...
@@ -29,7 +29,7 @@ class BenchCache(AttentionCache, Protocol):
 
 @frozen
 class RunLayer:
-    """A layer that is run, and those that it stands for.
+    """A layer that is run, and how many layers it stands for.
 
     Attributes:
         layer: which one, in the model.
@@ -66,7 +66,7 @@ class Contender(ABC):
 
     @property
     def planned_bytes(self) -> int | None:
-        """The most that is to be held after any scale, where that was promised."""
+        """Maximum planned bytes after any scale; None without a plan."""
         return None
 
     @abstractmethod

@@ -41,7 +41,7 @@ class Spread:
 
 @frozen(eq=False, kw_only=True)
 class ContenderFigures:
-    """What was measured of one contender; less than was asked for if the measurement was interrupted.
+    """The figures of one contender; fewer than requested if the measurement was interrupted.
 
     Attributes:
         contender: which one.

@@ -28,10 +28,10 @@ from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
 
 TINY = CacheGeometry(schedule=ScaleSchedule.square(1, 2, 2, 3, 3, 3, 4, 4), layers=3, heads=2, head_dim=8, rows=2)
-"""What is counted unless something else is asked for: nothing on it takes longer than its launch."""
+"""The default geometry, on which no kernel takes longer than its launch."""
 REPEATS = 30
 OTHER = "other"
-"""The stage of what is outside of all others."""
+"""The stage of everything outside of the other stages."""
 _ALLOCATES = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "lift_fresh"}
 
 
@@ -98,7 +98,7 @@ class LaunchFigures:
 
 
 def measure_launches(contender: Contender, *, repeats: int = REPEATS) -> LaunchFigures:
-    """Kernels and host time of every attend of one image; of the second one, when everything shared has been made.
+    """Kernels and host time of every attend of the second image, after shared tables are made.
 
     Args:
         contender: whose cache is used, in the geometry that it was planned for.
@@ -123,7 +123,7 @@ def measure_launches(contender: Contender, *, repeats: int = REPEATS) -> LaunchF
 
 
 class StageClock(Clock):
-    """A clock that knows which stage it is in and measures nothing."""
+    """A clock that knows the current stage and measures nothing."""
 
     current = OTHER
 
@@ -149,13 +149,13 @@ class KernelCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def add(self, name: str) -> None:
-        """One more kernel in this stage."""
+        """Counts one kernel in this stage."""
         self.kernels[self.stage()] += 1
         self.names.append(name)
 
 
 class _AttentionIsOne(TorchFunctionMode):
-    """Attention is one kernel, as where it is fused; on the meta device torch takes it apart."""
+    """Counts attention as one kernel, as where it is fused; on the meta device torch decomposes it."""
 
     def __init__(self, counter: KernelCounter) -> None:
         super().__init__()

@@ -51,7 +51,7 @@ class MemoryFigures:
 
 
 class Ledger(StorageTracker):
-    """A tracker that keeps the book, so that single storages can be left out afterwards."""
+    """A tracker that records every storage, so that single ones can be left out afterwards."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,11 +60,11 @@ class Ledger(StorageTracker):
         self._next = 0
 
     def mark(self) -> None:
-        """Starts a new page."""
+        """Begins a new section."""
         self._entries.clear()
 
     def most(self, *, without: Tensor) -> int:
-        """The most bytes above those at the mark, had the storage of this tensor not been made."""
+        """Peak bytes since the mark, without the storage of this tensor."""
         left_out = self._numbers.get(id(without.untyped_storage()))
         sizes = [0, *(size for number, size in self._entries if number != left_out)]
         return max(0, int(np.cumsum(sizes).max()))
@@ -84,7 +84,7 @@ class Ledger(StorageTracker):
 
 @frozen(eq=False, kw_only=True)
 class Weighed:
-    """What was measured while the layers ran for one image.
+    """The figures of one image while its layers ran.
 
     Attributes:
         held: [K, P] bytes that each of them holds after each scale.
@@ -100,7 +100,7 @@ class Weighed:
 
 
 def measure_memory(contender: Contender, subject: Subject, device: torch.device) -> MemoryFigures:
-    """The figures of one image, which takes a little longer than usual.
+    """The memory figures of one image, which runs slightly slower than usual.
 
     A layer's attention does not touch what other layers hold. So the peak of the whole model is put together from
     the layers that were run: at every scale and layer, what all layers hold by then, scratch, and what the call takes.
@@ -121,7 +121,7 @@ def measure_memory(contender: Contender, subject: Subject, device: torch.device)
 
 
 def weigh(contender: Contender, subject: Subject) -> Weighed:
-    """One image, every call of it on the scales."""
+    """Runs one image and records the bytes of every call."""
     cache, ledger = contender.new_cache(NoClock()), Ledger()
     grown, extra = np.zeros((2, subject.scales, len(contender.layers)), dtype=np.int64)
     since: dict[str, tuple[int, int]] = {}
@@ -167,6 +167,6 @@ def _scratch(weighed: Weighed, layers: Sequence[RunLayer], shape: tuple[int, ...
 
 
 def _places(layers: Sequence[RunLayer]) -> NDArray[np.int64]:
-    """[L] for every layer of the model the place of the one that stands for it."""
+    """[L] the index of the run layer that stands for each layer."""
     of_layer = {layer: place for place, run in enumerate(layers) for layer in run.stands_for}
     return np.array([of_layer[layer] for layer in sorted(of_layer)])

@@ -28,7 +28,7 @@ def rows_of(record: Mapping[str, Any]) -> int:
 
 @frozen(kw_only=True)
 class Axis:
-    """What the cost grows with.
+    """The setting in which records differ.
 
     Attributes:
         setting: in which records differ.
@@ -125,13 +125,13 @@ def figure_of_growth(records: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _title(settings: Mapping[str, Any], axis: Axis) -> str:
-    """What was measured, and what all records have in common."""
+    """The settings that all records share."""
     same = {"maps": f"{settings['rows']} rows", "rows": f"last map {settings['maps'].split()[-1]}"}[axis.setting]
     return f"{settings['measured']}, {same}, {settings['dtype']}, {settings['device']}"
 
 
 def _line(axes: Any, sizes: Sequence[int], spreads: Sequence[Mapping[str, float]], style: Mapping[str, str]) -> None:
-    """Medians, with the least and the most as bars."""
+    """Plots medians with bars from minimum to maximum."""
     median, least, most = (np.array([spread[key] for spread in spreads]) for key in ("median", "least", "most"))
     axes.errorbar(sizes, median, yerr=(median - least, most - median), marker="o", markersize=3, capsize=2, **style)
 

@@ -27,7 +27,7 @@ WINDOW, KERNEL = 16, 5
 
 @frozen(eq=False, kw_only=True)
 class ReleasedCode(Contender):
-    """The released code's cut, down to the sizes of some policy's plan."""
+    """The eviction of the released code, with the capacities of a policy's plan."""
 
     planned: Planned
 

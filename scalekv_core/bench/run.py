@@ -1,4 +1,4 @@
-"""The order of a measurement: all contenders in one run, in turn, so that what disturbs one disturbs all."""
+"""Measures all contenders in turn in one run, so that other work on the machine disturbs all of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Tally:
 
 
 class Bench:
-    """A measurement, which can be asked for what it has so far.
+    """A measurement that can return partial results.
 
     Args:
         settings: what and how often.
@@ -136,7 +136,7 @@ def _threads(number: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_collector() -> Iterator[None]:
-    """Python's garbage collector would interrupt what is timed; nothing here needs it."""
+    """Switches Python's garbage collector off, which would interrupt what is timed."""
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""What is measured, and how often: everything that two measurements must share to be compared."""
+"""The settings of a measurement, which two records must share to be compared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _heads_differ(_: Any, __: Any, value: tuple[float, float]) -> None:
 
 @frozen(kw_only=True)
 class BenchSettings:
-    """One measurement.
+    """The settings of one measurement.
 
     Attributes:
         geometry: the attention of the model: layers, heads, rows, maps, dtype.

@@ -1,4 +1,4 @@
-"""One image of a contender, layer by layer, and what the layers take."""
+"""Times one image of a contender, layer by layer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Around = Callable[[int, int, Call], Any]
 Now = Callable[[], float]
 WALL: Now = time.perf_counter
 CLOCKS: dict[str, Now] = {"wall": WALL, "processor": time.process_time}
-"""{name: what tells the time}: the clock on the wall, or how long this process has had a processor."""
+"""{name: function that returns seconds}: wall clock, or processor time of this process."""
 WHOLE = -1
-"""The place of a whole scale: all layers, and what is beside them."""
+"""The place of a whole scale: all layers, and what surrounds them."""
 
 
 class Subject(ABC):
@@ -33,7 +33,7 @@ class Subject(ABC):
 
     @abstractmethod
     def prepare(self, contender: Contender) -> None:
-        """Makes what the contender needs, if it is not there yet."""
+        """Prepares what the contender needs, once."""
 
     @abstractmethod
     def draw(self, contender: Contender, cache: BenchCache, around: Around) -> None:
@@ -82,7 +82,7 @@ class LayerClock(Clock):
         self._places: dict[int, dict[tuple[int, str], float]] = defaultdict(lambda: defaultdict(float))
 
     def turn_to(self, place: int) -> None:
-        """What is measured from now on belongs to this layer."""
+        """Assigns the following times to this layer."""
         self.seconds = self._places[place]
 
     def by_place(self, places: int, stage: str) -> NDArray[np.float64]:
@@ -140,5 +140,5 @@ class CudaStopwatch(Stopwatch):
 
 
 def stopwatch(device: torch.device, now: Now = WALL) -> Stopwatch:
-    """The one for this device; on CUDA events of the device tell the time."""
+    """The stopwatch for this device; on CUDA the device's events measure time."""
     return CudaStopwatch(device) if device.type == "cuda" else Stopwatch(now)

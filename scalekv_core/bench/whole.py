@@ -18,7 +18,7 @@ from scalekv_core.models.bare_model import BareModel
 
 
 class WholeTransformer(Subject):
-    """Models with as many layers as a contender runs, made when they are needed, all of one batch.
+    """Models with as many layers as a contender runs, made on demand for one batch.
 
     Args:
         batch: the model and what it generates.
@@ -72,7 +72,7 @@ class WholeTransformer(Subject):
 
 
 class _Through:
-    """A cache whose every call is made by somebody else.
+    """A cache whose calls all go through a function.
 
     Args:
         cache: what answers.
@@ -99,7 +99,7 @@ class _Through:
 
 @contextmanager
 def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Another forward for this instance, for the length of the block."""
+    """Replaces the forward of this instance within the block."""
     module.forward = forward
     try:
         yield

@@ -1,4 +1,4 @@
-"""What calibration measured of a model's attention: the input of every classifier that tells layers or heads apart."""
+"""The measured attention of a model: the input of every classifier that distinguishes layers or heads."""
 
 from __future__ import annotations
 

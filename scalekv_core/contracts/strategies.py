@@ -63,7 +63,7 @@ class BudgetAllocator(ABC):
 
 
 class TokenSelector(ABC):
-    """Decides which tokens of a group stay after a scale, when there are more than its capacity."""
+    """Chooses which tokens of a head group are kept after a scale, if there are more than its capacity."""
 
     statistics: ClassVar[tuple[str, ...]] = ()
     """Names of the running statistics that ``observe`` keeps, one float32 per cached token each."""
@@ -171,7 +171,7 @@ class TokenMerger(ABC):
 
 
 class CacheCodec(ABC):
-    """How kept keys and values are stored. Stateless: whatever decoding needs is part of the encoded value."""
+    """How kept keys and values are stored. Stateless: everything that decoding needs is in the encoded value."""
 
     dense: ClassVar[bool] = False
     """True only where the stored tensor *is* the decoded one, so that attention can read it in place."""

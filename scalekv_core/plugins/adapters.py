@@ -1,4 +1,4 @@
-"""An adapter with the plugin that it comes from: what goes wrong in it is told with both names."""
+"""An adapter with its plugin: errors of the adapter name both."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class Offer:
 
 @contextlib.contextmanager
 def foreign(what: str) -> Iterator[None]:
-    """A block of somebody else's code: whatever it raises becomes a PluginError that says who and what.
+    """A block of a plugin's code: any exception becomes a PluginError that names the plugin.
 
     Errors of ours and Ctrl-C pass through.
     """

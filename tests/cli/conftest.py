@@ -145,7 +145,7 @@ class Plugin:
 
 
 def windowed() -> Policy:
-    """A policy that keeps the tokens of a window."""
+    """Tokens of a window."""
     return Policy(name="windowed", allocator=toy.Even(), selector=Window(), budget="50%", paper="Window et al. 2026")
 
 
