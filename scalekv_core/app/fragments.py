@@ -68,7 +68,7 @@ def stage(figures: Sequence[tuple[str, str, Image.Image | None]]) -> str:
     """The images while they are generated: (title, what is happening, picture)."""
     shown = []
     for title, note, image in figures:
-        picture = '<div class="skv-blank"></div>' if image is None else _image(pictures.shown(image), title)
+        picture = '<div class="skv-blank"></div>' if image is None else _image(image, title)
         shown.append(
             f"<figure>{picture}<figcaption><b>{escape(title)}</b> <span>{escape(note)}</span></figcaption></figure>"
         )
@@ -90,7 +90,7 @@ def strips(rows: Sequence[tuple[str, Sequence[Image.Image]]], titles: Sequence[s
 def difference(image: Image.Image, note: str) -> str:
     """The difference map with its figures."""
     return (
-        f'<figure class="skv-difference">{_image(pictures.shown(image), "difference map")}'
+        f'<figure class="skv-difference">{_image(image, "difference map")}'
         f"<figcaption><b>difference</b> <span>{escape(note)}</span></figcaption></figure>"
     )
 
@@ -141,6 +141,6 @@ def kept_maps(maps: Sequence[KeptMap], layer: int) -> str:
 
 
 def _image(image: Image.Image, text: str) -> str:
-    return (
-        f'<img alt="{escape(text)}" width="{image.width}" height="{image.height}" src="{pictures.preview_url(image)}">'
-    )
+    sharp = " class=skv-sharp" if max(image.size) <= pictures.SHARP else ""
+    url = pictures.preview_url(image)
+    return f'<img{sharp} alt="{escape(text)}" width="{image.width}" height="{image.height}" src="{url}">'

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from scalekv_core import shared_registry
+from scalekv_core.app import pictures
 from scalekv_core.app.calls import Place, as_python, as_shell
+from scalekv_core.app.engine import Engine, Settings
 from scalekv_core.app.form import Form
+from scalekv_core.app.turns import Turns
+from scalekv_core.cli import main
 
 FORM = Form(model="infinity-tiny", policy="fold", budget="25%", codec="int8", seed="7", guidance="1,2", aspect="4:3")
 
@@ -44,3 +51,23 @@ def test_any_prompt_survives_python(prompt: str) -> None:
     literal = lines.partition("pipe(")[2].partition(", seed=7")[0]
 
     assert prompt == eval(literal)
+
+
+@pytest.mark.thorough
+def test_both_calls_generate_the_image_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixel by pixel: copied into a shell, and into Python."""
+    monkeypatch.chdir(tmp_path)
+    form = Form(model="var-tiny", policy="uniform", budget="20%", codec="int8", prompt="7", seed="3", guidance="3")
+    engine = Engine(shared_registry(), Settings(model="var-tiny", policy="uniform"))
+    turns = Turns(engine.work, describe=lambda error: None)
+    *_, result = turns.run(engine.read(form), "visitor")
+    turns.close()
+
+    with pytest.raises(SystemExit, match="0"):
+        main(shlex.split(as_shell(form, "7", Place()))[1:])
+    exec(compile(as_python(form, "7", Place()), "call", "exec"), {})
+
+    expected = pictures.picture(result.compressed.image).tobytes()
+    for file in ("compressed.png", "scalekv-out/compressed.png"):
+        with Image.open(file) as image:
+            assert expected == image.convert("RGB").tobytes()

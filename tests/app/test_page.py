@@ -37,6 +37,18 @@ PAUSE = 0.03
 """Seconds that each layer of the slow model takes longer, so that it can be met in mid-image."""
 
 
+WATCH = """
+window.seen = [];
+new MutationObserver(() => {
+    const line = document.querySelector('#status').innerText.trim(), last = window.seen.at(-1);
+    const images = [...document.querySelectorAll('#stage .skv-stage img')].map(image => image.src);
+    if (!line.startsWith('Generating')) return;
+    if (last && last[0] === line) last[1] = images.join(); else window.seen.push([line, images.join()]);
+}).observe(document.body, {childList: true, subtree: true, characterData: true, attributes: true});
+"""
+"""Notes each line and the images below it while they change."""
+
+
 class Slow:
     """The digits model, slowly: under the name 'slow'."""
 
@@ -73,7 +85,7 @@ def address(registry: Registry) -> Iterator[str]:
     """Where the page is."""
     from scalekv_core.app.server import listening
 
-    with listening(registry, Settings(model="var-tiny", policy="scalekv"), port=0) as address:
+    with listening(registry, Settings(model="var-tiny", policy="uniform"), port=0) as address:
         yield address
 
 
@@ -144,8 +156,11 @@ class Tab:
 
         box = self.find(f"#{field} input")
         box.click()
+        box.send_keys(Keys.CONTROL, "a")
         box.send_keys(value)
+        self.until(lambda: self.here().find_elements("css selector", "ul[role=listbox] li"))
         box.send_keys(Keys.ENTER)
+        self.until(lambda: f"--{field} {value} " in self.text("#shell"))
 
     def press(self, button: str) -> None:
         """Clicks where a click is possible."""
@@ -197,17 +212,17 @@ def test_an_image_is_generated(tab: Callable[[], Tab], address: str) -> None:
     page.press("generate")
     record = page.done()
 
-    assert ("var-tiny", "7", 3, "scalekv") == (
+    assert ("var-tiny", "7", 3, "uniform") == (
         record["model"]["name"], record["prompt"], record["seed"], record["policy"]["name"],
     )  # fmt: skip
     images = page.here().find_elements("css selector", "#slider img")
     assert 2 == len(images)
     assert all(image.get_property("naturalWidth") == 512 for image in images)
-    assert page.find("#difference img").get_property("naturalWidth") == 512
+    assert page.find("#difference img").get_property("naturalWidth") == 32
     assert "PSNR" in page.text("#difference")
     assert "after generating" not in page.text("#bars")
     assert page.text("#shell").startswith("Shell")
-    assert "scalekv generate --model var-tiny --policy scalekv --seed 3 -- 7" in page.text("#shell")
+    assert "scalekv generate --model var-tiny --policy uniform --seed 3 -- 7" in page.text("#shell")
     assert 10 == len(page.here().find_elements("css selector", "#stage .skv-strip:last-child img"))
     asked = requested(page.here())
     assert {address} <= asked
@@ -218,22 +233,18 @@ def test_an_image_is_generated(tab: Callable[[], Tab], address: str) -> None:
 
 
 def test_images_appear_scale_by_scale(tab: Callable[[], Tab]) -> None:
-    """The status and the pictures change while the model is at work."""
+    """The status and the pictures change with every scale while the model is at work."""
     page = tab()
     page.choose("model", "slow")
+    page.here().execute_script(WATCH)
     page.press("generate")
-    seen: dict[str, str] = {}
+    page.status("^Done")
+    seen = page.here().execute_script("return window.seen")
 
-    def finished() -> bool:
-        """both images are done"""
-        if found := re.search(r"compressed: scale \d+", page.text("#status")):
-            seen[found[0]] = page.find("#stage figure:last-child img").get_attribute("src")
-        return page.text("#status").startswith("Done")
-
-    page.until(finished)
-
-    assert 3 <= len(seen)
-    assert 3 <= len(set(seen.values()))
+    assert [
+        f"Generating, {which}: scale {n} of 10." for which in ("unmodified", "compressed") for n in range(1, 11)
+    ] == [line for line, _ in seen]
+    assert 20 == len({image for _, image in seen})
 
 
 def test_the_slider_moves(tab: Callable[[], Tab]) -> None:
@@ -293,7 +304,7 @@ def test_what_is_wrong_is_one_line(tab: Callable[[], Tab], registry: Registry, f
     assert 300 > len(line)
     if field in ("seed", "guidance"):
         with pytest.raises(ScaleKVError) as refused:
-            read(Form(model="var-tiny", policy="scalekv", **{field: value}), registry=registry, dtype=None)  # type: ignore[arg-type]
+            read(Form(model="var-tiny", policy="uniform", **{field: value}), registry=registry, dtype=None)  # type: ignore[arg-type]
         assert str(refused.value) == line
     page.fill(field, {"budget": "20%", "seed": "1", "guidance": "2", "prompt": "1"}[field])
     page.press("generate")
