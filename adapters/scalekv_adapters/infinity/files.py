@@ -11,7 +11,7 @@ from scalekv_adapters.hub import fetched
 from scalekv_adapters.infinity.checkpoint import load_bsq_vae, load_infinity
 from scalekv_adapters.infinity.config import InfinityConfig
 from scalekv_adapters.infinity.generation import Infinity
-from scalekv_adapters.infinity.text import T5Encoder
+from scalekv_adapters.t5 import T5Encoder
 from scalekv_core.errors import CheckpointError
 from scalekv_core.models.weights import beside
 from scalekv_core.models.weights.shards import shards_of

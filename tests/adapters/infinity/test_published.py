@@ -12,8 +12,8 @@ import torch
 from scalekv_adapters.infinity.config import InfinityConfig
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.templates import Canvas
-from scalekv_adapters.infinity.text import T5Encoder
 from scalekv_adapters.infinity.vae import BSQVAEConfig
+from scalekv_adapters.t5 import T5Encoder
 from scalekv_core import calibrate, compress, load_model
 from scalekv_core.cli import main
 from scalekv_core.errors import CheckpointError

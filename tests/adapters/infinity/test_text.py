@@ -16,7 +16,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from scalekv_adapters.infinity.text import LONGEST_PROMPT, T5Encoder, cache_folder
+from scalekv_adapters.kept_features import cache_folder
+from scalekv_adapters.t5 import LONGEST_PROMPT, T5Encoder
 from scalekv_core.errors import CheckpointError, InputError, MissingExtra, NonFiniteError
 
 PROMPTS = ("a cat", "a dog on a mat")
@@ -161,7 +162,7 @@ def test_too_long_a_prompt_is_refused(encoder: T5Encoder) -> None:
     with pytest.raises(InputError) as error:
         encoder.encode(["a cat", "x" * (letters + 1)])
     assert f"a prompt has at most {LONGEST_PROMPT} text tokens; '{'x' * 40}'... has 513: shorten it" == one_line(error)
-    assert not list(encoder.file_of("a cat").parent.glob("*"))
+    assert not list(encoder.kept.file_of("a cat").parent.glob("*"))
     assert (LONGEST_PROMPT, WIDTH) == encoder.encode(["x" * letters])[0].shape
 
 
@@ -202,7 +203,7 @@ def test_a_damaged_t5_is_one_line(tmp_path: Path, file: str, what: str) -> None:
 def test_damaged_features_are_told(encoder: T5Encoder) -> None:
     """Damaged stored features are named, and not computed again silently."""
     encoder.encode(PROMPTS)
-    path = encoder.file_of(PROMPTS[0])
+    path = encoder.kept.file_of(PROMPTS[0])
     path.write_bytes(path.read_bytes()[:-4])
 
     with pytest.raises(CheckpointError, match=r"stored text features .* are damaged .*; delete that file"):
@@ -211,7 +212,7 @@ def test_damaged_features_are_told(encoder: T5Encoder) -> None:
 
 def test_features_of_another_prompt_are_not_taken(encoder: T5Encoder) -> None:
     """The stored file names its prompt, which must match."""
-    path = encoder.file_of("a cat")
+    path = encoder.kept.file_of("a cat")
     path.parent.mkdir(parents=True)
     save_file({"features": torch.zeros(1, WIDTH)}, path, metadata={"prompt": "a dog"})
 
@@ -292,7 +293,7 @@ def test_features_that_are_not_finite_are_refused(t5: Path, tmp_path: Path, monk
     """Features that are not finite are refused when computed and when read; an option accepts them."""
     encoder, allowing = (T5Encoder(t5, cache=tmp_path / "kept", allow_nonfinite=allow) for allow in (False, True))
     damaged = lambda model, tokens: torch.full((len(tokens), WIDTH), torch.nan)  # noqa: E731
-    monkeypatch.setattr("scalekv_adapters.infinity.text._features", damaged)
+    monkeypatch.setattr("scalekv_adapters.t5._features", damaged)
     with pytest.raises(NonFiniteError) as error:
         encoder.encode(PROMPTS)
     assert "features that are not finite (NaN or infinity) for the prompt 'a cat'" in one_line(error)

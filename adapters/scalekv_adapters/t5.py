@@ -1,6 +1,6 @@
-"""Prompts to text features by T5, as the published Infinity reads them, through transformers (extra ``text``).
+"""Prompts to text features by T5, through transformers (extra ``text``).
 
-T5 is larger than most Infinities and is needed for a moment only. So features are kept on disk, a file per prompt; T5 is
+T5 is larger than many image models and is needed for a moment only. So features are kept on disk, a file per prompt; T5 is
 loaded where a prompt is new, and let go of right after.
 """
 
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -17,41 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from scalekv_adapters.kept_features import KeptFeatures, cache_folder
 from scalekv_core.errors import CheckpointError, InputError, NonFiniteError, missing_extra
 from scalekv_core.models.requests import shortened
 
 LONGEST_PROMPT = 512
-"""Text tokens that T5 was trained with, and that the published Infinity reads."""
+"""Text tokens that T5 was trained with, and that the published models read."""
 SOURCE = "https://huggingface.co/google/flan-t5-xl"
-CACHE = "SCALEKV_CACHE"
-"""The environment variable that names the folder of everything that is kept from run to run."""
 _SAMPLE = 2**16  # bytes of a weights file that tell it from another, at each of _SAMPLES places
 _SAMPLES = 16
 _COMPUTING = threading.Lock()
 """One T5 at a time: threads that ask for the same prompts wait for the first, and read what it kept."""
 
 
-def cache_folder() -> Path:
-    """Where features are kept unless told otherwise: ``$SCALEKV_CACHE/text``, by default in the user's cache folder.
-
-    Raises:
-        InputError: neither variable is set and the user has no home, as in many containers.
-    """
-    if named := os.environ.get(CACHE):
-        return Path(named) / "text"
-    try:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:
-        raise InputError(f"text features need a folder, and this user has no home; set ${CACHE} to a folder") from None
-    return Path(home) / "scalekv" / "text"
-
-
 class T5Encoder:
-    """A T5 in a folder, as `scalekv_adapters.infinity.prompts.TextEncoder`.
+    """A T5 in a folder, as a text encoder.
 
     Args:
         folder: what ``save_pretrained`` or the hub made of a T5: its config, tokenizer and weights.
@@ -90,10 +70,10 @@ class T5Encoder:
         """
         if empty := [i for i, prompt in enumerate(prompts, 1) if not prompt.strip()]:
             raise InputError(f"prompt {empty[0]} of {len(prompts)} is empty; describe the image in words")
-        known = {prompt: self._read(prompt) for prompt in dict.fromkeys(prompts)}
+        known = {prompt: self.kept.read(prompt) for prompt in dict.fromkeys(prompts)}
         if any(features is None for features in known.values()):
             with _COMPUTING:
-                known = {prompt: self._read(prompt) for prompt in known}
+                known = {prompt: self.kept.read(prompt) for prompt in known}
                 if new := [prompt for prompt, features in known.items() if features is None]:
                     known |= self._compute(new)
         return [features.float() for prompt in prompts if (features := known[prompt]) is not None]
@@ -107,41 +87,25 @@ class T5Encoder:
             digest.update(_sample(file))
         return digest.hexdigest()[:32]
 
-    def file_of(self, prompt: str) -> Path:
-        """Where the features of a prompt are kept."""
-        return self._cache / self.fingerprint / f"{hashlib.sha256(prompt.encode()).hexdigest()[:32]}.safetensors"
-
-    def _read(self, prompt: str) -> Tensor | None:
-        path = self.file_of(prompt)
-        if not path.is_file():
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                features = file.get_tensor("features") if file.metadata()["prompt"] == prompt else None
-        except (OSError, SafetensorError, KeyError, TypeError) as error:
-            raise CheckpointError(f"stored text features {path} are damaged ({error}); delete that file") from None
-        if features is not None and not self._is_usable(features):
-            raise CheckpointError(f"stored text features {path} are not finite (NaN or infinity); delete that file")
-        return features
-
-    def _is_usable(self, features: Tensor) -> bool:
-        return self._allow_nonfinite or bool(torch.isfinite(features).all())
+    @cached_property
+    def kept(self) -> KeptFeatures:
+        """What this T5 has computed already."""
+        return KeptFeatures(self._cache, self.fingerprint, self._allow_nonfinite)
 
     def _compute(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        with self._writing() as folder, tempfile.TemporaryFile(dir=folder) as trial:  # T5 takes minutes: know it before
-            trial.write(bytes(_SAMPLE))
+        self.kept.check_writable(_SAMPLE)  # T5 takes minutes
         with quiet_transformers() as transformers:
             ids = self._tokenized(transformers, prompts)
             model = self._load(transformers)
             computed = {prompt: _features(model, ids[prompt]) for prompt in prompts}
         for prompt, features in computed.items():
-            if not self._is_usable(features):
+            if not self.kept.is_usable(features):
                 raise NonFiniteError(
                     f"the T5 in {self.folder} computed features that are not finite (NaN or infinity) for the prompt "
                     f"{shortened(prompt)}: its weights are damaged, or overflow in {self.dtype}"
                 )
         for prompt, features in computed.items():
-            self._write(prompt, features)
+            self.kept.write(prompt, features, source=self.folder.name)
         return computed
 
     def _tokenized(self, transformers: Any, prompts: Sequence[str]) -> Mapping[str, list[int]]:
@@ -168,25 +132,6 @@ class T5Encoder:
         except Exception as error:  # whatever transformers raises at the sight of damaged files
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CheckpointError(f"the {what} of the T5 in {self.folder} cannot be loaded: {reason}") from error
-
-    def _write(self, prompt: str, features: Tensor) -> None:
-        path = self.file_of(prompt)
-        with self._writing() as folder, tempfile.TemporaryDirectory(prefix=".scalekv-", dir=folder) as stage:
-            made = Path(stage) / path.name
-            save_file({"features": features.contiguous()}, made, metadata={"prompt": prompt, "t5": self.folder.name})
-            os.replace(made, path)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[Path]:
-        """The folder of the kept features, made if it is not there; InputError if it cannot be written to."""
-        folder = self._cache / self.fingerprint
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            yield folder
-        except OSError as error:
-            raise InputError(
-                f"text features cannot be stored in {self._cache} ({error.strerror}); set ${CACHE} to another folder"
-            ) from None
 
 
 _WEIGHTS = (".safetensors", ".bin")
