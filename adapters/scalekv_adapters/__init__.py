@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from scalekv_adapters.hart.adapter import HARTAdapter
+from scalekv_adapters.hart.card import HARTCard
+from scalekv_adapters.hart.config import PUBLISHED as HARTS
+from scalekv_adapters.hart.official import OfficialHARTAdapter
 from scalekv_adapters.infinity.adapter import InfinityAdapter
 from scalekv_adapters.infinity.card import PublishedInfinityCard
 from scalekv_adapters.infinity.config import PUBLISHED as INFINITIES
@@ -25,6 +29,8 @@ from scalekv_core.plugins.hookspecs import hookimpl
 @hookimpl
 def scalekv_model_adapters() -> Mapping[str, Callable[[], ModelAdapter]]:
     return {
+        "hart": HARTAdapter,
+        "hart-official": OfficialHARTAdapter,
         "infinity": InfinityAdapter,
         "infinity-official": OfficialInfinityAdapter,
         "var": VARAdapter,
@@ -38,6 +44,7 @@ def scalekv_image_models() -> Mapping[str, Callable[[], ModelCard]]:
         {"var-tiny": TinyVARCard, "infinity-tiny": TinyInfinityCard}
         | {name: partial(PublishedVARCard.of, name) for name in VARS}
         | {name: partial(PublishedInfinityCard.of, name) for name in INFINITIES}
+        | {name: partial(HARTCard.of, name) for name in HARTS}
     )
 
 

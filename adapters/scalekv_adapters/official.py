@@ -97,6 +97,10 @@ class OfficialAdapter(ModelAdapter):
     """What the attention has besides weights."""
     model_attributes: ClassVar[tuple[str, ...]]
     """What the model has."""
+    projection: ClassVar[str] = "mat_qkv"
+    """The attention's projection to queries, keys and values."""
+    weights: ClassVar[set[str]] = WEIGHTS
+    """What the attention has in its state dict, a head scale aside."""
 
     @abstractmethod
     def attentions(self, model: nn.Module) -> list[Any]:
@@ -119,10 +123,14 @@ class OfficialAdapter(ModelAdapter):
         """Whether this has the weights, the attributes and the call of the official attention, and no weights besides."""
         return (
             isinstance(attention, nn.Module)
-            and set(attention.state_dict()) - {HEAD_SCALE} == WEIGHTS
+            and self.weights_of(attention) == self.weights
             and all(hasattr(attention, name) for name in self.attributes)
             and tuple(inspect.signature(attention.forward).parameters) == self.call
         )
+
+    def weights_of(self, attention: nn.Module) -> set[str]:
+        """The names in its state dict that count; a head scale does not."""
+        return set(attention.state_dict()) - {HEAD_SCALE}
 
     def geometry(self, model: nn.Module) -> CacheGeometry:
         """The shape of the model's cache: the schedule that it is set to generate, one row, the dtype of its weights.
@@ -137,7 +145,7 @@ class OfficialAdapter(ModelAdapter):
             layers=len(found),
             heads=first.num_heads,
             head_dim=first.head_dim,
-            dtype=first.mat_qkv.weight.dtype,
+            dtype=getattr(first, self.projection).weight.dtype,
             unmodified_key_dtype=self.key_dtype(first),
         )
 

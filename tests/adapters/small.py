@@ -8,7 +8,7 @@ from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import VAR
-from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
+from scalekv_adapters.vqvae import VQVAE, VQVAEConfig
 
 
 def small_var(sides: tuple[int, ...] = (1, 2)) -> VAR:

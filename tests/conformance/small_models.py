@@ -1,4 +1,4 @@
-"""Tiny VARs and Infinities with random weights for adapters whose models do not ship with weights."""
+"""Tiny VARs, HARTs and Infinities with random weights for adapters whose models do not ship with weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from scalekv_adapters.hart.config import HARTConfig
+from scalekv_adapters.hart.context import Context
+from scalekv_adapters.hart.generation import HART
 from scalekv_adapters.infinity.config import InfinityConfig
 from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.prompts import PackedText
@@ -14,8 +17,9 @@ from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import VAR
-from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
+from scalekv_adapters.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.testing import TestModel
+from tests.adapters.hart.official_standin import StandInHART
 from tests.adapters.infinity.official_standin import StandInInfinity
 from tests.adapters.var.official_standin import StandInVAR
 
@@ -117,7 +121,56 @@ def draw_official_infinity(model: nn.Module, rows: int, seed: int) -> list[Tenso
     return [image, *bits, *(logits for logits, _ in model.drawn)]
 
 
+def small_hart() -> HART:
+    """A HART of two layers and three heads, always the same one; its weights are drawn anew, as above."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sizes = {"codes": 16, "code_width": 4, "patch_sides": SIDES}
+        tokenizer = VQVAE(VQVAEConfig(**sizes, base_channels=32, multipliers=(1, 1), blocks=1))
+        text = {"context_tokens": 3, "context_width": TEXT_CHANNELS}
+        diffusion = {"diffusion_width": 8, "diffusion_depth": 1, "diffusion_steps": 2}
+        config = HARTConfig(depth=2, width=24, heads=3, hidden=48, **sizes, **text, **diffusion)
+        hart = HART(config, tokenizer).eval().requires_grad_(False)
+        for parameter in hart.parameters():
+            parameter.normal_(std=0.1)
+        return hart
+
+
+def small_context(rows: int) -> Context:
+    """The same prompt of two text tokens, so many times."""
+    features = torch.randn(2, TEXT_CHANNELS, generator=torch.Generator().manual_seed(0))
+    return Context.of([features] * rows, 3)
+
+
+def small_official_hart() -> nn.Module:
+    """The same with the structure of the official object."""
+    return StandInHART(small_hart()).eval().requires_grad_(False)
+
+
+def draw_hart(model: HART, rows: int, seed: int, forced: Sequence[Tensor] = ()) -> list[Tensor]:
+    """Images, tokens and logits of one batch."""
+    seeds, text = range(seed, seed + rows), small_context(rows)
+    drawn = model.generate(text, seeds=seeds, guidance=2.0, forced=forced, keep_logits=True)
+    return [drawn.images, *drawn.tokens, *(drawn.logits or ())]
+
+
+def force_hart(model: HART, rows: int, seed: int, scales: int) -> list[Tensor]:
+    """The same with other tokens at the first scales."""
+    count = len(SIDES)
+    tokens = draw_hart(small_hart(), rows, seed)[1 : 1 + count]
+    return draw_hart(model, rows, seed, [(x + 1) % 16 for x in tokens[:scales]])
+
+
+def draw_official_hart(model: nn.Module, rows: int, seed: int) -> list[Tensor]:
+    """Images and logits of one batch by the official method."""
+    text = small_context(rows)
+    image = model.autoregressive_infer_cfg(text.features, text.real, cfg=2.0 + seed % 3)
+    return [image, *(logits for logits, _ in model.drawn)]
+
+
 SMALL_MODELS = {
+    "adapter.hart": TestModel(load=small_hart, draw=draw_hart, force=force_hart),
+    "adapter.hart-official": TestModel(load=small_official_hart, draw=draw_official_hart),
     "adapter.infinity": TestModel(load=small_infinity, draw=draw_infinity, force=force_infinity),
     "adapter.infinity-official": TestModel(load=small_official_infinity, draw=draw_official_infinity),
     "adapter.var": TestModel(load=small_var, draw=draw_ours, force=force_ours),

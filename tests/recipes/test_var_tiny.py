@@ -16,7 +16,7 @@ from scalekv_adapters.var import tiny
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import VAR
 from scalekv_adapters.var.tiny.judge import DigitReader, load_reader
-from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
+from scalekv_adapters.vqvae import VQVAE, VQVAEConfig
 
 SIDES = (1, 2, 4, 16)
 SMALL = {"codes": 16, "code_width": 4, "patch_sides": SIDES}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scalekv_adapters.var.generation import VAR
 from scalekv_adapters.var.tiny.judge import DigitReader, recognised
-from scalekv_adapters.var.vqvae import VQVAE
+from scalekv_adapters.vqvae import VQVAE
 from scalekv_core.models.sampling import Sampling
 
 __all__ = ["accuracy", "draw_digits", "rebuild"]

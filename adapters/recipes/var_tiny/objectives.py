@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scalekv_adapters.var.generation import VAR
 from scalekv_adapters.var.tiny.judge import DigitReader
-from scalekv_adapters.var.vqvae import VQVAE
+from scalekv_adapters.vqvae import VQVAE
 
 __all__ = [
     "Noise",

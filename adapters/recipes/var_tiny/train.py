@@ -35,7 +35,7 @@ from scalekv_adapters.var.tiny import SAMPLING, VQVAE_SIZES
 from scalekv_adapters.var.tiny import SIZES as VAR_SIZES
 from scalekv_adapters.var.tiny.judge import DigitReader
 from scalekv_adapters.var.transformer import drop_labels
-from scalekv_adapters.var.vqvae import VQVAE
+from scalekv_adapters.vqvae import VQVAE
 from scalekv_core.models.sampling import Sampling
 
 JUDGE_WIDTH = 16

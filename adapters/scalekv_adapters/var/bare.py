@@ -11,7 +11,7 @@ from scalekv_adapters.decoding import most_decoding, most_weights
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import VAR, VARImages
 from scalekv_adapters.var.transformer import Block
-from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
+from scalekv_adapters.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.models.size_bound import SizeBound
 

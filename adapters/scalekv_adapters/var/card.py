@@ -16,7 +16,7 @@ from scalekv_adapters.var.checkpoint import FORMATS, load_var, load_vqvae
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.files import folder_for, parts_of
 from scalekv_adapters.var.model import VARImageModel, check_sampling
-from scalekv_adapters.var.vqvae import VQVAEConfig
+from scalekv_adapters.vqvae import VQVAEConfig
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.sampling import Sampling

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scalekv_adapters.var.config import PUBLISHED, VARConfig, tokens_per_level
 from scalekv_adapters.var.generation import VAR
-from scalekv_adapters.var.vqvae import SIDES_256, VQVAE, VQVAEConfig
+from scalekv_adapters.vqvae import SIDES_256, VQVAE, VQVAEConfig
 from scalekv_core.errors import CheckpointError
 from scalekv_core.models.weights import State, Weights, WeightsFormat, fill, find_weights, numbered, shape_of
 

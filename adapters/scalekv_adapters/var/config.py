@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scalekv_adapters.sizes import positive
-from scalekv_adapters.var.vqvae import SIDES_256, SIDES_512, as_sides, check_sides
+from scalekv_adapters.vqvae import SIDES_256, SIDES_512, as_sides, check_sides
 from scalekv_core.errors import InputError, unknown_name
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule

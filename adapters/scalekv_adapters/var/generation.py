@@ -14,7 +14,7 @@ from scalekv_adapters.var.config import VARConfig, check_trained
 from scalekv_adapters.var.guidance import guide
 from scalekv_adapters.var.inputs import check_labels, check_pair
 from scalekv_adapters.var.transformer import VARTransformer
-from scalekv_adapters.var.vqvae import VQVAE
+from scalekv_adapters.vqvae import VQVAE
 from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scalekv_adapters.var.config import VARConfig
-from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
+from scalekv_adapters.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.errors import InputError
 
 

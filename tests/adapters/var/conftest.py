@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import VAR
-from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
+from scalekv_adapters.vqvae import VQVAE, VQVAEConfig
 
 DATA = Path(__file__).parents[2] / "data"
 GOLDEN = DATA / "golden" / "var"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scalekv_adapters.var.vqvae import SIDES_256, VQVAE, VQVAEConfig, nearest_code, residual_conv_index
+from scalekv_adapters.vqvae import SIDES_256, VQVAE, VQVAEConfig, nearest_code, residual_conv_index
 from scalekv_core.errors import InputError
 
 PHI = json.loads((Path(__file__).parents[2] / "data/golden/var/phi_index.json").read_text())

@@ -11,7 +11,7 @@ import torch
 from scalekv_adapters.shipped import shipped
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import VAR
-from scalekv_adapters.var.vqvae import VQVAE, VQVAEConfig
+from scalekv_adapters.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.models.sampling import Sampling
 
 __all__ = ["SAMPLING", "SIZES", "VQVAE_SIZES", "load"]

@@ -12,7 +12,7 @@ from scalekv_adapters.var.card import PROFILE, VARCard
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.model import VARImageModel
 from scalekv_adapters.var.tiny import SAMPLING, SIZES, VQVAE_SIZES, load
-from scalekv_adapters.var.vqvae import VQVAEConfig
+from scalekv_adapters.vqvae import VQVAEConfig
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.shapes.geometry import CacheGeometry

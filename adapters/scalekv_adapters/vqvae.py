@@ -1,4 +1,4 @@
-"""VAR's VQVAE: images to token maps of growing size and back.
+"""VAR's VQVAE, which other families use, too: images to token maps of growing size and back.
 
 The maps are residual: scale k holds what the scales before it could not express. So a running sum, called f_hat, is at
 the heart of every use of this class (encoding, teacher forcing, generation), and its steps are public.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from scalekv_adapters.convnet import Decoder, Encoder
 from scalekv_adapters.decoding import decode_in_parts
-from scalekv_adapters.var.convnet import PARTS, conv
+from scalekv_adapters.vqvae_parts import PARTS, conv
 from scalekv_core.errors import InputError
 
 SIDES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
