@@ -134,7 +134,7 @@ class HARTImages(ImageBatch):
     """Images of B prompts while they are generated; with guidance the rows of the batch are 2 B, conditioned ones first.
 
     Attributes:
-        noise: (steps + 1, B n, code width) of the residual diffusion; None draws it from the generators.
+        noise: (steps + 1, B n, code width) of the residual diffusion; None takes it from the generators.
     """
 
     family = "HART"

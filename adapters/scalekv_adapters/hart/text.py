@@ -1,6 +1,6 @@
 """Prompts to text features by a language model, as the published HART reads them, through transformers (extra ``text``).
 
-A system prompt stands in front of every prompt, and its positions are cut off again. It is read from ``system_prompt.txt`` in the
+A system prompt stands in front of every prompt, and the features of its own tokens are left out. It is read from ``system_prompt.txt`` in the
 language model's folder, since it is part of what the weights were trained with.
 """
 
