@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from scalekv_core.cli import choice, main
+from scalekv_core.cli import main
 from scalekv_core.memory import plan
+from scalekv_core.pipeline import running
 from scalekv_core.planning import planner, plans
 
-CALLERS = (planner, plans, plan, choice)
+CALLERS = (planner, plans, plan, running)
 """The modules that have imported the function."""
 TINY = ("--layers", "2", "--heads", "2", "--head-dim", "4", "--maps", "1,2,4", "--repeats", "1", "--stages", "0")
 
