@@ -42,6 +42,7 @@ class Place:
         device, dtype: where and in which dtype it runs.
         profile: what was given in place of its own.
         random_weights: whether it generates noise.
+        aspect, size: of the images for which no call says another; None is the model's own.
         registry: where names are looked up.
     """
 
@@ -52,6 +53,8 @@ class Place:
     dtype: torch.dtype = field(converter=read_dtype)
     profile: AttentionProfile | None
     random_weights: bool
+    aspect: str | None
+    size: str | None
     registry: Registry
 
     def job(self, images: Sequence[tuple[str, int]], sampling: Sampling, **shape: Any) -> Job:

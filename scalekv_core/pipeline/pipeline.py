@@ -62,6 +62,8 @@ class Pipeline:
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = torch.float32,
         profile: str | Path | AttentionProfile | None = None,
+        aspect: str | None = None,
+        size: str | None = None,
         random_weights: bool = False,
         allow_nonfinite: bool = False,
         registry: Registry | None = None,
@@ -77,6 +79,7 @@ class Pipeline:
             weights: file or folder, for models whose weights do not ship.
             device, dtype: where and in which dtype the model runs.
             profile: what ``scalekv calibrate`` measured; the model's own by default.
+            aspect, size: of the images where a call gives none; None is the model's own.
             random_weights: generate noise, to measure memory and time.
             allow_nonfinite: accept weights and text features that hold NaN or infinity.
             registry: where names are looked up; the installed plugins by default.
@@ -96,10 +99,12 @@ class Pipeline:
             dtype=dtype,
             profile=AttentionProfile.load(Path(profile)) if isinstance(profile, (str, Path)) else profile,
             random_weights=random_weights,
+            aspect=aspect,
+            size=size,
             registry=registry,
         )
         chosen = _policy(registry, policy, changes)
-        one = place.job([(place.card.example, 0)], place.card.sampling)
+        one = place.job([(place.card.example, 0)], place.card.sampling, aspect=aspect, size=size)
         loading.check_weights(one.batch, place.weights)
         place.plan(one, chosen, budget)
         return cls(place.load(one, allow_nonfinite=allow_nonfinite), chosen, budget)
@@ -171,7 +176,7 @@ class Pipeline:
             num_images_per_prompt: how many; by default one, or as many as seeds.
             guidance: strength, for all scales or one per scale; the model's own by default, 0 generates without.
             negative_prompt: what guidance leads away from, where the model's family knows that; empty is nothing.
-            aspect, size: of the images, such as "3:4" and "1M"; None is the model's own.
+            aspect, size: of the images, such as "3:4" and "1M"; None is the pipeline's.
             output: "pil", "tensor" or "numpy".
             on_scale: is called after every scale; may look at a preview, and may stop.
             measure_peak: also measure the peak bytes of the cache; slower on a CPU.
@@ -188,6 +193,7 @@ class Pipeline:
             sampling["guidance"] = guidance if isinstance(guidance, (int, float)) else tuple(guidance)
         prompts = [prompt] if isinstance(prompt, str) else prompt
         images = _images(place.name, prompts, seed, generators, num_images_per_prompt)
+        aspect, size = aspect or place.aspect, size or place.size
         how = changed_sampling(self.card.sampling, sampling)
         job = place.job(images, how, aspect=aspect, size=size, take_turns=loaded.offload is not None)
         tell = None if on_scale is None else telling(on_scale, form, goes_on=loaded.goes_on)

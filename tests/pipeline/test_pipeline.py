@@ -104,6 +104,19 @@ def test_the_shape_is_that_of_one_call(captions: Pipeline) -> None:
     assert (64, 64) == captions(CAPTION).images[0].size
 
 
+def test_a_pipeline_has_a_shape_of_its_own(captions: Pipeline) -> None:
+    """It is planned for it before the model is loaded, and a call may give another."""
+    pipe = Pipeline.from_pretrained("infinity-tiny", policy="fold", aspect="4:3")
+
+    assert (80, 60) == pipe(CAPTION).images[0].size
+    assert (60, 80) == pipe(CAPTION, aspect="3:4").images[0].size
+    assert (80, 60) == pipe(CAPTION).images[0].size
+    with pytest.raises(
+        InputError, match=r"^model 'infinity-tiny' generates no such images: there is no aspect ratio '9:1'"
+    ):
+        Pipeline.from_pretrained("infinity-tiny", aspect="9:1")
+
+
 def test_a_negative_prompt_leads_elsewhere(captions: Pipeline) -> None:
     """Another image than without; empty is none, and with the words of no prompt it is bit-identical to itself."""
     plain, empty, against = (
