@@ -29,8 +29,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "infinity-vae-d32": {"bits": 32},
     "infinity-vae-d56-f8-14-patchify": {"bits": 14, "multipliers": (1, 2, 4, 4)},
 }
-MARKER = "quantizer.lfq.mask"
-"""The name of a tensor that tells a BSQ-VAE from everything else."""
 
 
 def as_multipliers(multipliers: Iterable[int]) -> tuple[int, ...]:
