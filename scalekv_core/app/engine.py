@@ -41,6 +41,7 @@ class Settings:
         model, policy: chosen at first.
         weights: of that model.
         device, dtype: where and how models run.
+        allow_nonfinite: accept weights that hold NaN or infinity.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Settings:
     weights: Path | None = None
     device: torch.device = field(factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    allow_nonfinite: bool = False
 
 
 @frozen
@@ -184,6 +186,7 @@ class Engine:
                 weights=self._weights(name),
                 device=settings.device,
                 dtype=settings.dtype,
+                allow_nonfinite=settings.allow_nonfinite,
                 registry=self.registry,
             )
         return self._pipeline

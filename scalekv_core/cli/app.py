@@ -48,7 +48,12 @@ def app(
     batch = Batch(model=model, card=installed.model_card(model), dtype=dtype)
     loading.check_weights(batch, place.weights)
     settings = Settings(
-        model=model, policy=policy, weights=place.weights, device=loading.read_device(place.device), dtype=dtype
+        model=model,
+        policy=policy,
+        weights=place.weights,
+        device=loading.read_device(place.device),
+        dtype=dtype,
+        allow_nonfinite=place.allow_nonfinite,
     )
     with server.listening(registry, settings, host=host, port=port) as address:
         console.say(f"{address} (Ctrl-C ends it)")

@@ -13,11 +13,13 @@ import torch
 from attrs import evolve
 from PIL import Image
 
-from scalekv_core import ScaleKVError, compress
+from scalekv_core import ImageModel, Registry, ScaleKVError, compress
 from scalekv_core.app import pictures
+from scalekv_core.app.engine import Engine, Settings
 from scalekv_core.app.form import Form
-from scalekv_core.app.turns import FAILED
+from scalekv_core.app.turns import FAILED, Turns
 from scalekv_core.app.views import Shown, Views
+from scalekv_core.testing import toy
 
 
 def shown(views: Views, form: Form) -> list[Shown]:
@@ -172,3 +174,24 @@ def test_a_bug_shows_no_trace(views: Views, form: Form, monkeypatch: pytest.Monk
     assert FAILED in text(broken.status)
     assert not broken.busy
     assert shown(views, evolve(form, seed="6"))[-1].result is not None
+
+
+def test_what_is_not_finite_is_accepted_only_if_told(
+    registry: Registry, form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choice of the command line reaches the model's card."""
+    told: list[bool] = []
+    load = toy.ToyCard.load
+
+    def noting(card: toy.ToyCard, *, allow_nonfinite: bool = False, **how: object) -> ImageModel:
+        told.append(allow_nonfinite)
+        return load(card, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(toy.ToyCard, "load", noting)
+    for allowed in (False, True):
+        engine = Engine(registry, Settings(model="toy", policy="toy-latest", allow_nonfinite=allowed))
+        turns = Turns(engine.work, describe=lambda error: None)
+        list(turns.run(engine.read(form), "visitor"))
+        turns.close()
+
+    assert [False, True] == told
