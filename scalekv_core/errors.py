@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_NUMBER = re.compile(r"\d{41,}")
+"""Digits that nobody reads: what a user gave by mistake, or what was computed from it."""
 
 
 class ScaleKVError(Exception):
-    """Root of all errors that scalekv raises on purpose; the command line prints them without a traceback."""
+    """Root of all errors that scalekv raises on purpose; the command line prints them without a traceback.
+
+    Numbers of more than 40 digits are abbreviated in its message.
+
+    >>> print(ScaleKVError("budget " + "9" * 400 + "%"))
+    budget 99999999 ... 99999999 (400 digits)%
+    """
+
+    def __init__(self, *given: object) -> None:
+        super().__init__(*(_NUMBER.sub(_abbreviated, one) if isinstance(one, str) else one for one in given))
+
+
+def _abbreviated(number: re.Match[str]) -> str:
+    digits = number[0]
+    return f"{digits[:8]} ... {digits[-8:]} ({len(digits)} digits)"
 
 
 class InputError(ScaleKVError, ValueError):

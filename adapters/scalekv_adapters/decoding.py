@@ -24,7 +24,16 @@ def decode_in_parts(decode: Callable[[Tensor], Tensor], latents: Tensor, *, stri
     """
     pixels = latents.shape[-2] * latents.shape[-1] * stride**2
     parts = latents.split(max(1, PIXELS_AT_ONCE // pixels))
-    return torch.cat([decode(part) for part in parts]) if len(parts) > 1 else decode(latents)
+    if len(parts) == 1:
+        return decode(latents)
+    return torch.cat(_on_meta(decode, parts) if latents.is_meta else [decode(part) for part in parts])
+
+
+def _on_meta(decode: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    """The same without values: beside all parts before them the last two are decoded, and no others take more."""
+    *earlier, full, last = parts
+    one = decode(full[:1])
+    return [one.new_empty((len(part), *one.shape[1:])) for part in earlier] + [decode(full), decode(last)]
 
 
 def most_weights(base: int, multipliers: Sequence[int], blocks: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -121,6 +122,9 @@ def tell(error: Exception, told: Sequence[str] = ()) -> int | None:
         for line in told:
             message = message.replace(f"\n{line}", "")
         console.complain(message)
+        return 2
+    if isinstance(error, OSError) and error.filename is not None:
+        console.complain(f"{os.fsdecode(error.filename)} cannot be used ({error.strerror})")
         return 2
     if is_out_of_memory(error):
         console.complain(f"out of memory: {str(error).splitlines()[0]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator
 from textwrap import wrap
 
@@ -18,14 +19,21 @@ from scalekv_core.errors import ScaleKVError
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+_UNSEEN = ("Cc", "Zl", "Zp")
+"""Categories of characters that end a line, or move the cursor."""
+
 
 class OutputError(ScaleKVError):
     """Standard output cannot be written to."""
 
 
 def complain(message: str) -> None:
-    """One line on stderr, never wrapped, so that it can be read by a program and found by a search."""
-    print(f"scalekv: {message}", file=sys.stderr)
+    """One line on stderr, never wrapped, so that it can be read by a program and found by a search.
+
+    A path or a prompt may hold line breaks and other control characters; they are written as Python writes them.
+    """
+    line = "".join(repr(letter)[1:-1] if unicodedata.category(letter) in _UNSEEN else letter for letter in message)
+    print(f"scalekv: {line}", file=sys.stderr)
 
 
 def say(line: str = "") -> None:

@@ -56,26 +56,34 @@ class Suggestions:
     @cached_property
     def largest_batch(self) -> int | None:
         """The most images that fit with nothing else changed; None if not even one does."""
-        images = self.plan.batch.images
+        images, memory = self.plan.batch.images, self.plan.memory
+        if memory is None:
+            return max(images, MOST_IMAGES)
         if not self.plan.fits:
-            return _last(self._images_fit, 1, images) if images > 1 and self._images_fit(1) else None
-        low, high = images, images + 1
-        while high < MOST_IMAGES and self._images_fit(high):
-            low, high = high, 2 * high
-        return _last(self._images_fit, low, high)
+            one = None if images == 1 else self._need(1)
+            return None if one is None or one > memory else _last(self._need, memory, (1, one), (images, self._total))
+        low: Known = (images, self._total)
+        high: Known = (images + 1, self._need(images + 1))
+        while high[0] < MOST_IMAGES and high[1] is not None and high[1] <= memory:
+            further = min(max(2 * high[0], _interpolated(low, high, memory) + 1), MOST_IMAGES)
+            low, high = high, (further, self._need(further))
+        if high[1] is not None and high[1] <= memory:
+            return high[0]
+        return _last(self._need, memory, low, high)
 
     @cached_property
     def largest_budget(self) -> Budget | None:
         """The largest budget that fits with nothing else changed, in tenths of a percent of the history; None if none does, or
         if the policy does not spend its budget."""
-        if not self.plan.planned.policy.allocator.spends_all:
+        if not self.plan.planned.policy.allocator.spends_all or self._is_too_much_without_a_cache:
             return None
+        memory = self.plan.memory
         best, low, high = None, 0, STEPS + 1
         while high - low > 1:
             middle = (low + high) // 2
             budget = Budget(Fraction(middle, STEPS))
             try:
-                fits = self.plan.replanned(budget=budget).fits
+                fits = memory is None or self.plan.replanned(budget=budget).fits
             except BudgetError:  # below what the policy needs
                 low = middle
                 continue
@@ -109,9 +117,14 @@ class Suggestions:
             )
         return "; ".join(found)
 
-    def _images_fit(self, images: int) -> bool:
+    @property
+    def _total(self) -> int:
+        return self.plan.need.total
+
+    def _need(self, images: int) -> int | None:
+        """Bytes of so many images; None where they cannot be planned."""
         changed = _tried(self.plan, batch=evolve(self.plan.batch, images=images))
-        return changed is not None and changed.fits
+        return None if changed is None else changed.need.total
 
     def _all(self) -> Iterator[Suggestion]:
         """Each change, alone and then without the text encoder too. Plans are made as they are asked for."""
@@ -127,8 +140,15 @@ class Suggestions:
                     if (changed := _tried(base.plan, **changes)) is not None:
                         yield Suggestion(change=before + words, plan=changed)
 
+    @property
+    def _is_too_much_without_a_cache(self) -> bool:
+        """Whether no smaller cache helps, since all the rest alone is more than is free."""
+        need, memory = self.plan.need, self.plan.memory
+        beside = sum(need.weights.values()) + max(need.activations, need.decoding)
+        return memory is not None and beside > memory
+
     def _codecs(self) -> Iterator[Change]:
-        for codec in _smaller_codecs(self.plan, self._registry):
+        for codec in [] if self._is_too_much_without_a_cache else _smaller_codecs(self.plan, self._registry):
             policy = self._registry.policy(self.plan.planned.policy, codec=codec)
             yield f"store what is kept with --codec {codec}", {"policy": policy}
 
@@ -169,9 +189,28 @@ def _tried(plan: MemoryPlan, **changes: Any) -> MemoryPlan | None:
         return None
 
 
-def _last(fits: Callable[[int], bool], low: int, high: int) -> int:
-    """The last number that fits, where ``low`` does and ``high`` does not, or is not to be tried."""
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+Known = tuple[int, int | None]
+"""A number, and the bytes that it needs; None if it cannot be planned."""
+
+
+def _last(need: Callable[[int], int | None], most: int, low: Known, high: Known) -> int:
+    """The last number that needs at most ``most`` bytes, where ``low`` does, and ``high`` does not or is not to be tried.
+
+    Each plan takes a dry run. Bytes are nearly linear, so a few are enough; every third step halves what is left.
+    """
+    step = 0
+    while high[0] - low[0] > 1:
+        step += 1
+        guess = _interpolated(low, high, most) if step % 3 else (low[0] + high[0]) // 2
+        guess = min(max(guess, low[0] + 1), high[0] - 1)
+        known = guess, need(guess)
+        low, high = (low, known) if known[1] is None or known[1] > most else (known, high)
+    return low[0]
+
+
+def _interpolated(one: Known, other: Known, most: int) -> int:
+    """The number that would need ``most`` bytes if they grew by equal steps; half of the way where that is not known."""
+    (low, less), (high, more) = one, other
+    if less is None or more is None or more <= less:
+        return (low + high) // 2
+    return low + (most - less) * (high - low) // (more - less)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.options import set_options
 from scalekv_core.contracts.policy import PARTS, Policy
-from scalekv_core.errors import InputError, PluginError, SessionError, unknown_name
+from scalekv_core.errors import CheckpointError, InputError, PluginError, ScaleKVError, SessionError, unknown_name
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.models.requests import read_device, read_dtype
@@ -202,4 +203,23 @@ def load_model(
     """
     card: ModelCard = (registry or shared_registry()).make("model", name)
     options = {"allow_nonfinite": True} if allow_nonfinite else {}  # cards that ship their weights need not know it
-    return card.load(weights=weights, device=str(read_device(device)), dtype=read_dtype(dtype), **options)
+    if options and not _takes(card.load, *options):
+        raise InputError(
+            f"model {name!r} ({type(card).__name__}) cannot be loaded with allow_nonfinite, which its load does not take; "
+            "leave it out"
+        )
+    place, number = str(read_device(device)), read_dtype(dtype)
+    try:
+        return card.load(weights=weights, device=place, dtype=number, **options)
+    except OSError as error:  # a folder that may not be entered, a disk that fails
+        if isinstance(error, ScaleKVError):
+            raise
+        raise CheckpointError(
+            f"model {name!r}: {error.filename or weights} cannot be read ({error.strerror})"
+        ) from error
+
+
+def _takes(function: Callable[..., object], name: str) -> bool:
+    """Whether a function has a parameter of this name, or takes any."""
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -14,7 +15,9 @@ from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import SessionError
 from scalekv_core.session.attributes import Attributes
 
-_attached: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_attached: WeakKeyDictionary[nn.Module, tuple[str, ClosingSource]] = WeakKeyDictionary()
+_attaching = threading.Lock()
+"""Held while it is looked up whether a model is attached and noted that it is: of two threads one is refused."""
 
 
 class ClosingSource(CacheSource, Protocol):
@@ -31,25 +34,33 @@ def attached(module: nn.Module, adapter: ModelAdapter, session: ClosingSource, o
 
     An adapter that is interrupted on its way in or out leaves nothing in the instance: its attributes are put back.
     """
-    if module in _attached:
-        raise SessionError(
-            f"this {type(module).__name__} is already attached to {_attached[module]!r}; leave that block first"
-        )
-    before = Attributes.of(module)
-    detach: Callable[[], None] = before.restore  # until the adapter has said how
     try:
-        detach = adapter.attach(module, session)
-        _attached[module] = owner
-        yield
-    finally:
+        _note(module, session, owner)
+        before = Attributes.of(module)
+        detach: Callable[[], None] = before.restore  # until the adapter has said how
         try:
-            detach()
-        except BaseException:
-            before.restore()
-            raise
+            detach = adapter.attach(module, session)
+            yield
         finally:
-            _attached.pop(module, None)
-            session.close()
+            try:
+                detach()
+            except BaseException:
+                before.restore()
+                raise
+    finally:
+        if _attached.get(module, ("", None))[1] is session:
+            del _attached[module]
+        session.close()
+
+
+def _note(module: nn.Module, session: ClosingSource, owner: str) -> None:
+    """Notes that the module is attached; SessionError if it is already, in whichever thread."""
+    with _attaching:
+        if module in _attached:
+            raise SessionError(
+                f"this {type(module).__name__} is already attached to {_attached[module][0]!r}; leave that block first"
+            )
+        _attached[module] = owner, session
 
 
 def unwrapped(model: Any) -> tuple[nn.Module, str | None, AttentionProfile | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 import traceback
 from pathlib import Path
 
@@ -24,13 +25,18 @@ def in_words(error: BaseException) -> str:
     )
 
 
+def is_foreign_file(name: str) -> bool:
+    """Whether a file of Python code is somebody's own: neither Python's, nor a library's, nor the core's."""
+    core, python = str(Path(scalekv_core.__file__).parent), sysconfig.get_path("stdlib")
+    return not name.startswith((core, python, "<")) and "site-packages" not in name
+
+
 def fault_of(error: BaseException) -> str:
     """What names the fault: the line of foreign code that raised, or the sentence."""
     if isinstance(error, AssertionError):
         return in_words(error) if error.__cause__ is None else fault_of(error.__cause__)
-    core = str(Path(scalekv_core.__file__).parent)
     frames = list(traceback.extract_tb(error.__traceback__))
-    own = [one for one in frames if not one.filename.startswith(core) and "site-packages" not in one.filename]
+    own = [one for one in frames if is_foreign_file(one.filename)]
     if not own and not frames:
         return in_words(error)
     where = (own or frames)[-1]

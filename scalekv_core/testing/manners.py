@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from scalekv_core.testing.common import all_same
+from scalekv_core.testing.faults import is_foreign_file
 
 
 def settings() -> dict[str, Any]:
@@ -83,13 +84,16 @@ def restored_settings(before: Mapping[str, Any]) -> Iterator[None]:
 def quietly(act: Callable[[], list[Tensor]]) -> list[Tensor]:
     """What the act gives; AssertionError if it prints, warns, or changes a setting.
 
-    It is done twice, since torch imports and starts things at a first call.
+    It is done twice, since torch imports, starts and warns of things at a first call; a strategy's own words count at once.
     """
-    with _unheard():
+    with _unheard() as (said, first):
         before = settings()
         with restored_settings(before):
             act()
             _assert_unchanged(before)
+    _assert_silent("standard output", said.getvalue())
+    own = [warning for warning in first if is_foreign_file(warning.filename)]
+    assert not own, f"it warns: {str(own[0].message).splitlines()[0]}" if own else ""
     out, err = io.StringIO(), io.StringIO()
     with (
         warnings.catch_warnings(record=True) as warned,
@@ -99,19 +103,27 @@ def quietly(act: Callable[[], list[Tensor]]) -> list[Tensor]:
         warnings.simplefilter("always")
         with _sleepless():
             answer = act()
-    for stream, text in (("standard output", out.getvalue()), ("standard error", err.getvalue())):
-        assert not text, f"it writes to {stream}: {text.strip().splitlines()[0] if text.strip() else 'an empty line'}"
+    _assert_silent("standard output", out.getvalue())
+    _assert_silent("standard error", err.getvalue())
     assert not warned, f"it warns: {str(warned[0].message).splitlines()[0]}" if warned else ""
     return answer
 
 
+def _assert_silent(stream: str, text: str) -> None:
+    assert not text, f"it writes to {stream}: {text.strip().splitlines()[0] if text.strip() else 'an empty line'}"
+
+
 @contextlib.contextmanager
-def _unheard() -> Iterator[None]:
-    """A block whose prints and warnings come to nothing."""
-    nowhere = io.StringIO()
-    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _unheard() -> Iterator[tuple[io.StringIO, list[warnings.WarningMessage]]]:
+    """A block whose prints and warnings nobody sees; gives what is written to standard output, and the warnings."""
+    out = io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(record=True) as warned,
+    ):
+        warnings.simplefilter("always")
+        yield out, warned
 
 
 @contextlib.contextmanager

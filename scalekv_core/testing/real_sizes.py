@@ -86,6 +86,13 @@ def codecs() -> Sequence[CodecCase]:
     )
 
 
+MANY: dict[type[Case], Any] = {
+    ViewCase: ViewCase(
+        maps=VAR_256, scale=4, held=20, keep=18, rows=9, heads=33, width=64, layer=29, layout="permuted"
+    ),
+    CodecCase: CodecCase(tokens=9, later=16, rows=9, heads=33, width=64, layout="permuted"),
+}
+"""More rows and heads than any small case has, of few tokens: among the cases of every check."""
 POOLS: dict[type[Case], Callable[[], Sequence[Any]]] = {
     ViewCase: views,
     ProfileCase: profiles,
@@ -105,4 +112,7 @@ def cases_for(check: str, case: type[Case], wanted: int | None, seed: int) -> li
     if case is ViewCase and wanted is None:
         pool = pool[:-1]  # the largest takes as long as all others
     start = (zlib.crc32(check.encode()) + seed) % max(1, len(pool))
-    return [evolve(one, seed=one.seed + seed) for one in (*pool[start:], *pool[:start])[:number]]
+    chosen = [*pool[start:], *pool[:start]][:number]
+    if chosen and case in MANY:
+        chosen[-1 if wanted is None else number :] = [MANY[case]]
+    return [evolve(one, seed=one.seed + seed) for one in chosen]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from scalekv_core.cli import console, main
+from scalekv_core.testing import toy
 
 
 @pytest.fixture(params=[30, 40, 60, 80])
@@ -89,3 +90,26 @@ def test_an_interrupted_import_is_an_interruption(monkeypatch: pytest.MonkeyPatc
         main(["policies"])
 
     assert 130 == ended.value.code
+
+
+@pytest.mark.parametrize("given", ["a\nb", "a\x1b[2Jb", "a\r\tb", "a\u2028b"])
+def test_a_complaint_is_one_line(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is in a path or a prompt: a program reads one line for one mistake, and no terminal is cleared."""
+    console.complain(f"model 'toy' lacks {given}")
+    printed = capsys.readouterr().err
+
+    assert f"scalekv: model 'toy' lacks {given.encode('unicode_escape').decode()}\n" == printed
+
+
+def test_a_folder_that_may_not_be_entered_is_one_line(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of any command, exit code 2; a plugin's card that lets an OSError through is one of the mistakes of a user."""
+
+    def load(card: toy.ToyCard, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "t5"))
+
+    monkeypatch.setattr(toy.ToyCard, "load", load)
+    result = run("generate", "3", "--model", "toy", "-p", "windowed")
+
+    assert 2 == result.code
+
+    assert f"scalekv: model 'toy': {tmp_path}/t5 cannot be read (Permission denied)" == result.err.strip()

@@ -45,6 +45,18 @@ class Ends(TokenSelector):
 
 
 @frozen
+class Sinks(TokenSelector):
+    """The first four tokens and the latest; under quotas it would be asked for fewer of a map."""
+
+    def least(self, schedule, scale):
+        return 5
+
+    def select(self, view: CacheView, keep: int) -> Tensor:
+        latest = ops.all_tokens(view.k, view.tokens - keep + 4, view.tokens)
+        return torch.cat([ops.all_tokens(view.k, 0, 4), latest], dim=2)
+
+
+@frozen
 class HeadByHead(BudgetAllocator):
     """Even heads get what odd heads do not."""
 
@@ -132,6 +144,7 @@ def folding() -> Policy:
 
 RIGHT = {
     "ends": Ends,
+    "sinks": Sinks,
     "by-value": ByValue,
     "by-place": ByPlace,
     "into-nearest": IntoNearest,
@@ -156,6 +169,7 @@ def test_what_is_right_passes(check: Callable[[], None]) -> None:
 
 
 ONCE_ACCUSED = {
+    "sinks": "follows_quotas",
     "next-map": "fills_its_capacity",
     "log-of-chance": "scores_are_numbers",
     "own-lots": "stays_on_the_device",

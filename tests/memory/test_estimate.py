@@ -431,6 +431,23 @@ def test_the_largest_batch_is_the_largest(memory: int) -> None:
     assert plan.fits == (most >= 6)
 
 
+@pytest.mark.parametrize("images", [30_000, 3_000_000])
+def test_few_dry_runs_are_made_for_a_suggestion(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many images are asked for; each dry run takes as long as one of few images."""
+    made, replanned = list[object](), MemoryPlan.replanned
+
+    def counted(plan: MemoryPlan, **changes: Any) -> MemoryPlan:
+        made.append(changes)
+        return replanned(plan, **changes)
+
+    monkeypatch.setattr(MemoryPlan, "replanned", counted)
+    plan = toy_plan(200 * NEEDED, images=images)
+
+    assert "the largest batch that fits is" in Suggestions(plan, registry=REGISTRY).sentence
+    assert 30 > len(made)
+    assert not toy_plan(200 * NEEDED, images=1 + (largest_batch(plan) or 0)).fits
+
+
 def test_no_batch_fits_where_weights_do_not() -> None:
     """Then that is the answer."""
     weights = sum(toy_plan(0).need.weights.values())

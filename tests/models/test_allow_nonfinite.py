@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from attrs import frozen
 
-from scalekv_core import CheckpointError, Registry, hookimpl, load_model
+from scalekv_core import CheckpointError, InputError, Registry, hookimpl, load_model
 from scalekv_core.testing import toy
 
 
@@ -45,3 +45,11 @@ def test_load_model_hands_it_to_the_card() -> None:
         load_model("strict", registry=registry)
     assert load_model("strict", allow_nonfinite=True, registry=registry).module
     assert load_model("shipped", registry=registry).module
+
+
+def test_a_card_that_does_not_know_it_is_named() -> None:
+    """In one line, instead of Python's own words for an argument too many."""
+    with pytest.raises(
+        InputError, match=r"model 'shipped' \(ShippedCard\) cannot be loaded with allow_nonfinite, which its"
+    ):
+        load_model("shipped", allow_nonfinite=True, registry=Registry.of(Plugin()))

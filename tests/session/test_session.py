@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import io
 import pickle
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from scalekv_core import (
     CacheView,
     ContractError,
     InputError,
+    ModelAdapter,
     Policy,
     ProfileError,
     Registry,
@@ -32,10 +35,12 @@ from scalekv_core import (
     TokenSelector,
     UnknownName,
     compress,
+    hookimpl,
     plan_policy,
 )
 from scalekv_core.cache.clock import STAGES, Clock
 from scalekv_core.cache.concat_cache import ConcatCache
+from scalekv_core.contracts.adapter import CacheSource
 from scalekv_core.memory.meter import StorageTracker
 from scalekv_core.testing import toy
 from scalekv_core.testing.toy import ToyImageModel, ToyModel
@@ -520,6 +525,39 @@ def test_a_model_is_attached_in_one_thread(model: ToyImageModel) -> None:
         with pytest.raises(SessionError, match="is already attached to 'toy-latest'"):
             pool.submit(attach).result()
         draw(model)
+
+
+def test_of_two_threads_that_attach_at_once_one_is_refused() -> None:
+    """The other one generates; the model is whole afterwards. Both are in the middle of attaching when either goes on."""
+    module, both = ToyModel().eval(), threading.Barrier(2)
+
+    class Slow(toy.ToyAdapter):
+        """Waits for the other thread before it attaches, as long as that may come."""
+
+        def attach(self, model: nn.Module, source: CacheSource) -> Callable[[], None]:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.5)
+            return super().attach(model, source)
+
+    class Plugin:
+        @hookimpl
+        def scalekv_model_adapters(self) -> dict[str, Callable[[], ModelAdapter]]:
+            return {"slow": Slow}
+
+    def generate() -> str:
+        try:
+            with compress(module, toy.latest(), registry=registry) as session, torch.inference_mode():
+                module.draw(torch.tensor([1]))
+            return str(len(session.report().images))
+        except SessionError as error:
+            return str(error)
+
+    registry, before = Registry.of(Plugin()), module.new_cache
+    with ThreadPoolExecutor(2) as pool:
+        said = sorted(future.result() for future in [pool.submit(generate) for _ in range(2)])
+
+    assert ["1", "this ToyModel is already attached to 'toy-latest'; leave that block first"] == said
+    assert before == module.new_cache
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from scalekv_core.testing import TestModel, toy
 from scalekv_core.testing.kinds import kind_of
 from scalekv_core.testing.running import try_all
 from scalekv_core.testing.trying import Subject
-from tests.wrong_strategies import adapters, beside, metrics, models, plans, policies, selectors, storage  # noqa: F401  (they fill the catalogue)
+from tests.wrong_strategies import adapters, beside, metrics, models, plans, policies, selectors, storage, unseen  # noqa: F401  (they fill the catalogue)
 from tests.wrong_strategies.catalogue import WRONG, Wrong
 
 TOY = TestModel.of_card(toy.ToyCard())

@@ -14,6 +14,7 @@ from scalekv_core.session.attaching import attached
 from scalekv_core.session.session import Session
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.testing.cases import GenerationCase
+from scalekv_core.testing.checks.whole import live_tensors, reached_from
 from scalekv_core.testing.common import NeverApplies, NotApplicable, all_same, made_on_few, same_bits
 from scalekv_core.testing.testmodels import TestModel, differences, inside
 from scalekv_core.testing.toy import Even, Latest, ToyModel
@@ -184,12 +185,16 @@ def check_attention_is_the_caches(make: Make, test_model: TestModel, case: Gener
     )
 
 
+@made_on_few(2)
 def check_the_model_stores_nothing(make: Make, test_model: TestModel, case: GenerationCase) -> None:
-    """The model does not go on storing keys and values of its own: the memory that a policy frees would still be taken."""
+    """The model does not go on storing keys and values of its own, nor does the adapter: memory that a policy frees would
+    still be taken."""
     adapter, loaded, module = start(make, test_model)
     geometry, stored = adapter.geometry(module), []
     at_rest = stored_bytes(module)
-    with watched(adapter, module, Watch(before=lambda: stored.append(stored_bytes(module) - at_rest))):
+    with watched(adapter, module, watch := Watch(before=lambda: stored.append(stored_bytes(module) - at_rest))):
+        test_model.generated(loaded, case.rows, case.seed)
+        watch.before = _AtTheLastScale(watch, geometry)
         test_model.generated(loaded, case.rows, case.seed)
     assert stored, "no image asked for a cache"
     history = geometry.history_bytes
@@ -197,6 +202,33 @@ def check_the_model_stores_nothing(make: Make, test_model: TestModel, case: Gene
         f"while an image is generated the model holds {max(stored)} bytes beside the cache; "
         f"the history's keys and values of one row are {history}"
     )
+
+
+class _AtTheLastScale:
+    """Fails where keys or values of earlier scales lie in memory beside the watched cache when the last scale begins."""
+
+    def __init__(self, watch: Watch, geometry: CacheGeometry) -> None:
+        self._watch, self._geometry = watch, geometry
+        self._earlier = {id(x): x for x in live_tensors()}
+
+    def __call__(self) -> None:
+        calls = self._watch.calls[-1]
+        if len(calls) != self._geometry.layers * (len(self._geometry.schedule) - 1):
+            return
+        cache = self._watch.caches[-1]()
+        assert cache is not None
+        own = {x.untyped_storage().data_ptr() for x in reached_from(cache, self._watch)}
+        shapes = {tuple(sorted(call.shape)) for call in calls}
+        beside = [
+            x
+            for x in live_tensors()
+            if tuple(sorted(x.shape)) in shapes
+            and id(x) not in self._earlier
+            and x.untyped_storage().data_ptr() not in own
+        ]
+        assert len(beside) < self._geometry.layers, (
+            f"when the last scale begins, {len(beside)} tensors of the shapes of earlier keys lie in memory beside the cache"
+        )
 
 
 def check_holds_what_was_planned(make: Make, test_model: TestModel, case: GenerationCase) -> None:

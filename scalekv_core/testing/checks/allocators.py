@@ -147,8 +147,8 @@ def check_roles_go_by_name(make: Make, case: PlanCase) -> None:
         f"the plan changes when the roles {', '.join(roles.names)} are listed in another order; ask roles.is_role(name)"
     )
     for more in (
-        LayerRoles((*roles.names, "unused"), roles.labels),
-        LayerRoles(("unused", *roles.names), (roles.labels + 1).astype(np.int8)),
+        LayerRoles((*roles.names, "absent"), roles.labels),
+        LayerRoles(("zero", *roles.names), (roles.labels + 1).astype(np.int8)),
     ):
         assert all_same(expected, held(make(), case, roles=more)), "the plan changes with a role that no layer has"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,34 @@ def answer(strategy: Viewer, case: ViewCase, view: CacheView) -> list[Tensor]:
 def ask(strategy: Viewer, case: ViewCase) -> list[Tensor]:
     """The answer to the view of a case."""
     return answer(strategy, case, view_of(strategy, case))
+
+
+def ask_in_every_way(strategy: Viewer, case: ViewCase) -> list[Tensor]:
+    """The same, and of a selector also what it keeps of each half of the tokens, as under quotas."""
+    view = view_of(strategy, case)
+    return answer(strategy, case, view) + by_halves(strategy, case, view)
+
+
+def by_halves(strategy: Viewer, case: ViewCase, view: CacheView) -> list[Tensor]:
+    """The indices under a quota for the older and one for the newer half of the tokens; nothing where it cannot be asked."""
+    if not isinstance(strategy, TokenSelector):
+        return []
+    half, keep = view.tokens // 2, keep_of(strategy, case, view)
+    older = min(half, keep // 2)
+    parts = [(0, half, older), (half, view.tokens, min(keep - older, view.tokens - half))]
+    return [] if asks_too_few(strategy, view, parts) else [strategy.select_by_source(seen_by(strategy, view), parts)]
+
+
+def asks_too_few(selector: TokenSelector, view: CacheView, parts: Sequence[tuple[int, int, int]]) -> bool:
+    """Whether a quota is below its least, where it leaves it to the core to select of each source scale alone."""
+    least, inherits = selector.least(view.schedule, view.scale), _inherits_quotas(selector)
+    return sum(keep for _, _, keep in parts) < least or (
+        inherits and any(0 < keep < min(least, stop - start) for start, stop, keep in parts)
+    )
+
+
+def _inherits_quotas(selector: TokenSelector) -> bool:
+    return type(selector).select_by_source is TokenSelector.select_by_source
 
 
 def mapped(view: CacheView, change: Callable[[Tensor], Tensor], **others: Any) -> CacheView:

@@ -13,7 +13,7 @@ from attrs import evolve
 from torch import Tensor
 
 from scalekv_core.contracts.strategies import ScoringSelector
-from scalekv_core.contracts.view import CacheView
+from scalekv_core.contracts.view import AttentionMasses, CacheView
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import ViewCase
 from scalekv_core.testing.checks.asking import answer, keep_of, mapped, seen_by, view_of
@@ -106,6 +106,10 @@ def check_follows_attention(make: Make, case: ViewCase) -> None:
     so many others that its count outweighs them."""
     selector, case = make(), _roomy(case)
     view = view_of(selector, case)
+    larger = evolve(view, q=view.q * 4, softmax_scale=view.softmax_scale / 4, masses=AttentionMasses())
+    assert all_same(answer(selector, case, view), answer(selector, case, larger)), (
+        "queries four times as large under a quarter of the softmax scale attend alike, and other tokens are kept"
+    )
     for target in {0, case.held, case.seed % case.tokens, case.tokens - 1}:
         kept = answer(selector, case, _looking_at(view, target))[-1]
         assert bool((kept == target).any(dim=-1).all()), (

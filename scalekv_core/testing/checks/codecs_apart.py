@@ -16,10 +16,12 @@ from scalekv_core.testing.cases import CodecCase, ImageCase
 from scalekv_core.testing.checks import whole
 from scalekv_core.testing.checks.codecs import Make, chosen, encoded, kept_over_scales, values
 from scalekv_core.testing.checks.remembering import forgotten, keeps_nothing, remembers_nothing, repeats
+from scalekv_core.testing.checks.whole import reached_from
 from scalekv_core.testing.common import (
     all_same,
     check_randomness,
     made_on_few,
+    refused,
     same_bits,
 )
 from scalekv_core.testing.elsewhere import agrees_elsewhere
@@ -36,6 +38,10 @@ def check_owns_its_memory(make: Make, case: CodecCase) -> None:
         assert storage.nbytes() == tensor.nbytes, (
             f"{name!r} has {tensor.nbytes} bytes and keeps {storage.nbytes()} alive: it is a view of something larger"
         )
+    for codes in (stored, later):
+        listed = {tensor.untyped_storage().data_ptr() for tensor in codes.tensors()}
+        beside = [one for one in reached_from(codes, codec) if one.untyped_storage().data_ptr() not in listed]
+        assert not beside, f"beside its codes it holds {refused(beside[0])}, which nobody counts"
 
 
 def check_rows_are_apart(make: Make, case: CodecCase) -> None:

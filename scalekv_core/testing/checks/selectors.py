@@ -12,7 +12,7 @@ from torch import Tensor
 from scalekv_core.contracts.strategies import ScoringSelector, TokenSelector
 from scalekv_core.testing.cases import ViewCase
 from scalekv_core.testing.checks import options
-from scalekv_core.testing.checks.asking import ask, keep_of, seen_by, view_of
+from scalekv_core.testing.checks.asking import ask, asks_too_few, keep_of, seen_by, view_of
 from scalekv_core.testing.common import (
     NotApplicable,
     made_on_few,
@@ -82,10 +82,11 @@ def check_follows_quotas(make: Make, case: ViewCase) -> None:
     selector, case = make(), evolve(case, even=True)
     parts = _quotas(case)
     keep = sum(part[2] for part in parts)
-    if not selector.least(case.maps, case.scale) <= keep < case.tokens:
-        raise NotApplicable(f"it cannot be asked for {keep} of {case.tokens}")
+    view = view_of(selector, case)
+    if keep >= case.tokens or asks_too_few(selector, view, parts):
+        raise NotApplicable(f"it cannot be asked for {keep} of {case.tokens}, or for so few of a map")
     given = list(parts)
-    kept = selector.select_by_source(seen_by(selector, view_of(selector, case)), given)
+    kept = selector.select_by_source(seen_by(selector, view), given)
     wanted = (case.rows, case.heads, keep)
     assert given == parts, "it changes the list of quotas that it is given"
     assert isinstance(kept, Tensor), f"it returned {refused(kept)}; wanted int64 of shape {wanted}"

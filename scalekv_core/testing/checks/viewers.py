@@ -16,7 +16,16 @@ from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import ImageCase, ViewCase
 from scalekv_core.testing.checks import whole
-from scalekv_core.testing.checks.asking import TENSORS, Viewer, answer, ask, mapped, view_of
+from scalekv_core.testing.checks.asking import (
+    TENSORS,
+    Viewer,
+    answer,
+    ask,
+    ask_in_every_way,
+    by_halves,
+    mapped,
+    view_of,
+)
 from scalekv_core.testing.checks.remembering import forgotten, keeps_nothing, remembers_nothing, repeats
 from scalekv_core.testing.checks.viewers_cost import TIMED
 from scalekv_core.testing.common import NotApplicable, all_same, check_randomness, check_value, made_on_few, same_bits
@@ -188,6 +197,7 @@ def check_leaves_its_input_alone(make: Make, case: ViewCase) -> None:
     untouched = mapped(view, Tensor.clone)
     names = list(view.statistics)
     answer(strategy, case, view)
+    by_halves(strategy, case, view)
     for name in TENSORS:
         mine, theirs = getattr(untouched, name), getattr(view, name)
         assert mine is None or same_bits(mine, theirs), f"it writes to {name} of the view"
@@ -200,10 +210,10 @@ def check_leaves_its_input_alone(make: Make, case: ViewCase) -> None:
         )
 
 
-@made_on_few(10, real_sizes=0)
+@made_on_few(10, real_sizes=2)
 def check_is_quiet(make: Make, case: ViewCase) -> None:
     """It prints nothing, warns of nothing, and leaves the settings of torch and of the process alone."""
-    quietly(lambda: ask(make(), case))
+    quietly(lambda: ask_in_every_way(make(), case))
 
 
 def check_another_process_agrees(make: Make) -> None:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from scalekv_core.contracts.view import AttentionMasses
 from scalekv_core.memory.meter import StorageTracker
 from scalekv_core.testing.cases import ViewCase
-from scalekv_core.testing.checks.asking import Viewer, answer, mapped, view_of
+from scalekv_core.testing.checks.asking import Viewer, answer, by_halves, mapped, view_of
 from scalekv_core.testing.common import Blocked, NotApplicable
 from scalekv_core.testing.real_sizes import VAR_256
 
@@ -82,6 +82,7 @@ def check_memory_is_linear(make: Make) -> None:
     try:
         with _generators_on_meta(), StorageTracker() as tracker:
             answer(strategy, case, view)
+            by_halves(strategy, case, view)
     except NotApplicable:
         raise
     except Exception as error:

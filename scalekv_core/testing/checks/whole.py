@@ -77,7 +77,9 @@ def nothing_is_hoarded(make: Callable[[], Policy], case: ImageCase) -> None:
     with forgotten(policy):
         image = Image.of(policy, case)
         image.generate(image.cache())
-        earlier = {id(x): x for x in _tensors()}  # they are held, so that no new tensor gets the id of one that is gone
+        earlier = {
+            id(x): x for x in live_tensors()
+        }  # they are held, so that no new tensor gets the id of one that is gone
         cache, given = image.cache(), []
         for scale in range(len(case.maps)):
             if scale == len(case.maps) - 1:
@@ -96,7 +98,7 @@ def nothing_is_hoarded(make: Callable[[], Policy], case: ImageCase) -> None:
         )
 
 
-def _tensors() -> list[Tensor]:
+def live_tensors() -> list[Tensor]:
     """Every tensor with values that Python holds."""
     gc.collect()
     return [x for x in gc.get_objects() if type(x) is Tensor and x.device.type != "meta"]
@@ -104,8 +106,8 @@ def _tensors() -> list[Tensor]:
 
 def _assert_alone(cache: KVCache, policy: Policy, earlier: dict[int, Tensor]) -> None:
     """No tensor that was made since is in memory but those of the cache."""
-    own = {x.untyped_storage().data_ptr() for x in _reached_from(cache, policy)}
-    beside = [x for x in _tensors() if id(x) not in earlier and x.untyped_storage().data_ptr() not in own]
+    own = {x.untyped_storage().data_ptr() for x in reached_from(cache, policy, *policy.parts.values())}
+    beside = [x for x in live_tensors() if id(x) not in earlier and x.untyped_storage().data_ptr() not in own]
     if beside:
         sizes = [x.untyped_storage().nbytes() for x in beside]
         raise AssertionError(
@@ -113,10 +115,10 @@ def _assert_alone(cache: KVCache, policy: Policy, earlier: dict[int, Tensor]) ->
         )
 
 
-def _reached_from(cache: KVCache, policy: Policy) -> Iterator[Tensor]:
-    """Every tensor that the cache holds, its scratch included, but not what it reaches through the policy."""
+def reached_from(holder: object, *aside: object) -> Iterator[Tensor]:
+    """Every tensor that an object holds, however deep, but not what it reaches through those that are set aside."""
     code = (type, types.ModuleType, types.FunctionType)
-    seen, ahead = {id(policy), *map(id, policy.parts.values())}, [cache]
+    seen, ahead = set(map(id, aside)), [holder]
     while ahead:
         value: Any = ahead.pop()
         if id(value) in seen or isinstance(value, code):
