@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 _NUMBER = re.compile(r"\d{41,}")
-"""Digits that nobody reads: what a user gave by mistake, or what was computed from it."""
+"""Too many digits to be read: what a user gave by mistake, or what was computed from it."""
 
 
 class ScaleKVError(Exception):

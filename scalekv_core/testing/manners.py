@@ -115,7 +115,7 @@ def _assert_silent(stream: str, text: str) -> None:
 
 @contextlib.contextmanager
 def _unheard() -> Iterator[tuple[io.StringIO, list[warnings.WarningMessage]]]:
-    """A block whose prints and warnings nobody sees; gives what is written to standard output, and the warnings."""
+    """A block whose prints and warnings are not shown; gives what is written to standard output, and the warnings."""
     out = io.StringIO()
     with (
         contextlib.redirect_stdout(out),

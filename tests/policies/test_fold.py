@@ -96,16 +96,21 @@ def test_choosing_and_weighing_ask_the_same_queries_once(make_view):
 @pytest.fixture(scope="module")
 def digits():
     """var-tiny and ten digits that it draws unmodified."""
+    return ten_digits([0] * 10)
+
+
+def ten_digits(seeds):
+    """The same of these seeds."""
     model = load_model("var-tiny")
     prompts = [str(digit) for digit in range(10)]
-    return model, prompts, model.generate(prompts, seeds=[0] * 10, keep_logits=True)
+    return model, prompts, seeds, model.generate(prompts, seeds=seeds, keep_logits=True)
 
 
 def divergence(digits, policy):
     """Nats a token from the unmodified model's distributions, with its tokens forced, at 10 %."""
-    model, prompts, full = digits
+    model, prompts, seeds, full = digits
     with compress(model, policy, "10%"):
-        forced = model.generate(prompts, seeds=[0] * 10, forced=full.tokens, keep_logits=True)
+        forced = model.generate(prompts, seeds=seeds, forced=full.tokens, keep_logits=True)
     figures = compare(forced, full, forced)
     return figures.over_scales(figures.kl)
 
@@ -115,11 +120,20 @@ def test_folding_stays_nearer_than_dropping(digits):
     assert 0.85 * divergence(digits, evolve(fold(), merger=Drop())) > divergence(digits, fold())
 
 
-@pytest.mark.parametrize("policy", ["uniform", pytest.param("scalekv", marks=pytest.mark.thorough)])
-def test_folding_helps_whoever_selects(digits, policy):
-    """The merger is of use to other policies too, exchanged by name."""
-    folding = shared_registry().policy(policy, merger="fold")
-    assert 0.9 * divergence(digits, policy) > divergence(digits, folding)
+def test_folding_helps_whoever_selects(digits):
+    """The merger is of use to other policies too, exchanged by name: of ``uniform`` a quarter is gained."""
+    folding = shared_registry().policy("uniform", merger="fold")
+    assert 0.9 * divergence(digits, "uniform") > divergence(digits, folding)
+
+
+@pytest.mark.thorough
+def test_folding_helps_scalekv():
+    """A tenth is gained on average over images, 5 to 18 % of each ten of them: so fifty are generated, and half is asked for."""
+    folding = shared_registry().policy("scalekv", merger="fold")
+    batches = [ten_digits(range(first, first + 10)) for first in range(100, 600, 100)]
+    without, with_it = (sum(divergence(ten, policy) for ten in batches) for policy in ("scalekv", folding))
+
+    assert 0.95 * without > with_it
 
 
 def test_weighing_by_attention_stays_nearer_than_by_counts(digits):

@@ -41,7 +41,7 @@ def check_owns_its_memory(make: Make, case: CodecCase) -> None:
     for codes in (stored, later):
         listed = {tensor.untyped_storage().data_ptr() for tensor in codes.tensors()}
         beside = [one for one in reached_from(codes, codec) if one.untyped_storage().data_ptr() not in listed]
-        assert not beside, f"beside its codes it holds {refused(beside[0])}, which nobody counts"
+        assert not beside, f"beside its codes it holds {refused(beside[0])}, which is not among its bytes"
 
 
 def check_rows_are_apart(make: Make, case: CodecCase) -> None:
