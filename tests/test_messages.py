@@ -10,6 +10,8 @@ NOT_PROVOKED = {
     ("adapters/scalekv_adapters/infinity/inputs.py", "check_negative"): TO_DO,
     ("adapters/scalekv_adapters/infinity/templates.py", "ratio"): "the caller catches it and writes the message",
     ("adapters/scalekv_adapters/inputs.py", "check_same_device"): TO_DO,
+    ("policies/scalekv_policies/ada_kv.py", "classify"): TO_DO,
+    ("policies/scalekv_policies/cake.py", "classify"): TO_DO,
     ("policies/scalekv_policies/heatkv.py", "classify"): TO_DO,
     ("scalekv_core/app/form.py", "read"): TO_DO,
     ("scalekv_core/app/server.py", "free_port"): TO_DO,
