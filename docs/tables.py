@@ -2,24 +2,22 @@
 
 A table stands between two comments, ``<!-- table: NAME -->`` and ``<!-- end of table -->``. In every table of a page, columns
 of figures are aligned to the right. A test compares the pages with what this would write. Figures of fidelity are read from
-``data/*.json``, which the modules ``compare`` of var-tiny and infinity-tiny write.
+the studies that ship with the small models, and from those in ``data/*.sqlite``; docs/results.md says how they were made.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Container, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
 
 import numpy as np
 import torch
 from attrs import evolve
 from torch.utils.flop_counter import FlopCounterMode
 
+from scalekv_adapters.infinity.tiny.captions import TASKS, parse
 from scalekv_core import (
     AttentionProfile,
     CacheGeometry,
@@ -32,6 +30,10 @@ from scalekv_core import (
     plan_policy,
 )
 from scalekv_core import testing as kit
+from scalekv_core.compare.leaderboard import Submission, check_protocol, merged
+from scalekv_core.compare.ranking import Interval, difference
+from scalekv_core.compare.results import Results, Row
+from scalekv_core.compare.store import Store
 from scalekv_core.contracts.options import options_of
 from scalekv_core.contracts.policy import PARTS
 from scalekv_core.contracts.profile import FRACTIONS
@@ -42,9 +44,10 @@ from scalekv_core.shapes.geometry import format_bytes
 from scalekv_core.testing.kinds import KINDS, checks_of
 
 PAGES = Path(__file__).parent
-JUDGED, ENCODED = PAGES / "data" / "judged.json", PAGES / "data" / "codecs.json"
-CAPTIONS, ENCODED_CAPTIONS = PAGES / "data" / "captions.json", PAGES / "data" / "captions-codecs.json"
-UNMODIFIED = "unmodified"
+MODELS = ("var-tiny", "infinity-tiny")
+"""Those that ship with a study."""
+PARTS_STUDY = PAGES / "data" / "parts.sqlite"
+"""Policies of var-tiny with other mergers and codecs, by the same protocol."""
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 TABLE = re.compile(r"(?P<titles>^\|.*\|\n)^\|[ :|-]+\|\n(?P<rows>(?:^\|.*\|\n)+)", re.MULTILINE)
@@ -57,15 +60,16 @@ SCALE, HELD, HEADS, WIDTH = 11, 642, 2, 16
 """The view of the selectors: the last map after which tokens are evicted, a tenth of the history, two narrow heads."""
 
 COMPARED = (
-    ("fold", "scalekv"),
-    ("fold", "uniform"),
-    ("scalekv", "uniform"),
-    ("fold codec=int4", "fold"),
-    ("fold codec=int4", "scalekv"),
+    ("fold {} dense", "scalekv {} dense"),
+    ("fold {} dense", "uniform {} dense"),
+    ("scalekv {} dense", "uniform {} dense"),
+    ("fold {} int4", "fold {} dense"),
+    ("fold {} int4", "scalekv {} dense"),
 )
-"""Policies whose difference is shown with what it scatters over seeds."""
+"""Settings at one budget whose paired difference is shown."""
 
-BUDGETS = ("50%", "20%", "10%", "5%", "2.5%")
+SHARES = (0.20, 0.10, 0.05, 0.025, 0.0125)
+"""Of the unmodified bytes: what a cache may hold in the table of what fits."""
 
 BATCHES = (1, 8)
 PLANNED = ("full", "scalekv")
@@ -74,7 +78,7 @@ PLANNED = ("full", "scalekv")
 
 def registry() -> Registry:
     """What ships with scalekv, whatever else is installed."""
-    return Registry.installed(["scalekv-policies", "scalekv-adapters"])
+    return Registry.installed(["scalekv-policies", "scalekv-adapters", "scalekv-metrics"])
 
 
 def policies() -> str:
@@ -157,101 +161,166 @@ def table_of_checks(kind: str) -> str:
     return table(["check", "what is checked, and why", "does not apply if"], rows)
 
 
-def judged(budgets: Container[str] = BUDGETS) -> str:
-    """What every policy does to digits of var-tiny: the rows at some budgets, as far as they were measured."""
-    rows = [
-        [named(row), row["budget"], f"{row['judged']['recognised']:.1%}", *in_figures(row)]
-        for row in measured(JUDGED)
-        if row["budget"] in budgets
-    ]
-    return table(["policy", "budget", "recognised", "PSNR", "same tokens", "KL, forced", "of unmodified"], rows)
+@cache
+def studied(model: str) -> Results:
+    """What the study that ships with a model found, and for var-tiny the study of parts behind it."""
+    known = registry()
+    found = [Submission(name=model, store=Store.open(known.make("model", model).study))]
+    if model == "var-tiny":
+        found.append(Submission(name="parts", store=Store.open(PARTS_STUDY)))
+        check_protocol(found, None)
+    (results,) = merged(found, known)
+    return results
 
 
-def encoded(path: Path, budgets: tuple[str, ...] = ("20%", "10%", "5%", "2.5%")) -> str:
-    """What policies do with and without codecs: a line for each, a column for each budget."""
-    lines: dict[str, dict[str, str]] = {}
-    for row in measured(path):
-        psnr, _, kl, held = in_figures(row)
-        lines.setdefault(named(row), {})[row["budget"]] = f"{kl}, {psnr}, {held}"
-    rows = [[name, *(cells.get(budget, "") for budget in budgets)] for name, cells in lines.items()]
-    return table(["KL, PSNR, of unmodified", *budgets], rows)
+def setting(model: str, label: str) -> Row:
+    """The row of a setting."""
+    return next(row for row in studied(model).rows if row.label == label)
 
 
-def encoded_at(path: Path, budget: str, policies: Container[str] = ("fold", "scalekv", "uniform")) -> str:
-    """What some policies do with and without codecs at one budget: a line for each pair."""
+def settings_at(model: str, budget: str, codec: str = "dense") -> list[Row]:
+    """The policies at one budget with one codec, by name."""
+    return [row for row in studied(model).rows if (row.budget, row.codec) == (budget, codec)]
+
+
+def results(model: str) -> str:
+    """Every setting of the study that ships with a model, from the nearest to the furthest."""
+    found = studied(model)
     rows = []
-    for row in measured(path):
-        if row["budget"] == budget and row["policy"] in policies:
-            psnr, same, kl, held = in_figures(row)
-            rows.append([f"`{row['policy']}`", f"`{row['options'].get('codec', 'dense')}`", kl, psnr, same, held])
+    for one in found.ranked("forced-kl"):
+        row = found.row(one.key)
+        if row.study == model:
+            named = [f"`{row.policy}`", row.budget, row.codec]
+            rows.append([str(one.rank), *named, with_spread(one.figure, 3), *in_figures(found, row), judged_right(row)])
+    return table(
+        ["rank", "policy", "budget", "codec", "KL, forced", "PSNR", "same", "held", "of unmodified", "right"], rows
+    )
+
+
+def ran() -> str:
+    """What the studies that ship ran on, and how many images they have."""
+    rows = []
+    for model in MODELS:
+        found, store = studied(model), Store.open(registry().make("model", model).study)
+        versions = ", ".join(f"{name} {version}" for name, version in store.environment["versions"].items())
+        own = [row for row in found.rows if row.study == model]
+        rows.append([f"`{model}`", str(len(own)), str(len(found.images)), versions, store.environment["device"]])
+    return table(["model", "settings", "images of each", "versions", "device"], rows)
+
+
+def fitting() -> str:
+    """Of the settings that hold at most so much of the unmodified bytes the nearest one, and what it costs."""
+    rows = []
+    for share in SHARES:
+        cells = []
+        for model in MODELS:
+            found = studied(model)
+            order = [found.row(one.key) for one in found.ranked("forced-kl")]
+            row = next(row for row in order if row.study == model and held_share(row) <= share)
+            cells += [f"`{row.label}`", f"{found.summary(row, 'forced-kl').value:.3f}"]
+        rows.append([f"{100 * share:.4g} %", *cells])
+    return table(
+        ["at most, of unmodified", *(title for model in MODELS for title in (f"`{model}`", "KL, forced"))], rows
+    )
+
+
+def digits_at(budget: str) -> str:
+    """What every policy does to digits at one budget."""
+    found, rows = studied("var-tiny"), []
+    for row in settings_at("var-tiny", budget):
+        psnr, same, _, share = in_figures(found, row)
+        kl = with_spread(found.summary(row, "forced-kl"), 3)
+        rows.append([f"`{row.policy}`", judged_right(row), psnr, same, kl, share])
+    return table(["policy", "recognised", "PSNR", "same tokens", "KL, forced", "of unmodified"], rows)
+
+
+def captions_at(budget: str) -> str:
+    """What every policy does to captions at one budget, and which kinds of captions its images show."""
+    found, rows = studied("infinity-tiny"), []
+    kinds = [parse(prompt).task for prompt, _ in found.images]
+    for row in [setting("infinity-tiny", "full dense"), *settings_at("infinity-tiny", budget)]:
+        right = row.figures["judge"]
+        by_kind = [f"{np.mean([r for r, own in zip(right, kinds, strict=True) if own == kind]):.0%}" for kind in TASKS]
+        psnr, same, _, share = in_figures(found, row)
+        kl = with_spread(found.summary(row, "forced-kl"), 3)
+        rows.append([f"`{row.policy}`", *by_kind, judged_right(row), psnr, same, kl, share])
+    return table(["policy", *TASKS, "all", "PSNR", "same bits", "KL, forced", "of unmodified"], rows)
+
+
+def codecs_at(model: str, budget: str, policies: Sequence[str] = ("fold", "scalekv", "uniform")) -> str:
+    """What some policies do with every codec that was measured at one budget."""
+    found, rows = studied(model), []
+    for policy in policies:
+        for codec in ("dense", "int8", "int4", "fp8"):
+            names = (f"{policy} {budget} {codec}", f"{policy} codec={codec} {budget}")
+            for row in (row for row in found.rows if row.label in names):
+                psnr, same, _, share = in_figures(found, row)
+                kl = with_spread(found.summary(row, "forced-kl"), 3)
+                rows.append([f"`{policy}`", f"`{codec}`", kl, psnr, same, share])
     return table(["policy", "codec", "KL, forced", "PSNR", "same", "of unmodified"], rows)
 
 
-def differences(budgets: tuple[str, ...] = ("20%", "10%", "5%")) -> str:
-    """How much further one policy is than another: means over batches of the same pictures, with their standard errors."""
-    found = {(row["policy"], row["budget"]): row for row in measured(ENCODED)}
+def mergers(budgets: Sequence[str] = ("10%", "5%")) -> str:
+    """What folding does with the tokens of other policies."""
+    pairs = [(f"{policy} {{}} dense", f"{policy} merger=fold {{}}") for policy in ("uniform", "snapkv", "scalekv")]
+    found, rows = studied("var-tiny"), []
+    for label in [*(label for pair in pairs for label in pair), "fold merger=drop {}", "fold {} dense"]:
+        at = [setting("var-tiny", label.format(budget)) for budget in budgets]
+        cells = [[in_figures(found, row)[0], f"{found.summary(row, 'forced-kl').value:.3f}"] for row in at]
+        rows.append([f"`{at[0].policy}`", *(cell for pair in cells for cell in pair)])
+    return table(["policy", *(title for budget in budgets for title in (f"{budget}: PSNR", "KL"))], rows)
+
+
+def differences(budgets: Sequence[str] = ("20%", "10%", "5%")) -> str:
+    """By how much one setting is further than another on the same images, with half of its 95 % interval."""
     rows = []
     for one, other in COMPARED:
-        pairs = [(found[one, budget], found[other, budget]) for budget in budgets]
-        cells = [f"{further(*pair, 'kl', 3)}, {further(*pair, 'psnr', 1)} dB" for pair in pairs]
-        rows.append([f"`{one}` against `{other}`", *cells])
+        cells = [
+            f"{further(one.format(b), other.format(b), 'forced-kl', 3)}, {further(one.format(b), other.format(b), 'psnr', 1)} dB"
+            for b in budgets
+        ]
+        rows.append([f"`{' '.join(one.format('').split())}` against `{' '.join(other.format('').split())}`", *cells])
     return table(["KL, PSNR", *budgets], rows)
 
 
-def further(one: dict[str, Any], other: dict[str, Any], figure: str, digits: int) -> str:
-    """The mean difference of a figure, batch by batch, and its standard error."""
-    pairs = zip(one["batches"], other["batches"], strict=True)
-    differences = [mine[figure] - theirs[figure] for mine, theirs in pairs]
-    return f"{fmean(differences):+.{digits}f} ± {error_of_mean(differences):.{digits}f}"
+def further(one: str, other: str, metric: str, digits: int) -> str:
+    """The paired difference of a figure between two settings of var-tiny."""
+    found = studied("var-tiny")
+    mine, theirs = (setting("var-tiny", label).figures[metric] for label in (one, other))
+    apart = difference(mine, theirs, found.resamples, pool=found.pool(metric))
+    return f"{apart.value:+.{digits}f} ± {(apart.high - apart.low) / 2:.{digits}f}"
 
 
-def captions(budgets: Container[str] = BUDGETS) -> str:
-    """What every policy does to the captions of infinity-tiny, task by task."""
-    rows = [
-        [named(row), row["budget"], *(f"{share:.0%}" for share in row["judged"].values()), *in_figures(row)]
-        for row in measured(CAPTIONS, unmodified=True)
-        if row["policy"] == UNMODIFIED or row["budget"] in budgets
-    ]
-    looked_at = next(iter(measured(CAPTIONS)))["judged"]
-    return table(["policy", "budget", *looked_at, "PSNR", "same bits", "KL, forced", "of unmodified"], rows)
+def with_spread(figure: Interval, digits: int) -> str:
+    """A figure with half of its 95 % interval."""
+    return f"{figure.value:.{digits}f} ± {(figure.high - figure.low) / 2:.{digits}f}"
 
 
-def measured(path: Path, *, unmodified: bool = False) -> list[dict[str, Any]]:
-    """The rows of a file, on demand with the unmodified model's."""
-    rows = json.loads(path.read_text(encoding="utf-8")).values()
-    return [row for row in rows if unmodified or row["policy"] != UNMODIFIED]
+def in_figures(found: Results, row: Row) -> list[str]:
+    """PSNR, share of equal tokens, bytes held, and their share of the unmodified bytes."""
+    psnr, same = (found.summary(row, name).value for name in ("psnr", "agreement"))
+    held = format_bytes(row.resident_bytes or 0)
+    return ["identical" if np.isinf(psnr) else f"{psnr:.1f} dB", f"{same:.1%}", held, f"{held_share(row):.1%}"]
 
 
-def named(row: dict[str, Any]) -> str:
-    """The policy of a row with the options that were set."""
-    return " ".join([f"`{row['policy']}`", *(f"{option}={value}" for option, value in row["options"].items())])
+def held_share(row: Row) -> float:
+    """Bytes held, as a share of those that the unmodified model holds."""
+    return (row.resident_bytes or 0) / (row.unmodified_bytes or 1)
 
 
-def in_figures(row: dict[str, Any]) -> list[str]:
-    """PSNR, share of equal tokens, divergence, share of bytes."""
-    if row["policy"] == UNMODIFIED:
-        return ["", "", "", "100.0%"]
-    kl = "" if row["kl"] is None else f"{row['kl']:.3f}{scatter([batch['kl'] for batch in row['batches']])}"
-    held = row["resident_bytes"] / row["unmodified_bytes"]
-    return [f"{row['psnr']:.1f} dB", f"{row['agreement']:.1%}", kl, f"{held:.1%}"]
-
-
-def scatter(figures: Sequence[float]) -> str:
-    """The standard error of the mean of figures, as far as there are enough to tell."""
-    return f" ± {error_of_mean(figures):.3f}" if len(figures) > 2 else ""
-
-
-def error_of_mean(figures: Sequence[float]) -> float:
-    """The standard error of the mean."""
-    return float(stdev(figures) / len(figures) ** 0.5)
+def judged_right(row: Row) -> str:
+    """Share of images that show what their prompt says."""
+    return f"{row.figures['judge'].mean():.1%}"
 
 
 def nearness(name: str) -> list[str]:
     """PSNR, share of equal tokens and divergence of a policy at 10 %; empty where it was not measured."""
-    if name == "full":
-        return ["identical", "100.0%", "0.000"]
-    found = [row for row in measured(JUDGED) if (row["policy"], row["budget"]) == (name, "10%") and not row["options"]]
-    return [figure.partition(" ±")[0] for figure in in_figures(found[0])[:3]] if found else ["", "", ""]
+    labels = (f"{name} 10% dense", f"{name} dense")
+    row = next((row for row in studied("var-tiny").rows if row.label in labels), None)
+    if row is None:
+        return ["", "", ""]
+    found = studied("var-tiny")
+    return [*in_figures(found, row)[:2], f"{found.summary(row, 'forced-kl').value:.3f}"]
 
 
 def memory() -> str:
@@ -377,15 +446,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "parts": parts,
     "reference": reference,
     "testing": testing,
-    "judged": judged,
-    "codecs": partial(encoded, ENCODED),
-    "captions-codecs": partial(encoded, ENCODED_CAPTIONS),
+    "ran": ran,
+    "fitting": fitting,
+    **{f"results-{model}": partial(results, model) for model in MODELS},
+    "digits-10": partial(digits_at, "10%"),
+    "captions-10": partial(captions_at, "10%"),
+    "codecs-10": partial(codecs_at, "var-tiny", "10%"),
+    "captions-codecs-10": partial(codecs_at, "infinity-tiny", "10%"),
+    "mergers": mergers,
     "differences": differences,
-    "judged-10": partial(judged, ["10%"]),
-    "captions": captions,
-    "captions-10": partial(captions, ["10%"]),
-    "codecs-10": partial(encoded_at, ENCODED, "10%"),
-    "captions-codecs-10": partial(encoded_at, ENCODED_CAPTIONS, "10%"),
     "memory": memory,
     **{f"checks-{kind}": partial(table_of_checks, kind) for kind in KINDS},
 }

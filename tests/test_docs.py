@@ -39,6 +39,7 @@ LONG = {
     "docs/index.md",
     "docs/testing-a-plugin.md",
     "docs/policies.md",
+    "docs/results.md",
 }
 """Pages whose blocks or tables take more than ten seconds of a processor: run by ``make test-all``."""
 

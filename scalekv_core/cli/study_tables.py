@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from scalekv_core.cli.figures import number, percent
 from scalekv_core.cli.installed import the_registry
 from scalekv_core.compare.compact import located
 from scalekv_core.compare.pace import expected, paces
-from scalekv_core.compare.ranking import Interval
+from scalekv_core.compare.ranking import Interval, Ranked
 from scalekv_core.compare.results import Results, Row, recommend, results_of
 from scalekv_core.compare.store import Store
 from scalekv_core.compare.study import StudyPlan, cells_left, failures, unmeasured
@@ -69,16 +70,31 @@ def tell_results(store: Store, folder: Path) -> None:
 
 def ranking_table(results: Results, metric: str) -> Any:
     """Settings from best to worst; those of one rank cannot be told apart by these images. Only the metric that they are
-    ranked by has its interval: the report has them all."""
+    ranked by has its interval, and of the others as many as the terminal is wide for are shown: the report has them all."""
     others = [n for n in results.metrics if n != metric and any(n in row.figures for row in results.rows)]
-    table = console.table("rank", "setting", metric, *others, "held", "time", text=("setting",))
+    rows = [_ranked_row(results, one, others) for one in results.ranked(metric)]
+    titles = ["rank", "setting", metric, *others, "held", "time"]
+    while others and _width([titles, *rows]) > console.out.width:
+        place = titles.index(others.pop())
+        for cells in (titles, *rows):
+            del cells[place]
+    table = console.table(*titles, text=("setting",))
     table.columns[1].no_wrap = True
-    for one in results.ranked(metric):
-        row = results.row(one.key)
-        figures = [brief(results.summary(row, name).value) if name in row.figures else "" for name in others]
-        held = "" if row.resident_bytes is None else format_bytes(row.resident_bytes)
-        console.row(table, one.rank, row.label, show(one.figure), *figures, held, show_ratio(row))
+    for cells in rows:
+        console.row(table, *cells)
     return table
+
+
+def _ranked_row(results: Results, one: Ranked[int], others: Sequence[str]) -> list[str]:
+    row = results.row(one.key)
+    figures = [brief(results.summary(row, name).value) if name in row.figures else "" for name in others]
+    held = "" if row.resident_bytes is None else format_bytes(row.resident_bytes)
+    return [str(one.rank), row.label, show(one.figure), *figures, held, show_ratio(row)]
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    """Characters of a table's longest line; columns stand two apart."""
+    return sum(max(map(len, column)) + 2 for column in zip(*rows, strict=True)) - 2
 
 
 def show(figure: Interval) -> str:
@@ -134,7 +150,8 @@ def tell_recommendation(folder: Path, memory: str, metric: str | None) -> None:
         raise unknown_name("metric of this study", by, store.question["metrics"])
     for results in results_of(store, the_registry()):
         found = recommend(results, size, by)
-        console.heading(f"{results.model}, {format_bytes(size)} for the cache, best {by}")
+        images = plural(store.question["batch"], "image")
+        console.heading(f"{results.model}, {format_bytes(size)} for the cache of {images} at once, best {by}")
         table = console.table("", "setting", by, "to best", "peak", text=("", "setting"))
         for what, row in (("best", found.best), ("runner-up", found.second), ("half the memory", found.half)):
             if row is not None:
@@ -142,3 +159,5 @@ def tell_recommendation(folder: Path, memory: str, metric: str | None) -> None:
                 peak = format_bytes(row.peak_bytes or 0)
                 console.row(table, what, row.label, show(results.summary(row, by)), price, peak)
         console.out.print(table)
+        if found.half is None:
+            console.say(f"nothing of this study fits into half of it, {format_bytes(size // 2)}")

@@ -29,7 +29,7 @@ CREATE TABLE set_figure (setting INTEGER NOT NULL REFERENCES setting, metric TEX
 CREATE TABLE claim (setting INTEGER NOT NULL, batch INTEGER NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (setting, batch)) WITHOUT ROWID;
 CREATE VIEW result AS SELECT s.model, s.policy, s.budget, s.codec, s.options, i.prompt, i.seed, f.metric, f.value, f.note,
-    c.seconds, c.resident_bytes, c.failed FROM cell c JOIN setting s ON s.id = c.setting JOIN image i ON i.id = c.image
+    c.seconds, c.unmodified_seconds, c.selection_share, c.resident_bytes, c.peak_bytes, c.failed FROM cell c JOIN setting s ON s.id = c.setting JOIN image i ON i.id = c.image
     LEFT JOIN figure f ON f.cell = c.id AND f.scale = -1 WHERE s.key != 'unmodified';
 """
 WAIT = 60.0

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from PIL import Image
 
 from scalekv_core.compare.database import FILE
 from scalekv_core.compare.engines import Engine, InProcess
-from scalekv_core.compare.environment import environment
+from scalekv_core.compare.environment import environment, plugins
 from scalekv_core.compare.measuring import pair_metrics
 from scalekv_core.compare.picture_files import IMAGES
 from scalekv_core.compare.planning import planned_setting
@@ -190,6 +190,7 @@ class Study:
         """
         known = environment(list(models.values()), plan.measured, plan.question.metrics, loading.device, registry)
         store = Store.create(folder, plan.question, known, command=command)
+        loading = evolve(loading, plugins=plugins(plan.measured, plan.question.metrics, registry))
         for one in plan.settings:
             footprint = one.footprint
             store.add_setting(

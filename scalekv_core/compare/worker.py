@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 
 from scalekv_core.compare.cells import Cell
 from scalekv_core.compare.measuring import pair_metrics
 from scalekv_core.compare.question import Question
 from scalekv_core.compare.runner import Runner
 from scalekv_core.compare.tasks import Task
+from scalekv_core.errors import InputError
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.models.requests import read_dtype
 from scalekv_core.plugins.registry import Registry, load_model, shared_registry
@@ -27,12 +30,14 @@ class Loading:
     Attributes:
         question: of the study.
         weights: {model: file or folder} of those whose weights do not ship.
+        plugins: {distribution: version} that the study's names come from.
         device: where it runs.
         threads: of torch; None leaves it.
     """
 
     question: Question
     weights: dict[str, Path]
+    plugins: Mapping[str, str] = field(factory=dict)
     device: str = "cpu"
     threads: int | None = None
 
@@ -72,9 +77,19 @@ class Worker:
             if self._loading.threads is not None:
                 torch.set_num_threads(self._loading.threads)
             registry = self._registry or shared_registry()
+            _check_plugins(self._loading.plugins, registry)
             metrics = pair_metrics(self._loading.question, registry)
             model = self._loading.model(task.setting.model, registry)
             self._runner = Runner(model, self._loading.question, metrics, registry)
             self._model, self._batch = task.setting.model, None
             self._runner.warm_up(task)
         return self._runner
+
+
+def _check_plugins(wanted: Mapping[str, str], registry: Registry) -> None:
+    """Raises InputError where a plugin of the study is missing or of another version: its cells would not be comparable."""
+    here = {owner.distribution: owner.version for owner in registry.owners}
+    for name, version in wanted.items():
+        if here.get(name) != version:
+            found = f"has version {here[name]}" if name in here else "does not have it"
+            raise InputError(f"the study needs plugin {name} {version}; {platform.node()} {found}: install it there")

@@ -1,4 +1,4 @@
-"""A third party's plugin, written as its author would: one selector, found through its distribution's entry point."""
+"""A third party's plugin, written as its author would: a selector, a policy and a metric, found by its entry point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from attrs import frozen
 from torch import Tensor
 
 import scalekv_core
-from scalekv_core import CacheView, ScoringSelector, TokenSelector
+from scalekv_core import CacheView, Policy, ScoringSelector, TokenSelector
+from scalekv_core.models.metric import Metric, Pair, PairMetric
+from scalekv_policies.uniform import EvenBudget
 
 
 @frozen
@@ -25,6 +27,24 @@ class Lottery(ScoringSelector):
     def score(self, view: CacheView, keep: int) -> Tensor:
         generator = torch.Generator(view.k.device).manual_seed(self.seed + 1000 * view.scale + view.layer)
         return torch.rand(view.tokens, generator=generator, device=view.k.device).expand(view.k.shape[:3])
+
+
+@frozen
+class Brightness(PairMetric):
+    """Mean of the compressed image."""
+
+    def measure(self, pair: Pair) -> Tensor:
+        return pair.compressed.images.flatten(1).mean(dim=1)
+
+
+@scalekv_core.hookimpl
+def scalekv_policies() -> dict[str, Callable[[], Policy]]:
+    return {"lottery": lambda: Policy(name="lottery", allocator=EvenBudget(), selector=Lottery())}
+
+
+@scalekv_core.hookimpl
+def scalekv_metrics() -> dict[str, Callable[[], Metric]]:
+    return {"brightness": Brightness}
 
 
 @scalekv_core.hookimpl
