@@ -75,7 +75,8 @@ class AttentionProfile:
         if not self.schedule.prefix:
             return self
         maps = self.schedule.without_prefix
-        return evolve(self, schedule=maps, mass=self.mass[1:, ..., 1:], top_share=self.top_share[1:])
+        further = {name: measure[1:] for name in FURTHER if (measure := getattr(self, name)) is not None}
+        return evolve(self, schedule=maps, mass=self.mass[1:, ..., 1:], top_share=self.top_share[1:], **further)
 
     def top_share_at(self, fraction: float) -> NDArray[np.float32]:
         """[K, L, H] concentration of the history for one of the measured fractions.

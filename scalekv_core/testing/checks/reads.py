@@ -17,7 +17,7 @@ from scalekv_core.contracts.view import CacheView
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import ImageCase
 from scalekv_core.testing.checks import whole
-from scalekv_core.testing.common import all_same, made_on_few, only_if
+from scalekv_core.testing.common import Refused, all_same, made_on_few, only_if
 from scalekv_core.testing.images import Image, Seen, plan_for
 
 Make = Callable[[], Policy]
@@ -85,7 +85,7 @@ def as_video(case: ImageCase) -> ImageCase:
 def check_unread_maps_are_dropped(make: Make, case: ImageCase) -> None:
     """After every scale only tokens are held that a later map reads, whatever the policy keeps, in the planned bytes."""
     case = as_video(case)
-    image, seen = Image.of(_with_enough(make()), case), Seen()
+    image, seen = Image.of(_with_enough(make(), case), case), Seen()
     cache = image.cache(seen)
     image.generate(cache)
     for view, kept in zip(seen.views, seen.kept, strict=True):
@@ -103,7 +103,7 @@ def check_unread_maps_are_dropped(make: Make, case: ImageCase) -> None:
 def check_only_what_is_read_later_is_seen(make: Make, case: ImageCase) -> None:
     """No selector sees a text, or a map that no later one reads: they would be kept in vain."""
     case, views = as_video(case), _Views()
-    policy = _with_enough(make())
+    policy = _with_enough(make(), case)
     image = Image.of(evolve(policy, selector=_Showing(policy.selector, views)), case)
     image.generate(image.cache())
     for maps, scale, sources, whole_map in views.noted:
@@ -118,7 +118,7 @@ def check_only_what_is_read_later_is_seen(make: Make, case: ImageCase) -> None:
 def check_the_text_is_kept(make: Make, case: ImageCase) -> None:
     """Every head holds the whole text for as long as a map reads it."""
     case = as_video(case)
-    image, seen = Image.of(_with_enough(make()), case), Seen()
+    image, seen = Image.of(_with_enough(make(), case), case), Seen()
     image.generate(image.cache(seen))
     text = torch.arange(case.maps.tokens[0])
     for view, kept in zip(seen.views[: -len(image.layers)], seen.kept, strict=False):
@@ -132,8 +132,9 @@ def check_the_text_is_kept(make: Make, case: ImageCase) -> None:
 def check_grouped_heads_store_each_key_once(make: Make, case: ImageCase) -> None:
     """Query heads that share a key/value head cost no memory: the bytes are those of one query head for each."""
     case = evolve(case, budget="")
-    alone = plan_for(make(), case).footprint.planned
-    image = Image.of(make(), evolve(case, group=3))
+    policy = _with_enough(make(), case)
+    alone = plan_for(policy, case).footprint.planned
+    image = Image.of(policy, evolve(case, group=3))
     cache = image.cache()
     outputs = image.generate(cache)
     assert image.planned.footprint.planned == alone, "grouped heads are planned otherwise"
@@ -150,7 +151,7 @@ def check_grouped_heads_store_each_key_once(make: Make, case: ImageCase) -> None
 def check_a_pass_that_is_not_stored_leaves_nothing(make: Make, case: ImageCase) -> None:
     """A map that is passed twice is what it is when it is passed once: only the last pass is stored and asked about."""
     case = evolve(case, budget="")
-    image = Image.of(make(), case)
+    image = Image.of(_with_enough(make(), case), case)
     expected = image.generate(image.cache())
     cache, outputs = image.cache(), []
     for scale in range(len(image.planned.plan.schedule)):
@@ -161,6 +162,13 @@ def check_a_pass_that_is_not_stored_leaves_nothing(make: Make, case: ImageCase) 
     assert all_same(expected, outputs), "a pass that is not stored changes later ones"
 
 
-def _with_enough(policy: Policy) -> Policy:
-    """The policy with a budget that buys enough of the small maps here."""
-    return evolve(policy, budget="85%") if policy.allocator.spends_all else policy
+def _with_enough(policy: Policy, case: ImageCase) -> Policy:
+    """The policy with a budget that buys enough of the small maps here; with the whole history where it refuses less."""
+    if not policy.allocator.spends_all:
+        return policy
+    generous = evolve(policy, budget="85%")
+    try:
+        plan_for(generous, case)
+    except Refused:
+        return evolve(policy, budget="100%")
+    return generous

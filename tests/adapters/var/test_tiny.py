@@ -11,7 +11,7 @@ from scalekv_adapters.var import tiny
 
 def test_the_weights_are_small_and_say_what_they_are() -> None:
     files = [f for f in importlib.resources.files(tiny).iterdir() if f.name.endswith(".safetensors")]
-    names = ["profile.safetensors", "var.safetensors", "vqvae.safetensors"]
+    names = ["judge.safetensors", "profile.safetensors", "var.safetensors", "vqvae.safetensors"]
     assert sorted(f.name for f in files) == names
     assert sum(len(f.read_bytes()) for f in files) <= 8_000_000
 
