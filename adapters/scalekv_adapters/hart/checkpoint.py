@@ -19,6 +19,7 @@ from scalekv_adapters.hart.config import HARTConfig
 from scalekv_adapters.hart.generation import HART
 from scalekv_adapters.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.errors import CheckpointError
+from scalekv_core.models.requests import shortened
 from scalekv_core.models.weights import State, Weights, WeightsFormat, fill, find_weights, numbered, shape_of
 
 TRAINING = ("lvl_1L", "attn_bias_for_masking")
@@ -159,11 +160,11 @@ def hart_config(state: State, told: Mapping[str, Any]) -> HARTConfig:
     config = HARTConfig(
         depth=numbered(state, "blocks."),
         width=width,
-        heads=int(_told(told, "num_heads")),
+        heads=_number(_told(told, "num_heads"), "num_heads"),
         hidden=hidden,
-        context_tokens=int(_told(told, "context_token")),
+        context_tokens=_number(_told(told, "context_token"), "context_token"),
         context_width=context_width,
-        patch_sides=_told(told, "patch_nums"),
+        patch_sides=_sides(_told(told, "patch_nums")),
         codes=codes,
         code_width=code_width,
         adaln="linear" if linear else "table" if table else "none",
@@ -173,7 +174,7 @@ def hart_config(state: State, told: Mapping[str, Any]) -> HARTConfig:
         context_norm="context_norm.weight" in state,
         diffusion_width=diffusion_width,
         diffusion_depth=numbered(state, "diffloss.net.res_blocks."),
-        diffusion_steps=int(_told(told, "num_sampling_steps")),
+        diffusion_steps=_number(_told(told, "num_sampling_steps"), "num_sampling_steps"),
     )
     _check_told(config, told)
     return config
@@ -183,6 +184,22 @@ def _told(told: Mapping[str, Any], name: str) -> Any:
     if name not in told:
         raise CheckpointError(f"its {CONFIG} lacks {name!r}")
     return told[name]
+
+
+def _number(value: Any, name: str) -> int:
+    """A whole number above 0; published configs also write it as text."""
+    text = str(value)
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and 0 < int(text) < 10**6):
+        raise CheckpointError(f"its {CONFIG} says {name} = {shortened(text)}; it needs a whole number from 1 to 999999")
+    return int(text)
+
+
+def _sides(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value:
+        raise CheckpointError(
+            f"its {CONFIG} says patch_nums = {shortened(str(value))}; it needs the sides of the maps, as [1, 2, ...]"
+        )
+    return tuple(_number(side, "patch_nums") for side in value)
 
 
 def _check_told(config: HARTConfig, told: Mapping[str, Any]) -> None:

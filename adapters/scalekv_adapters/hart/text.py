@@ -101,8 +101,12 @@ class QwenEncoder:
 
 def _width_of(folder: Path) -> int:
     """Channels of the language model's hidden states, as its config tells; CheckpointError if there is none."""
-    config = json.loads(_read(folder / "config.json", "give the folder of a language model") or "{}")
-    width = config.get("hidden_size", config.get("text_config", {}).get("hidden_size"))
+    text = _read(folder / "config.json", "give the folder of a language model")
+    try:
+        config = json.loads(text)
+        width = config.get("hidden_size", config.get("text_config", {}).get("hidden_size"))
+    except (ValueError, AttributeError):  # no JSON, or no object
+        width = None
     if not isinstance(width, int):
         raise CheckpointError(
             f"{folder / 'config.json'} does not tell a hidden_size; give the folder of a language model"
