@@ -30,12 +30,20 @@ class ShippedCard(toy.ToyCard):
         return super().load(device=device, dtype=dtype)
 
 
+@frozen(kw_only=True)
+class LockedCard(toy.ToyCard):
+    """Reads a folder that may not be entered."""
+
+    def load(self, **options: Any) -> toy.ToyImageModel:
+        raise PermissionError(13, "Permission denied", "folder/t5")
+
+
 class Plugin:
-    """A plugin with both cards."""
+    """A plugin with these cards."""
 
     @hookimpl
     def scalekv_image_models(self) -> Mapping[str, Callable[[], Any]]:
-        return {"strict": StrictCard, "shipped": ShippedCard}
+        return {"strict": StrictCard, "shipped": ShippedCard, "locked": LockedCard}
 
 
 def test_load_model_hands_it_to_the_card() -> None:
@@ -53,3 +61,9 @@ def test_a_card_that_does_not_know_it_is_named() -> None:
         InputError, match=r"model 'shipped' \(ShippedCard\) cannot be loaded with allow_nonfinite, which its"
     ):
         load_model("shipped", allow_nonfinite=True, registry=Registry.of(Plugin()))
+
+
+def test_what_the_system_refuses_while_loading_is_one_line() -> None:
+    """A folder that may not be entered, whatever the card reads of it."""
+    with pytest.raises(CheckpointError, match=r"model 'locked': folder/t5 cannot be read \(Permission denied\)"):
+        load_model("locked", registry=Registry.of(Plugin()))
