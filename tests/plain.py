@@ -44,7 +44,7 @@ def hashed(content: Tensor, positions: Tensor, layer: int, heads: Sequence[int],
 
 @frozen
 class HashScores(ScoringSelector):
-    """A selector that is a score: of place and value, or of the place alone where values do not stay what they were."""
+    """A selector by score: of position and value, or of the position alone where a codec or merger changes values."""
 
     seed: int = 0
     by_value: bool = True
@@ -187,7 +187,7 @@ class Case:
 def drive(
     case: Case, cache: KVCache, tensors: Sequence[tuple[Tensor, ...]] | None = None, *, scales: int | None = None
 ) -> list[list[Tensor]]:
-    """Draws the image; the outputs of every scale and layer."""
+    """Generates the image; returns the outputs of every scale and layer."""
     tensors = tensors or case.tensors
     return [
         [cache.attend(layer, q, k, v, softmax_scale=case.softmax_scale) for layer, (q, k, v) in enumerate(maps)]
@@ -211,7 +211,7 @@ def _capacities(draw: st.DrawFn, schedule: ScaleSchedule, least: int) -> list[in
 
 
 def _quotas(draw: st.DrawFn, schedule: ScaleSchedule) -> list[list[int]]:
-    """After every scale, what stays of every source scale: never more than was there."""
+    """After every scale, what is kept of every source scale: never more than was there."""
     rows, ceiling = [], [0] * len(schedule)
     for k in range(len(schedule) - 1):
         ceiling[k] = schedule.tokens[k]

@@ -1,4 +1,4 @@
-"""Documentation that nobody runs rots: every block of every page is run, every hook and every name is described."""
+"""Every code block of every page of the documentation runs, and every hook and name is described."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_module_runs_from_the_root_of_the_repository(page: Path, folders: str,
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    """A page that the site does not list is found by nobody."""
+    """Every page is in the navigation of the site; readers find no others."""
     listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
 
     assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in PAGES if DOCS in page.parents)

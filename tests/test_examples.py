@@ -62,7 +62,7 @@ def test_the_example_is_what_new_plugin_writes(run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["randomk", "my-own-2nd", "class", "torch", "token", "none", "a" * 50])
 def test_whatever_the_name_the_plugin_works(name: str, run, installing, tmp_path: Path) -> None:
-    """Found by its entry point, it draws; names that mean something in Python do no harm."""
+    """The example is found by its entry point and generates; names that mean something in Python do no harm."""
     assert 0 == run("new-plugin", name, "--into", "far/away")[0]
     folder = tmp_path / "far" / "away" / f"scalekv-{name}"
     assert {path.format(name.replace("-", "_")) for path in CREATED} == set(files(folder))

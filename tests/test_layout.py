@@ -123,7 +123,7 @@ ADAPTERS = [path for path in MODULES if ROOMS["scalekv_adapters"] in path.parent
 
 @pytest.mark.parametrize("path", ADAPTERS, ids=name_of)
 def test_adapters_import_no_command_line_no_recipe_and_no_other_family(path: Path) -> None:
-    """What two families share stands beside them; only the shelf's ``__init__`` and its metric import every family."""
+    """What families share stands beside them; only the package's ``__init__`` and its metric import every family."""
     shelf = ROOMS["scalekv_adapters"]
     own = path.relative_to(shelf).parts[0]
     forbidden = ["scalekv_core.cli", "recipes"]
@@ -140,7 +140,7 @@ SHELVES = {"policies": {"scalekv_policies"}, "adapters": {"scalekv_adapters", "r
 
 @pytest.mark.parametrize("shelf", SHELVES)
 def test_a_shelf_is_no_package(shelf: str) -> None:
-    """``adapters`` is somebody else's package on PyPI; a shelf has a door sign and its folders."""
+    """``adapters`` is another project's package on PyPI, so our folder of that name is no package."""
     assert not list((ROOT / shelf).glob("*.py"))
     assert (ROOT / shelf / "README.md").is_file()
     assert SHELVES[shelf] == {p.name for p in (ROOT / shelf).iterdir() if p.is_dir() and p.name != "__pycache__"}
@@ -212,7 +212,7 @@ def test_importing_patches_nothing(room: str, imported: dict[str, dict]) -> None
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_importing_reads_no_file(room: str, imported: dict[str, dict]) -> None:
-    """Neither weights nor tables of ours, nothing is written, nothing is started, nobody is called."""
+    """Importing loads no weights or tables of ours, writes nothing, starts nothing and uses no network."""
     code = (".py", ".pyc", ".so", ".pth")
     events = [
         (event, what)

@@ -61,7 +61,7 @@ def test_gathered_tokens_are_the_tokens(
 
 
 def test_gathered_tokens_have_memory_of_their_own() -> None:
-    """Nothing of the larger storage stays alive, also where all tokens stay or the index was expanded."""
+    """Nothing of the larger storage stays alive, also where all tokens are kept or the index was expanded."""
     x = random(2, 3, 100, 8)[:, :, :50]
     for index in (torch.arange(50).expand(2, 3, 50), torch.tensor([7]).expand(2, 3, 1)):
         for source in (x, x.contiguous(), x[..., 0]):
@@ -235,7 +235,7 @@ def test_bins_are_sorted_stably_whatever_their_number(bins: int) -> None:
 
 
 def test_folded_tokens_have_memory_of_their_own() -> None:
-    """No storage with room for the dropped ones."""
+    """The result's storage holds the kept tokens only."""
     ones, target = torch.ones(2, 2, 5), torch.tensor([0, 0, -1, 0, -1]).expand(2, 2, 5)
     for folded in ops.fold(random(2, 2, 5, 4), ones, ones, target, 1):
         assert folded.nbytes == folded.untyped_storage().nbytes()

@@ -1,11 +1,12 @@
 """The words of this project: documentation, docstrings, comments, help and messages use the terms of the field.
 
 One name for one thing, and no private words. A pattern is searched in prose only: Markdown without code, and the comments
-and strings of the packages. CONTRIBUTING.md refers to this list.
+and strings of the packages, and the docstrings of the tests. CONTRIBUTING.md refers to this list.
 """
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import tokenize
@@ -24,6 +25,7 @@ PAGES = [
     *sorted((ROOT / "scalekv_core" / "cli" / "plugin_template").glob("*.in")),
 ]
 MODULES = [path for package in (*PACKAGES, "docs") for path in sorted((ROOT / package).rglob("*.py"))]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 WORDS = {
     r"yardsticks?": "unmodified, baseline",
     r"rehears\w*": "dry run",
@@ -60,6 +62,10 @@ ALLOWED = {
     "scalekv_core/testing/conformance.py": {"specimens"},
     "scalekv_core/testing/running.py": {"specimen"},
     "scalekv_core/testing/testmodels.py": {"draw"},
+    "tests/adapters/hart/official_standin.py": {"drawn"},
+    "tests/adapters/infinity/official_standin.py": {"drawn"},
+    "tests/adapters/var/official_standin.py": {"drawn"},
+    "tests/recipes/test_infinity_tiny_drawings.py": {"drawing", "drawings"},
 }
 """{file: words that are names in its code or former names of options}."""
 
@@ -83,9 +89,17 @@ def prose_of_module(text: str) -> Iterator[tuple[int, str]]:
             yield from enumerate(without.splitlines(), token.start[0])
 
 
+def prose_of_test(text: str) -> Iterator[tuple[int, str]]:
+    """(line, text) of the docstrings of a test module without the code in them."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            without = CODE.sub(lambda found: "\n" * found[0].count("\n"), node.value.value)
+            yield from enumerate(without.splitlines(), node.lineno)
+
+
 def found_in(path: Path) -> list[str]:
     """Every word of the list in a file, with its line and what to write instead."""
-    prose = prose_of_module if path.suffix == ".py" else prose_of_page
+    prose = prose_of_test if path in TESTS else prose_of_module if path.suffix == ".py" else prose_of_page
     allowed = ALLOWED.get(path.relative_to(ROOT).as_posix(), set())
     return [
         f"{path.relative_to(ROOT)}:{line}: {found[0]!r} (write: {instead(found[0])})"
@@ -106,6 +120,11 @@ def test_prose_uses_the_terms_of_the_field(path: Path) -> None:
     assert [] == found_in(path)
 
 
+def test_docstrings_of_tests_use_the_terms_of_the_field() -> None:
+    """No word of the list is in the docstring of a test or its helpers."""
+    assert [] == [found for path in TESTS for found in found_in(path)]
+
+
 def test_the_list_is_searched(tmp_path: Path) -> None:
     """A forbidden word is found in text, docstrings, comments and messages, and not in code."""
     assert ["the cut", "given up"] == [
@@ -115,3 +134,4 @@ def test_the_list_is_searched(tmp_path: Path) -> None:
     assert ["Draws", "drawn", "specimen"] == [
         m[0] for _, line in prose_of_module(module) for m in PATTERN.finditer(line)
     ]
+    assert ["Draws"] == [m[0] for _, line in prose_of_test(module) for m in PATTERN.finditer(line)]

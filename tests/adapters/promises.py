@@ -42,7 +42,7 @@ class Drawer(ABC):
         return drawn[1 + self.scales :]
 
     def draw_until(self, error):
-        """Draws, and is stopped at the third scale, between two layers."""
+        """Generates, and is stopped at the third scale, between two layers."""
         draw_until_block(self, error, self.second_block)
 
 

@@ -132,7 +132,7 @@ def test_leaving_cancels(turns: Turns) -> None:
 
 
 def test_a_second_request_of_a_visitor_cancels_the_first(turns: Turns) -> None:
-    """Whoever reloads and generates again does not wait for what nobody sees."""
+    """A visitor who reloads and generates again does not wait for an image that is no longer shown."""
     go = threading.Event()
     first = turns.run(lambda turn: (turn.tell(1), go.wait(), turn.tell(2)), "a")
     next(first)
@@ -145,7 +145,7 @@ def test_a_second_request_of_a_visitor_cancels_the_first(turns: Turns) -> None:
 
 
 def test_a_long_line_is_refused(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for ever, and no thread is left for plans otherwise."""
+    """A request beyond the longest line is refused at once instead of waiting."""
     monkeypatch.setattr(module, "LONGEST_LINE", 1)
     go = threading.Event()
     first = turns.run(lambda turn: (turn.tell(1), go.wait()), "a")

@@ -2,7 +2,7 @@
 FOLDER``.
 
 Writes random weights of the model's names and shapes in several layouts and loads each in a process of its own. Memory that
-is a mapped file is not counted as held, for its pages are the file's and can be given up at any time; the kernel tells the
+is a mapped file is not counted as held, for its pages are the file's and may be reclaimed at any time; the kernel tells the
 two apart (RssAnon, RssFile), so this needs Linux. Nothing here is asserted: the promise is tested at a small size in
 tests/core/test_weights.py.
 """

@@ -173,7 +173,7 @@ def test_streams_wait_for_each_other() -> None:
 
 
 def test_only_what_leaves_a_device_comes_back_ahead() -> None:
-    """On a CPU, and under codecs that stay on the device, there is no stream and no second buffer."""
+    """On a CPU, and under codecs that store on the device, there is no stream and no second buffer."""
     assert [True, False, False] == [reads_ahead(*one) for one in ((Host(), CUDA), (Host(), CPU), (Dense(), CUDA))]
     assert copy_stream_for(Host(), CPU) is copy_stream_for(Dense(), CUDA) is None
 

@@ -1,4 +1,4 @@
-"""The page of a study in a real browser: it draws, sorts, filters and marks, says nothing to the console and loads nothing."""
+"""The page of a study in a real browser: it plots, sorts, filters and marks, and loads and logs nothing."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def tab(file: Path) -> Iterator[Tab]:
 
 
 def test_it_is_drawn(tab: Tab) -> None:
-    """Plots have marks, the table its rows; a plot out of sight is drawn when it comes into sight."""
+    """Plots have marks, the table its rows; a plot out of sight is rendered when it comes into sight."""
     assert "yes" == tab.js("return document.documentElement.dataset.ready")
     assert 60 == len(tab.settings())
     assert 0 < tab.js("return document.querySelectorAll('[data-plot=bytes] .scatterlayer .point').length")

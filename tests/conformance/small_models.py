@@ -29,7 +29,7 @@ SIDES = (1, 2, 3, 4)
 def small_var() -> VAR:
     """A VAR of two layers and three heads, always the same one.
 
-    Its weights are drawn anew: an untrained VAR begins with attention switched off, and would notice nothing.
+    Its weights are initialised anew: an untrained VAR begins with attention switched off, and would notice nothing.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -70,7 +70,7 @@ TEXT_CHANNELS = 8
 
 
 def small_infinity() -> Infinity:
-    """An Infinity of two layers and three heads, always the same one; its weights are drawn anew, as above."""
+    """An Infinity of two layers and three heads, always the same one; its weights are initialised anew, as above."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vae = BSQVAE(BSQVAEConfig(bits=4, base_channels=32, multipliers=(1,), blocks=1)).eval().requires_grad_(False)
@@ -122,7 +122,7 @@ def draw_official_infinity(model: nn.Module, rows: int, seed: int) -> list[Tenso
 
 
 def small_hart() -> HART:
-    """A HART of two layers and three heads, always the same one; its weights are drawn anew, as above."""
+    """A HART of two layers and three heads, always the same one; its weights are initialised anew, as above."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         sizes = {"codes": 16, "code_width": 4, "patch_sides": SIDES}

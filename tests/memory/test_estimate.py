@@ -1,4 +1,4 @@
-"""A batch worked out on paper: what it says is held against what is really there when the batch is drawn."""
+"""The memory estimate of a batch is compared with what generating the batch really takes."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Kept:
 
 
 def test_activations_are_those_of_a_real_device() -> None:
-    """Drawn on paper and drawn with numbers: nearly the same bytes, scale by scale; the host makes its own noise."""
+    """A dry run and a real run take nearly the same bytes, scale by scale; the host adds its own noise."""
     card = shipped().make("model", "var-tiny")
     planned = Batch(model="var-tiny", card=card, images=2).dry_run.stages.max(axis=0)
     real: BareModel = card.bare(device="cpu")
@@ -216,7 +216,7 @@ class Asking(toy.Latest):
 
 
 def test_a_policy_that_asks_for_values_is_named() -> None:
-    """It makes the device wait, and nobody can tell what it takes."""
+    """Such a policy makes the device wait, and its memory cannot be known."""
     with pytest.raises(ContractError, match=r"'asking' cannot be planned: a part of it reads the values of tensors"):
         plan_batch(Batch(model="toy", card=toy.ToyCard()), evolve(toy.latest(), name="asking", selector=Asking()))
 
@@ -513,7 +513,7 @@ def test_changes_are_put_together_where_one_is_not_enough() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_what_would() -> None:
-    """In one line; what fits passes, and so does what nobody said the memory of."""
+    """The refusal is one line; a batch that fits passes, and so does one on a device of unknown memory."""
     check_fits(toy_plan(NEEDED), registry=REGISTRY)
     check_fits(evolve(toy_plan(0), memory=None), registry=REGISTRY)
     with pytest.raises(

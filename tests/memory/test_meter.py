@@ -1,4 +1,4 @@
-"""StorageTracker and PeakMeter: every storage once, for as long as it lives, whoever still looks at it."""
+"""StorageTracker and PeakMeter count every storage once, for as long as it lives, however many views it has."""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ on_linux = pytest.mark.skipif(not MAPS.exists(), reason="only Linux tells what m
 
 
 class HeldTracker(StorageTracker):
-    """Leaves out storages that are a mapped file: their pages are the file's, and can be given up at any time."""
+    """Leaves out storages that are a mapped file: their pages are the file's, and may be reclaimed at any time."""
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         if not is_mapped(storage):

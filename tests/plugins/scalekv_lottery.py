@@ -16,10 +16,10 @@ from scalekv_policies.uniform import EvenBudget
 
 @frozen
 class Lottery(ScoringSelector):
-    """Tokens drawn at random, anew at every scale.
+    """Random tokens, chosen anew at every scale.
 
     Attributes:
-        seed: of the draw.
+        seed: of the random choice.
     """
 
     seed: int = 0

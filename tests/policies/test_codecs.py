@@ -1,4 +1,4 @@
-"""The codecs on the shelf: what each promises of its error and its bytes, beyond what the kit checks of every codec."""
+"""The codecs that ship: the error and bytes that each states, beyond what the kit checks of every codec."""
 
 from __future__ import annotations
 

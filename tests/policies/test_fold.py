@@ -31,7 +31,7 @@ def test_the_score_is_mass_times_the_length_of_the_value(make_view):
 
 
 def test_every_token_goes_where_its_key_points(make_view):
-    """The kept one with the largest cosine, by hand; those that stay to themselves."""
+    """Each token is assigned to the kept one with the largest cosine, computed by hand; kept tokens to themselves."""
     view = make_view(SCHEDULE, 3, held=9)
     kept = torch.tensor([0, 3, 7, 20, 38]).expand(2, 3, -1)
     target = Fold().assign(view, kept)
@@ -95,7 +95,7 @@ def test_choosing_and_weighing_ask_the_same_queries_once(make_view):
 
 @pytest.fixture(scope="module")
 def digits():
-    """var-tiny and ten digits that it draws unmodified."""
+    """var-tiny and ten digits that it generates unmodified."""
     return ten_digits([0] * 10)
 
 

@@ -165,7 +165,7 @@ def test_less_than_a_token_each_is_refused():
 
 @pytest.mark.parametrize("pooling", ["avg", "max", "none"])
 def test_the_centres_of_the_patches_always_stay(pooling, make_view):
-    """With room for four times the window it is kept whole."""
+    """A capacity of four times the window keeps the whole window."""
     view = make_view(WIDE, 3, held=30)
     kept = ScaleKVSelector(pooling=pooling).select(view, 64)
     for centre in patch_centres((1, 7, 15), 16, torch.device("cpu")) + view.history:

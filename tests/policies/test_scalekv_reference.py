@@ -73,7 +73,7 @@ def test_scores_are_those_of_the_official_code(name, golden):
 
 @pytest.mark.parametrize(("name", "scale", "held"), [("a_below_base", 6, 521), ("e_drafter_s9_within", 9, 2400)])
 def test_nothing_goes_where_the_official_code_keeps_everything(name, scale, held, golden):
-    """Before 650 tokens are exceeded, and where a drafter has room for all that is there."""
+    """All is kept until 650 tokens are exceeded, and where a drafter's capacity holds the whole history."""
     case = golden(name)
     assert torch.arange(held).tolist() == case["kept"][0, 0].tolist()
     plan = plan_policy(scalekv_reference(), MODELS["2b"]).plan
@@ -111,7 +111,7 @@ def test_the_window_of_a_whole_generation_is_the_recorded_one(scale, before, gol
 
 
 def test_scoring_is_of_queries_as_given(golden):
-    """The recorded scoring queries of a whole generation go through; keys must come from a model that draws it."""
+    """The selector takes the recorded scoring queries of a whole generation; keys come from the generating model."""
     queries = golden("e2e_like2b_kernel1")["score_q_s4_layer1_row0"]
     keys = torch.nn.functional.normalize(torch.randn(1, 2, 121, 64, generator=torch.Generator().manual_seed(0)), dim=-1)
     positions = torch.arange(121, dtype=torch.int32).expand(1, 2, -1)

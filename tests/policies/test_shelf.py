@@ -1,4 +1,4 @@
-"""Every policy on the shelf, whatever its method; the checks of the kit are made in tests/conformance."""
+"""Every policy that ships, whatever its method; tests/conformance runs the checks of the kit."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def by_hand(view, keep, window, kernel, pooling):
 
 @pytest.mark.parametrize("pooling", ["max", "avg"])
 def test_the_window_and_the_best_pooled_tokens_stay(pooling, make_view):
-    """At the paper's sizes the whole window stays, and what goes has no better score than what stays."""
+    """At the paper's sizes the whole window is kept, and no evicted token has a better score than a kept one."""
     view = make_view(SCHEDULE, 3, held=15)
     kept = SnapSelector(window=8, kernel=3, pooling=pooling).select(view, 20)
     pooled, others = by_hand(view, 20, 8, 3, pooling)

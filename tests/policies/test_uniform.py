@@ -76,7 +76,7 @@ def test_spaced_covers_the_picture_evenly():
 
 
 def test_random_depends_on_seed_layer_and_head_and_on_nothing_else(make_view):
-    """No generator: rows of a batch draw alike, heads and seeds differ, and about every place is as likely."""
+    """No generator is used: rows of a batch get the same, heads and seeds differ, all positions are as likely."""
     view = make_view(WIDE, 3)
     kept = UniformSelector(pick="random").select(view, 40)
     assert torch.equal(kept[0], kept[1])
@@ -94,7 +94,7 @@ def test_recent_keeps_the_end(make_view):
 
 
 def test_a_seed_draws_the_same_tokens_on_every_machine(make_view):
-    """Written down here: a release that draws others changes everybody's recorded runs."""
+    """These scores are written down here: a release that changes them changes everybody's recorded runs."""
     view = make_view(WIDE, 3, rows=1, heads=(0, 3))
     kept = UniformSelector(pick="random", seed=7).select(view, 6)[0].tolist()
     assert [[8, 25, 42, 81, 104, 145], [29, 31, 62, 81, 111, 118]] == kept

@@ -1,4 +1,4 @@
-"""Captions, drawings and their judge: the same seed draws the same, and the judge reads what was drawn and nothing else."""
+"""Captions, drawings and their judge: the same seed gives the same drawing, and the judge reads only the drawing."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_nothing_is_found_on_empty_ground() -> None:
 
 
 def test_colours_left_open_are_one_colour() -> None:
-    """Things of a caption without colours share the one that is drawn, so that a model need not agree with itself."""
+    """Things of a caption without colours share the one that is used, so that a model need not agree with itself."""
     for seed in range(20):
         (_, *others) = things = compose(parse("three circles"), (64, 64), source(seed))
         assert {things[0].colour} == {thing.colour for thing in others}

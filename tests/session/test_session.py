@@ -1,4 +1,4 @@
-"""Sessions: the model draws compressed inside the block, and is what it was after it, whatever happened."""
+"""Sessions: the model generates compressed inside the block; after it the model is what it was before."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def same(mine: list[Tensor], theirs: list[Tensor]) -> bool:
 
 
 def begin(model: nn.Module, scales: int, *, rows: int = 1) -> None:
-    """Draws some maps of an image through the module's own seam and leaves it unfinished, with the cache open."""
+    """Generates some maps of an image through the module's own seam and leaves it unfinished, with the cache open."""
     toy_model = cast(ToyModel, model)
     cache = toy_model.new_cache(toy_model.schedule)
     for n in toy_model.schedule.tokens[:scales]:
@@ -212,7 +212,7 @@ def test_a_clock_sees_every_stage(model: ToyImageModel) -> None:
 
 
 def test_an_observer_sees_every_cut(model: ToyImageModel) -> None:
-    """One call per scale and layer, with what stays."""
+    """The observer gets one call per scale and layer, with the kept tokens."""
     calls: list[tuple[int, int, int | None]] = []
 
     def observer(view: CacheView, kept: Tensor | None) -> None:
@@ -380,7 +380,7 @@ def test_an_image_that_failed_does_not_show_in_the_next(model: ToyImageModel, mo
 
 
 def test_only_finished_images_count(model: ToyImageModel, module: ToyModel) -> None:
-    """An early stop is no image: the session says that nothing was drawn to its end."""
+    """An early stop is no image: the session says that no image was finished."""
     with (
         pytest.raises(SessionError, match="no image was completed inside the block"),
         compress(model, "toy-latest", registry=TOY) as session,
@@ -622,7 +622,7 @@ def test_an_unknown_model_is_refused() -> None:
 
 
 def test_a_model_that_was_not_called_is_an_error(model: ToyImageModel) -> None:
-    """The commonest mistake: another instance was drawn with."""
+    """The most common mistake: another instance generated."""
     other = cast(ToyImageModel, toy.ToyCard().load())
     with (
         pytest.raises(
@@ -634,13 +634,13 @@ def test_a_model_that_was_not_called_is_an_error(model: ToyImageModel) -> None:
 
 
 def test_an_error_in_the_block_is_not_covered_up(model: ToyImageModel) -> None:
-    """Where the block fails, its own error is raised and not that nothing was drawn."""
+    """Where the block fails, the session raises the block's error, not that nothing was generated."""
     with pytest.raises(ZeroDivisionError), compress(model, "toy-latest", registry=TOY):
         1 / 0  # noqa: B018
 
 
 def test_a_policy_that_should_have_dropped_is_an_error(model: ToyImageModel) -> None:
-    """A plan with cuts, and an image without any: something in between was bypassed."""
+    """A plan that evicts, and an image without evictions: something in between was bypassed."""
     with compress(model, "toy-latest", registry=TOY) as session:
         draw(model)
         session.check_used()
@@ -859,7 +859,7 @@ def test_a_policy_that_breaks_its_contract_stops_the_image(model: ToyImageModel)
 def test_a_cache_larger_than_what_is_free_is_refused_at_the_first_map(
     model: ToyImageModel, short: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of the image was kept, and the next one may be drawn; to the byte, what is free is enough."""
+    """A refused image leaves nothing behind, and the next one can be generated; exactly enough memory is enough."""
     with compress(model, "toy-latest", registry=TOY) as session:
         weighs = session.planned(session.geometry.schedule, rows=1).footprint
         free = weighs.most_planned + weighs.scratch - short

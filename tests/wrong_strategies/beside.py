@@ -382,7 +382,7 @@ class MoreForAll(Even):
 @fails("options_work")
 @frozen
 class OneRoleTooFew(Classifier):
-    """Its option cuts layers off."""
+    """Its option removes layers."""
 
     skip: int = 0
 
@@ -450,7 +450,7 @@ class RoundBudgets(Even):
 @fails("roles_go_by_name")
 @frozen
 class ByNumber(Even):
-    """Takes a token from whoever plays the first role."""
+    """Takes a token from the layers that play the first role."""
 
     def allocate(self, geometry, roles, slots):
         plan = super().allocate(geometry, roles, slots)

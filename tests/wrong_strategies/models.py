@@ -14,7 +14,7 @@ from tests.wrong_strategies.catalogue import fails
 
 
 class Faulty(toy.ToyImageModel):
-    """Right: the toy model. ``change`` is given what it drew."""
+    """Right: the toy model. ``change`` is given what it generated."""
 
     def generate(self, prompts, *, seeds, sampling=None, forced=None, keep_logits=False):
         others = {"sampling": sampling, "forced": forced, "keep_logits": keep_logits}
@@ -61,7 +61,7 @@ class OtherMaps(Card):
 @fails("loads_what_it_says")
 @frozen(kw_only=True)
 class OtherSampling(Card):
-    """Says another guidance than its model draws with."""
+    """Says another guidance than its model generates with."""
 
     sampling: Sampling = field(factory=lambda: Sampling(guidance=3.0))
 
@@ -69,7 +69,7 @@ class OtherSampling(Card):
 @fails("generates_images")
 @frozen(kw_only=True)
 class BelowZero(Card):
-    """Draws pixels from -1 to 1."""
+    """Generates pixels from -1 to 1."""
 
     class model(Faulty):
         def change(self, drawn):
@@ -79,7 +79,7 @@ class BelowZero(Card):
 @fails("repeats_itself")
 @frozen(kw_only=True)
 class Ages(Card):
-    """Draws a little darker every time."""
+    """Generates a little darker every time."""
 
     class model(Faulty):
         def __init__(self, module):

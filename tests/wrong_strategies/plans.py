@@ -73,7 +73,7 @@ class SquaresOnly(BudgetAllocator):
 @fails("the_whole_budget_keeps_everything")
 @frozen
 class NeverEverything(BudgetAllocator):
-    """Drops a token even where there is room for all."""
+    """Drops a token even where the budget holds all."""
 
     def allocate(self, geometry, roles, slots):
         return spread(geometry, min(slots // geometry.slots_per_token, max(0, geometry.schedule.last_history - 1)))
@@ -145,7 +145,7 @@ class PerBatch(BudgetAllocator):
 @fails("ignores_global_randomness")
 @frozen
 class DrawnByLot(BudgetAllocator):
-    """Draws the layer that gets less."""
+    """Chooses at random the layer that gets less."""
 
     def allocate(self, geometry, roles, slots):
         plan = spread(geometry, slots // geometry.slots_per_token)
@@ -300,7 +300,7 @@ class FirstModel(LayerClassifier):
 @fails("ignores_global_randomness")
 @frozen
 class GuessesRoles(LayerClassifier):
-    """Draws the roles."""
+    """Chooses the roles at random."""
 
     def classify(self, profile, geometry):
         shape = (len(geometry.schedule), geometry.layers, geometry.heads)

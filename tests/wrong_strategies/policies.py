@@ -27,7 +27,7 @@ def keeps_unsorted():
 
 @fails("answers_are_accepted")
 def moves_kept_tokens():
-    """Its merger folds tokens that stay into others."""
+    """Its merger folds kept tokens into others."""
     return policy(merger=storage.IntoTheNext())
 
 
@@ -39,7 +39,7 @@ def weighs_more():
 
 @fails("kept_tokens_are_the_originals")
 def clips():
-    """Its codec cuts off what lies beyond the range of the first map."""
+    """Its codec clips what lies beyond the range of the first map."""
     return policy(codec=storage.ClipsLater())
 
 
@@ -57,7 +57,7 @@ def loses_counts():
 
 @fails("the_whole_budget_is_lossless")
 def never_everything():
-    """Its allocator drops a token even where there is room for all."""
+    """Its allocator drops a token even where the budget holds all."""
     return policy(allocator=plans.NeverEverything())
 
 
@@ -69,7 +69,7 @@ def remembers():
 
 @fails("ignores_global_randomness")
 def throws_dice():
-    """Its selector draws from the global generator."""
+    """Its selector uses the global generator."""
     return policy(selector=selectors.GlobalDice())
 
 

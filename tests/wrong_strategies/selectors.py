@@ -335,7 +335,7 @@ class EveryCall(ByPlace):
 @fails("ignores_global_randomness")
 @frozen
 class GlobalDice(ScoringSelector):
-    """Draws tokens from torch's global generator."""
+    """Chooses tokens with torch's global generator."""
 
     def score(self, view, keep):
         return torch.rand(view.positions.shape, device=view.k.device)
@@ -456,7 +456,7 @@ class Claims(ByValue):
 @fails("claims_are_known")
 @frozen
 class ClaimsAnything(Claims):
-    """Claims what nobody can check."""
+    """Claims what cannot be checked."""
 
     claimed = "is_the_best"
 
@@ -541,7 +541,7 @@ class ForgetsTheLastRow(ScoringSelector):
 @fails("follows_attention")
 @frozen
 class ForgetsTheCurrentMap(ScoringSelector):
-    """Never keeps anything of the map that was just drawn, as long as there is something else."""
+    """Never keeps anything of the map that was just generated, as long as there is something else."""
 
     claims: ClassVar[Any] = frozenset({"follows_attention"})
 

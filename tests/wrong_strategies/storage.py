@@ -24,7 +24,7 @@ class IntoNearest(TokenMerger):
 @fails("kept_tokens_stay_themselves")
 @frozen
 class IntoTheNext(IntoNearest):
-    """Folds every token, those that stay too, into the one after."""
+    """Folds every token, kept ones too, into the one after."""
 
     def assign(self, view, kept):
         return (super().assign(view, kept) + 1) % kept.shape[2]
@@ -42,7 +42,7 @@ class IntoTheFirst(TokenMerger):
 @fails("counts_add_up")
 @frozen
 class LosesTheDistant(IntoNearest):
-    """Drops what is far from every token that stays, and does not say so."""
+    """Drops what is far from every kept token, and does not say so."""
 
     def assign(self, view, kept):
         target = super().assign(view, kept)
@@ -53,7 +53,7 @@ class LosesTheDistant(IntoNearest):
 @fails("targets_exist")
 @frozen
 class IntoTheView(IntoNearest):
-    """Names the kept token by its index in the view instead of among those that stay."""
+    """Names the kept token by its index in the view instead of among the kept ones."""
 
     def assign(self, view, kept):
         return kept.gather(2, super().assign(view, kept))
@@ -62,7 +62,7 @@ class IntoTheView(IntoNearest):
 @fails("assigns_every_token")
 @frozen
 class OnlyTheOthers(IntoNearest):
-    """Assigns the tokens that do not stay and leaves out the others."""
+    """Assigns the evicted tokens and leaves out the others."""
 
     def assign(self, view, kept):
         return super().assign(view, kept)[:, :, kept.shape[2] :]
@@ -117,7 +117,7 @@ class IntoTheBatchMean(IntoNearest):
 
 
 def unless_kept(target: Tensor, kept: Tensor) -> Tensor:
-    """The targets, and those that stay at themselves."""
+    """The targets; kept tokens go to themselves."""
     return target.scatter(2, kept, torch.arange(kept.shape[2], device=kept.device).expand_as(kept))
 
 
@@ -179,7 +179,7 @@ class AsBefore(IntoNearest):
 @fails("ignores_global_randomness")
 @frozen
 class FoldsByLot(IntoNearest):
-    """Draws the token to fold into."""
+    """Chooses at random the token to fold into."""
 
     def assign(self, view, kept):
         return unless_kept(torch.randint(kept.shape[2], view.positions.shape), kept)
@@ -342,7 +342,7 @@ class OneRange(Int8):
 @fails("later_maps_join")
 @frozen
 class ClipsLater(CacheCodec):
-    """A range for each channel, from the first map; what later maps have beyond it is cut off."""
+    """A range for each channel, from the first map; what later maps have beyond it is clipped."""
 
     def encode(self, x, kind, *, like=None):
         fresh = (x.float().abs().amax(dim=2, keepdim=True) / 127).clamp_min(1e-30)

@@ -62,7 +62,7 @@ class NothingDropped(KVCache):
 
 
 class ShowsTheUnread(KVCache):
-    """Lets policies choose among all tokens, those included that nobody reads."""
+    """Lets policies choose among all tokens, also those that no later map reads."""
 
     def __init__(self, plan, policy, **options):
         super().__init__(plan, policy, **options)
@@ -74,7 +74,7 @@ class ShowsTheUnread(KVCache):
 
 
 class KeepsTheUnread(ShowsTheUnread):
-    """Keeps as many tokens as it should, the oldest ones, whoever reads them."""
+    """Keeps as many tokens as it should, the oldest ones, whichever map reads them."""
 
     def changed(self, step):
         return {"offered": ((step.text, step.remains),)} if step.offered else {}

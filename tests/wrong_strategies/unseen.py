@@ -115,7 +115,7 @@ class TellsOfManyTokens(ByValue):
 
 
 class CodesAndMore(Encoded):
-    """Codes with room for more."""
+    """Codes with more memory than they need."""
 
 
 @fails("owns_its_memory")

@@ -112,10 +112,10 @@ class StandInBlock(nn.Module):
 
 
 class StandInHART(nn.Module):
-    """Draws as the official loop does: every map through all blocks, the last one with its places in a mask, always guided.
+    """Generates as the official loop does: all blocks per map, a mask over the last map's positions, always guided.
 
     Attributes:
-        drawn: (logits, tokens) of every scale of the last image, which the official code does not tell.
+        drawn: (logits, tokens) of every scale of the last image, which the official code does not return.
     """
 
     def __init__(self, ours: HART) -> None:

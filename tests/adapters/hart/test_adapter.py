@@ -114,7 +114,7 @@ class TestAdapters(AdapterPromises):
 
 
 def test_a_map_in_parts_is_refused(official) -> None:
-    """The official loop can draw its last map in several parts, which see each other; that is named, in one line."""
+    """The official loop may generate its last map in parts that see each other; the refusal says so in one line."""
     drawer = official()
     message = "passes 18 of 36 tokens of map 5 at once; a compressed cache needs whole maps: generate with num_maskgit_iters=1"
     with pytest.raises(SessionError, match=message), compress(drawer.model, "full"):

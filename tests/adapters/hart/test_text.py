@@ -15,7 +15,7 @@ TOKENS, WIDTH = 6, 16
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Config, tokenizer, weights, and the system prompt "draw this"."""
+    """Config, tokenizer, weights, and the system prompt ``draw this``."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     path = tmp_path_factory.mktemp("model")

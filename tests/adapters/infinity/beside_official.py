@@ -194,14 +194,14 @@ def bits(logits: list[Tensor]) -> Tensor:
 
 
 def agreement(first: list[Tensor], second: list[Tensor]) -> str:
-    """How far two drawings agree, in words."""
+    """How far two images agree, in words."""
     same = (bits(first) == bits(second)).double().mean()
     apart = max(float((a - b).abs().max()) for a, b in zip(first, second, strict=True))
     return f"{same:.3%} of bits the same, logits at most {apart:.1e} apart"
 
 
 def compare(pair: Pair, text: PackedText) -> Iterator[tuple[str, str]]:
-    """(what was drawn, how far the two agree)."""
+    """(what was generated, how far the two agree)."""
     for canvas in (SQUARE, Canvas("3:4", "0.06M")):
         yield f"unmodified, {canvas.aspect}", agreement(pair.draw_official(text, canvas), pair.draw_ours(text, canvas))
     with calibrate(pair.ours) as calibration:

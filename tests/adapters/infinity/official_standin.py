@@ -124,10 +124,10 @@ class StandInChunk(nn.Module):
 
 
 class StandInInfinity(nn.Module):
-    """Draws as the official loop does: every scale through all chunks of blocks, with a schedule that the caller gives.
+    """Generates as the official loop does: each scale through all chunks of blocks, with the caller's schedule.
 
     Attributes:
-        drawn: (logits, bits) of every scale of the last image; the official code tells the bits only.
+        drawn: (logits, bits) of every scale of the last image; the official code returns the bits only.
     """
 
     def __init__(self, ours: Infinity, *, flash: bool = False) -> None:

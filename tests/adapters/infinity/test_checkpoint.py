@@ -141,7 +141,7 @@ def test_a_folder_of_shards_is_read(make_infinity, state, tmp_path, suffix):
 
 
 def test_a_table_for_no_prompt_of_any_length_is_read(state, save, infinity_config):
-    """A longer table is cut to T5's limit; a shorter one means shorter prompts and is not padded."""
+    """A longer table is shortened to T5's limit; a shorter one means shorter prompts and is not padded."""
     weights, width = state(), state()["cfg_uncond"].shape[1]
     long = torch.randn(600, width)
     loaded = load_infinity(save({**weights, "cfg_uncond": long}))

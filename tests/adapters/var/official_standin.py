@@ -68,10 +68,10 @@ class StandInBlock(nn.Module):
 
 
 class StandInVAR(nn.Module):
-    """Draws as the official loop does: every scale through all blocks, always with guidance.
+    """Generates as the official loop does: every scale through all blocks, always with guidance.
 
     Attributes:
-        drawn: (logits, tokens) of every scale of the last image, which the official code does not tell.
+        drawn: (logits, tokens) of every scale of the last image, which the official code does not return.
     """
 
     def __init__(self, ours: VAR) -> None:
