@@ -1,4 +1,4 @@
-"""The toy plugin as everything that is installed, and the page without its toolkit."""
+"""The toy plugin as the only one installed, and the page without its toolkit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scalekv_core.testing import toy
 
 @frozen(kw_only=True)
 class Unshipped(toy.ToyCard):
-    """A toy whose weights do not ship."""
+    """A toy model whose weights do not ship."""
 
     needs_weights = True
     weights: str = "a folder with toy.pth"
@@ -27,7 +27,7 @@ class Unshipped(toy.ToyCard):
 
 @frozen(kw_only=True)
 class Second(toy.ToyCard):
-    """The same toy under another name."""
+    """The same toy model under another name."""
 
     def load(self, **kwargs: Any) -> ImageModel:
         model = super().load(**kwargs)
@@ -36,7 +36,7 @@ class Second(toy.ToyCard):
 
 
 class More:
-    """Models beside the toy."""
+    """A plugin with two more models."""
 
     __name__ = "more"
 
@@ -53,7 +53,7 @@ def registry() -> Registry:
 
 @pytest.fixture
 def engine(registry: Registry) -> Engine:
-    """Nothing is loaded yet."""
+    """The engine of the page; no model is loaded yet."""
     return Engine(registry, Settings(model="toy", policy="toy-latest"))
 
 

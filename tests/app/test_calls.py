@@ -1,4 +1,4 @@
-"""The call to copy is the call that was made."""
+"""The call that the page offers to copy is the call that it made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORM = Form(model="infinity-tiny", policy="fold", budget="25%", codec="int8", se
 
 
 def test_the_shell_command_says_everything() -> None:
-    """In options that are left out where the field is empty."""
+    """Every field becomes an option, and an empty field none."""
     expected = "scalekv generate --model infinity-tiny --policy fold --budget 25% --codec int8 --seed 7 --guidance 1,2 --aspect 4:3 -- 'a red circle'"
 
     assert expected == as_shell(FORM, "a red circle", Place())
@@ -31,12 +31,12 @@ def test_the_shell_command_says_everything() -> None:
 
 @pytest.mark.parametrize("prompt", ["it's", "-1", "a $HOME; `ls`", 'say "no"', "two\nlines", "日本"])
 def test_any_prompt_survives_a_shell(prompt: str) -> None:
-    """Quoted, and never an option."""
+    """The prompt is quoted, and is never read as an option."""
     assert ["--", prompt] == shlex.split(as_shell(FORM, prompt, Place()))[-2:]
 
 
 def test_the_path_of_weights_is_not_shown() -> None:
-    """A word stands for it."""
+    """A placeholder stands for the path."""
     place = Place(device="cuda:1", dtype="bfloat16", weights=True)
 
     assert "--weights WEIGHTS --device cuda:1 --dtype bfloat16" in as_shell(FORM, "x", place)
@@ -45,7 +45,7 @@ def test_the_path_of_weights_is_not_shown() -> None:
 
 @pytest.mark.parametrize("prompt", ["it's", 'say "no"', "\\n", "two\nlines"])
 def test_any_prompt_survives_python(prompt: str) -> None:
-    """The lines compile, and the literal is the prompt."""
+    """The lines compile, and their literal is the prompt."""
     lines = as_python(FORM, prompt, Place())
     compile(lines, "call", "exec")
     literal = lines.partition("pipe(")[2].partition(", seed=7")[0]
@@ -55,7 +55,7 @@ def test_any_prompt_survives_python(prompt: str) -> None:
 
 @pytest.mark.thorough
 def test_both_calls_generate_the_image_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pixel by pixel: copied into a shell, and into Python."""
+    """Copied into a shell and into Python, the calls generate the same pixels."""
     monkeypatch.chdir(tmp_path)
     form = Form(model="var-tiny", policy="uniform", budget="20%", codec="int8", prompt="7", seed="3", guidance="3")
     engine = Engine(shared_registry(), Settings(model="var-tiny", policy="uniform"))

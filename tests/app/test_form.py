@@ -1,4 +1,4 @@
-"""The fields of the page, read: what is empty is the model's own, and what is wrong is one line."""
+"""Reading the fields of the page: an empty one means the model's own value, a wrong one is refused in one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def reading(registry: Registry, **fields: object) -> Request:
 
 
 def test_empty_fields_are_the_models_own(registry: Registry) -> None:
-    """Prompt, seed, sampling, shape and budget."""
+    """Prompt, seed, sampling, shape and budget have the model's own values."""
     request = reading(registry, prompt=None, seed=" ")
 
     assert ("3", 0, None) == (request.prompt, request.seed, request.budget)
@@ -25,7 +25,7 @@ def test_empty_fields_are_the_models_own(registry: Registry) -> None:
 
 
 def test_fields_are_read(registry: Registry) -> None:
-    """Numbers from text, without blanks around them."""
+    """Numbers are read from text, without blanks around them."""
     request = reading(registry, prompt="7", seed=" 18446744073709551615 ", guidance="1, 3", budget="50%", codec="")
 
     assert ("7", 2**64 - 1, (1.0, 3.0), "50%") == (
@@ -50,13 +50,13 @@ def test_fields_are_read(registry: Registry) -> None:
 def test_what_is_wrong_is_refused(
     registry: Registry, fields: dict[str, object], error: type[Exception], line: str
 ) -> None:
-    """Before any model is touched."""
+    """A wrong field is refused before any model is loaded."""
     with pytest.raises(error, match=line):
         reading(registry, **fields)
 
 
 def test_menus_have_every_installed_name(registry: Registry) -> None:
-    """A plugin's models and policies too; models without weights say so, after the others."""
+    """The menus list a plugin's models and policies too; models without weights are marked and come last."""
     assert [("second", "second"), ("toy", "toy"), ("unshipped (needs weights)", "unshipped")] == menus.models(registry)
     assert [("toy-latest", "toy-latest")] == menus.policies(registry)
     assert ("the policy's own", "") == menus.codecs(registry)[0]
@@ -64,7 +64,7 @@ def test_menus_have_every_installed_name(registry: Registry) -> None:
 
 
 def test_a_models_fields_follow_its_card() -> None:
-    """Aspect ratios, sizes, and what is meant by empty fields."""
+    """Aspect ratios, sizes, and the placeholders of empty fields follow the model's card."""
     fields = menus.model_fields(Registry.installed(), "infinity-tiny")
 
     assert ["", "1:1", "3:4", "4:3"] == sorted(value for _, value in fields.aspects)

@@ -32,9 +32,9 @@ pytestmark = [
 ]
 
 PATIENCE = 120
-"""Seconds that a busy machine may take."""
+"""Seconds that a step may take on a busy machine."""
 PAUSE = 0.03
-"""Seconds that each layer of the slow model takes longer, so that it can be met in mid-image."""
+"""Seconds that each layer of the slow model takes longer, so that tests can act in the middle of an image."""
 
 
 WATCH = """
@@ -50,7 +50,7 @@ new MutationObserver(() => {
 
 
 class Slow:
-    """The digits model, slowly: under the name 'slow'."""
+    """The digits model, slowed down, under the name 'slow'."""
 
     __name__ = "slow"
 
@@ -76,13 +76,13 @@ def slow_card() -> Any:
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
-    """Everything that ships, and the slow model."""
+    """The app with every model that ships, and the slow one."""
     return Registry.of(scalekv_policies, scalekv_adapters, Slow())
 
 
 @pytest.fixture(scope="module")
 def address(registry: Registry) -> Iterator[str]:
-    """Where the page is."""
+    """The address of the running page."""
     from scalekv_core.app.server import listening
 
     with listening(registry, Settings(model="var-tiny", policy="uniform"), port=0) as address:
@@ -128,7 +128,7 @@ class Tab:
         return found
 
     def until(self, holds: Callable[[], Any]) -> Any:
-        """What holds in the end; the page may replace an element while it is looked at."""
+        """Waits until this holds; the page may replace an element while the test reads it."""
         from selenium.common.exceptions import WebDriverException
 
         end = time.monotonic() + PATIENCE
@@ -168,17 +168,17 @@ class Tab:
         self.here().execute_script(f"document.querySelector('#{button}').click()")
 
     def status(self, pattern: str) -> str:
-        """The status line once it is like this."""
+        """Waits for a status line of this form, and returns it."""
         return str(self.until(lambda: re.search(pattern, self.text("#status")) and self.text("#status")))
 
     def done(self) -> dict[str, Any]:
-        """The record of the image when it is there."""
+        """Waits for the record of the image, and returns it."""
         self.status("^Done")
         self.until(lambda: self.find("#downloads a"))
         return pictures.record_of(self.saved("compressed.png"))
 
     def saved(self, name: str) -> bytes:
-        """What a link saves."""
+        """The bytes that a link saves."""
         link = self.find(f'#downloads a[download="{name}"]').get_attribute("href")
         return b64decode(link.partition("base64,")[2])
 
@@ -205,7 +205,7 @@ def requested(browser: Any) -> set[str]:
 
 
 def test_an_image_is_generated(tab: Callable[[], Tab], address: str) -> None:
-    """Both images, the difference, the figures and the record; nothing comes from another host, and no path is shown."""
+    """The page shows both images, difference, figures and record; it loads nothing from elsewhere and shows no path."""
     page = tab()
     page.fill("prompt", "7")
     page.fill("seed", "3")
@@ -248,7 +248,7 @@ def test_images_appear_scale_by_scale(tab: Callable[[], Tab]) -> None:
 
 
 def test_the_slider_moves(tab: Callable[[], Tab]) -> None:
-    """More of one image, less of the other."""
+    """Moving the slider shows more of one image and less of the other."""
     from selenium.webdriver import ActionChains
 
     page = tab()
@@ -264,7 +264,7 @@ def test_the_slider_moves(tab: Callable[[], Tab]) -> None:
 
 
 def test_the_plan_follows_the_budget(tab: Callable[[], Tab]) -> None:
-    """Before anything is generated: by the slider, and by a text in another unit."""
+    """The slider, and a text in another unit, change the plan before anything is generated."""
     from selenium.webdriver.common.keys import Keys
 
     page = tab()
@@ -287,7 +287,7 @@ def test_the_plan_follows_the_budget(tab: Callable[[], Tab]) -> None:
     [("budget", "lots"), ("seed", "x"), ("guidance", "strong"), ("prompt", "a" * 10_000)],
 )
 def test_what_is_wrong_is_one_line(tab: Callable[[], Tab], registry: Registry, field: str, value: str) -> None:
-    """The same as the command line's; then the right value is generated."""
+    """The line is the same as the command line's; then the right value is generated."""
     page = tab()
     if len(value) > 100:  # typing takes too long
         page.here().execute_script(
@@ -312,7 +312,7 @@ def test_what_is_wrong_is_one_line(tab: Callable[[], Tab], registry: Registry, f
 
 
 def test_a_model_without_weights(tab: Callable[[], Tab]) -> None:
-    """One line, and nothing is fetched; its memory is planned all the same."""
+    """The page says so in one line and fetches nothing; it plans the model's memory all the same."""
     page = tab()
     page.choose("model", "infinity-2b")
     page.until(lambda: "GiB" in page.text("#bars"))
@@ -322,7 +322,7 @@ def test_a_model_without_weights(tab: Callable[[], Tab]) -> None:
 
 
 def test_two_visitors_at_once(tab: Callable[[], Tab]) -> None:
-    """One model: the second waits for the first, and each gets its own image."""
+    """There is one model: the second visitor waits for the first, and each gets their own image."""
     first, second = tab(), tab()
     for page, prompt in ((first, "3"), (second, "8")):
         page.choose("model", "slow")
@@ -338,7 +338,7 @@ def test_two_visitors_at_once(tab: Callable[[], Tab]) -> None:
 
 
 def test_cancelling_in_mid_image(tab: Callable[[], Tab]) -> None:
-    """The model is free and as before: the same image again is the same."""
+    """After cancelling, the model is free and generates the same image again."""
     page = tab()
     page.choose("model", "slow")
     page.fill("prompt", "5")
@@ -360,7 +360,7 @@ def test_cancelling_in_mid_image(tab: Callable[[], Tab]) -> None:
 
 
 def test_reloading_in_mid_image(tab: Callable[[], Tab]) -> None:
-    """The page begins anew, and the model is free for it."""
+    """The reloaded page starts empty, and the model is free for it."""
     page = tab()
     page.choose("model", "slow")
     page.press("generate")
@@ -375,7 +375,7 @@ def test_reloading_in_mid_image(tab: Callable[[], Tab]) -> None:
 
 
 def test_kept_tokens_of_another_layer(tab: Callable[[], Tab]) -> None:
-    """They follow the slider of the layers."""
+    """The kept tokens shown are those of the layer on the slider."""
     from selenium.webdriver.common.keys import Keys
 
     page = tab()
@@ -389,7 +389,7 @@ def test_kept_tokens_of_another_layer(tab: Callable[[], Tab]) -> None:
 
 
 def pixels(file: bytes) -> bytes:
-    """Of a PNG, without its record."""
+    """The pixels of a PNG, without its record."""
     import io
 
     from PIL import Image

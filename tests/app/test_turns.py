@@ -1,4 +1,4 @@
-"""The line of requests: one at a time, in order, cancellable, and whatever happens the next one is served."""
+"""The queue of requests: one at a time, in order, cancellable; after any failure the next one is served."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scalekv_core.app.turns import FAILED, Failed, Turn, Turns, Waiting
 
 
 class Work:
-    """Does what a request says, which is a function, and notes who was at work."""
+    """Calls a request, which is a function, and records the thread that called it."""
 
     def __init__(self) -> None:
         self.threads: list[str] = []
@@ -52,7 +52,7 @@ def raising(error: Exception) -> Callable[[Turn], None]:
 
 
 def test_events_come_in_order(turns: Turns, work: Work) -> None:
-    """Until the work is done, in the one thread."""
+    """Events arrive until the work is done, which one thread does."""
     assert [1, 2, 3] == list(turns.run(telling(1, 2, 3), "a"))
     assert [4] == list(turns.run(telling(4), "b"))
     assert 1 == len(set(work.threads))
@@ -69,14 +69,14 @@ def test_events_come_in_order(turns: Turns, work: Work) -> None:
 def test_an_error_is_one_line_and_the_next_request_is_served(
     turns: Turns, error: Exception, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A mistake in its own words, a bug without any of them; the terminal gets the bug."""
+    """A user's mistake is shown in its own words; a bug is shown without details, and printed on the terminal."""
     assert [Failed(line)] == list(turns.run(raising(error), "a"))
     assert [1] == list(turns.run(telling(1), "a"))
     assert ("secret" in caplog.text) == (line == FAILED)
 
 
 def test_who_waits_is_told_how_many_are_ahead(turns: Turns) -> None:
-    """And comes next, in order."""
+    """A waiting request is told how many are ahead, and is served in order."""
     go = threading.Event()
     first = turns.run(lambda turn: (turn.tell("begun"), go.wait(), turn.tell("done")), "a")
     assert "begun" == next(first)
@@ -90,7 +90,7 @@ def test_who_waits_is_told_how_many_are_ahead(turns: Turns) -> None:
 
 
 def test_cancelling_ends_the_work_at_its_next_event(turns: Turns) -> None:
-    """What comes after is never done, and the next request is."""
+    """The rest of the work is not done, and the next request is served."""
     go, reached = threading.Event(), []
     events = turns.run(lambda turn: (turn.tell(1), go.wait(), turn.tell(2), reached.append(3)), "a")
     assert 1 == next(events)
@@ -104,7 +104,7 @@ def test_cancelling_ends_the_work_at_its_next_event(turns: Turns) -> None:
 
 
 def test_who_waits_can_cancel_without_waiting(turns: Turns) -> None:
-    """The request ahead goes on."""
+    """Cancelling while waiting does not disturb the request ahead."""
     go = threading.Event()
     first = turns.run(lambda turn: (turn.tell(1), go.wait(), turn.tell(2)), "a")
     next(first)
@@ -119,7 +119,7 @@ def test_who_waits_can_cancel_without_waiting(turns: Turns) -> None:
 
 
 def test_leaving_cancels(turns: Turns) -> None:
-    """A page that is closed needs no more images."""
+    """Closing the page cancels its image."""
     go, reached = threading.Event(), []
     events = turns.run(lambda turn: (turn.tell(1), go.wait(), turn.tell(2), reached.append(3)), "a")
     next(events)

@@ -1,4 +1,4 @@
-"""What the page shows, without its toolkit: the plan before, each scale, both images, and one line for what is wrong."""
+"""What the page shows, without its toolkit: the plan first, then each scale, both images, and errors in one line."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def text(html: str) -> str:
 
 
 def files(html: str) -> dict[str, bytes]:
-    """What the links of a piece of HTML save."""
+    """The contents that the links of a piece of HTML save."""
     links = re.findall(r'download="([^"]*)" href="data:[^,]*;base64,([^"]*)"', html)
     return {name: b64decode(content) for name, content in links}
 
 
 def test_the_plan_is_shown_before(views: Views, form: Form) -> None:
-    """In the hint, as bars, and as a share for each layer and scale; nothing is loaded."""
+    """The plan is in the hint, as bars, and as a share per layer and scale; no model is loaded."""
     before = views.before(form)
 
     assert "The cache will hold" in before.hint
@@ -60,7 +60,7 @@ def test_a_smaller_budget_is_a_shorter_bar(views: Views, form: Form) -> None:
 
 @pytest.mark.parametrize("budget", ["lots", "0%", "400%"])
 def test_a_wrong_budget_is_one_line(views: Views, form: Form, budget: str) -> None:
-    """In place of the plan, and instead of images."""
+    """The line stands in place of the plan, and in place of images."""
     with pytest.raises(ScaleKVError) as refused:
         views.engine.plan(views.engine.read(evolve(form, budget=budget)))
     line = str(refused.value)
@@ -70,7 +70,7 @@ def test_a_wrong_budget_is_one_line(views: Views, form: Form, budget: str) -> No
 
 
 def test_both_images_are_generated(views: Views, form: Form) -> None:
-    """Those that the model generates by itself and in a block."""
+    """They equal the images that the model generates by itself and in a session."""
     last = shown(views, form)[-1]
 
     assert not last.busy
@@ -87,7 +87,7 @@ def test_both_images_are_generated(views: Views, form: Form) -> None:
 
 
 def test_what_is_downloaded_has_its_record(views: Views, form: Form) -> None:
-    """In the PNG and beside it, the same; it names the call, and no path."""
+    """The record is the same in the PNG and beside it; it has the call, and no path."""
     last = shown(views, form)[-1]
     assert last.result is not None
     saved = files(last.downloads)
@@ -103,7 +103,7 @@ def test_what_is_downloaded_has_its_record(views: Views, form: Form) -> None:
 
 
 def test_kept_tokens_of_a_layer(views: Views, form: Form) -> None:
-    """Before an image the plan, after it the tokens of each map."""
+    """Before an image the page shows the plan; after it, the kept tokens of each map."""
     result = shown(views, form)[-1].result
     maps = len(views.engine.read(form).job.batch.geometry.schedule)
 
@@ -113,7 +113,7 @@ def test_kept_tokens_of_a_layer(views: Views, form: Form) -> None:
 
 
 def test_another_policy_uses_the_same_unmodified_image(views: Views, form: Form) -> None:
-    """It is generated once for each prompt and seed."""
+    """The unmodified image is generated once for each prompt and seed."""
     first = shown(views, form)[-1].result
     second = shown(views, evolve(form, budget="50%"))[-1].result
     third = shown(views, evolve(form, prompt="4"))[-1].result
@@ -126,7 +126,7 @@ def test_another_policy_uses_the_same_unmodified_image(views: Views, form: Form)
 
 
 def test_another_model_takes_the_place_of_the_first(views: Views, form: Form) -> None:
-    """One model is in memory."""
+    """Only one model is in memory at a time."""
     shown(views, form)
     first = views.engine._pipeline
     events = shown(views, evolve(form, model="second"))
@@ -137,7 +137,7 @@ def test_another_model_takes_the_place_of_the_first(views: Views, form: Form) ->
 
 
 def test_a_model_without_weights_is_one_line(views: Views, form: Form) -> None:
-    """It says how the page is started with them; the next image is generated."""
+    """The line says how to start the page with weights; the next image is generated."""
     last = shown(views, evolve(form, model="unshipped"))[-1]
 
     assert "model 'unshipped' does not ship with weights; start the page with scalekv app" in text(last.status)
@@ -146,7 +146,7 @@ def test_a_model_without_weights_is_one_line(views: Views, form: Form) -> None:
 
 
 def test_a_long_prompt_is_one_line(views: Views, form: Form) -> None:
-    """What the model says of it."""
+    """The line is the model's own message."""
     last = shown(views, evolve(form, model="toy", prompt="a" * 10_000))[-1]
 
     assert 'role="alert"' in last.status
@@ -154,7 +154,7 @@ def test_a_long_prompt_is_one_line(views: Views, form: Form) -> None:
 
 
 def test_what_is_typed_is_never_markup(views: Views, form: Form) -> None:
-    """Neither in a message nor in a call."""
+    """Typed text is escaped in messages and in calls."""
     wrong = views.before(evolve(form, budget="<b>${1}</b>"))
     shell = views.before(evolve(form, prompt="<script>")).shell
 
@@ -163,7 +163,7 @@ def test_what_is_typed_is_never_markup(views: Views, form: Form) -> None:
 
 
 def test_a_bug_shows_no_trace(views: Views, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model is free, and the next image is generated."""
+    """The model is free after the bug, and the next image is generated."""
     shown(views, form)
     assert views.engine._pipeline is not None
     model = views.engine._pipeline.model
@@ -179,7 +179,7 @@ def test_a_bug_shows_no_trace(views: Views, form: Form, monkeypatch: pytest.Monk
 def test_what_is_not_finite_is_accepted_only_if_told(
     registry: Registry, form: Form, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The choice of the command line reaches the model's card."""
+    """The option of the command line reaches the model's card."""
     told: list[bool] = []
     load = toy.ToyCard.load
 

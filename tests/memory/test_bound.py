@@ -26,11 +26,11 @@ SHIPPED = ("var-tiny", "infinity-tiny")
 PARTS: list[dict[str, str]] = [{}, {"codec": "int4"}, {"codec": "host"}, {"merger": "fold"}]
 
 POLICIES = [name for name in shared_registry().names("policy") if name != "scalekv-reference"]
-"""All but the policy that plans for its released models only."""
+"""Every policy except the one that plans for its released models only."""
 
 
 def batches() -> list[Any]:
-    """Every model at every size; the last size also in its widest and tallest shape."""
+    """Batches of every model at every size; the last size also in its widest and tallest shape."""
     found: list[Any] = []
     for name in shared_registry().names("model"):
         card = shared_registry().make("model", name)
@@ -43,7 +43,7 @@ def batches() -> list[Any]:
 
 @pytest.mark.parametrize("batch", batches(), ids=lambda batch: f"{batch.model} {batch.size} {batch.aspect}")
 def test_the_bound_is_above_the_dry_run(batch: Batch) -> None:
-    """Weights, activations and decoding, each compared in float32, the largest dtype."""
+    """Weights, activations and decoding are compared one by one in float32, the largest dtype."""
     check_bound(evolve(batch, dtype=torch.float32))
 
 
@@ -78,7 +78,7 @@ def test_no_layer_takes_more_while_it_attends(model: str, policy: str) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_no_layer_of_a_small_model_takes_more_while_it_attends(policy: str) -> None:
-    """The same for a small model, whose scores are large beside its keys."""
+    """The bound also holds for a small model, whose scores are large beside its keys."""
     geometry = evolve(shared_registry().make("model", "var-tiny").geometry, layers=2, rows=2)
     assert 0 < most_while_attending(policy, geometry) <= attending_bound(geometry)
 

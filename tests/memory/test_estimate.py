@@ -51,7 +51,7 @@ POLICIES = [name for name in scalekv_policies() if name != "scalekv-reference"]
 PARTS = [{}, {"codec": "int8"}, {"codec": "int4"}, {"codec": "fp8"}, {"merger": "fold"}]
 GEOMETRY = CacheGeometry(schedule=ScaleSchedule.square(1, 2, 4, 8, 12, 16), layers=1, heads=4, head_dim=64)
 NEAR = 0.1
-"""How far from a measurement a figure may be that is not the cache's."""
+"""Relative tolerance for figures other than the cache's."""
 
 
 def shipped() -> Registry:
@@ -60,7 +60,7 @@ def shipped() -> Registry:
 
 @contextmanager
 def measured(drawn: list[int]) -> Iterator[None]:
-    """Notes the most bytes of storages that were made inside."""
+    """Records the peak bytes of storages that were made inside the block."""
     with StorageTracker() as tracker:
         yield
     drawn.append(tracker.peak)
@@ -87,7 +87,7 @@ def digits() -> Any:
     ],
 )
 def test_a_plan_is_what_a_session_measures(digits: Any, policy: str, images: int, parts: dict[str, str]) -> None:
-    """The cache to the byte, and the whole within a tenth, with what the policy chooses by."""
+    """The cache agrees to the byte and the total within a tenth, including the memory that the policy selects with."""
     budget = "30%" if policy != "full" else None
     plan, peak = plan_memory("var-tiny", policy, budget, images=images, **parts), []
     with compress(digits, policy, plan.planned.budget, **parts) as session, measured(peak):
@@ -101,7 +101,7 @@ def test_a_plan_is_what_a_session_measures(digits: Any, policy: str, images: int
 
 @pytest.mark.parametrize(("images", "guidance"), [(3, True), (1, False)])
 def test_the_unmodified_model_is_planned_as_well(digits: Any, images: int, guidance: bool) -> None:
-    """What it holds to the end, its copies, its activations."""
+    """The plan has what the unmodified model holds at the end, its copies and its activations."""
     plan, peak = plan_memory("var-tiny", "full", images=images, guidance=guidance), []
     sampling = digits.sampling if guidance else evolve(digits.sampling, guidance=0.0)
     with measured(peak):
@@ -113,7 +113,7 @@ def test_the_unmodified_model_is_planned_as_well(digits: Any, images: int, guida
 
 
 class Kept:
-    """A cache that weighs nothing, on a real device: what it is told goes through real attention, once."""
+    """A cache that stores nothing, on a real device: each map goes through real attention once."""
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, softmax_scale: float) -> Any:
         return torch.zeros_like(q)
@@ -136,7 +136,7 @@ def test_activations_are_those_of_a_real_device() -> None:
 
 
 def test_decoding_is_that_of_a_real_device() -> None:
-    """The images of the last sum; nothing is cached any more."""
+    """Decoding starts from the last sum of maps, when nothing is cached any more."""
     card = shipped().make("model", "var-tiny")
     real, peak = card.bare(device="cpu"), []
     with torch.inference_mode(), measured(peak):
@@ -146,7 +146,7 @@ def test_decoding_is_that_of_a_real_device() -> None:
 
 
 def test_a_large_batch_is_decoded_in_parts() -> None:
-    """Beyond sixteen images of 256 x 256 only the images themselves come on top."""
+    """Beyond sixteen images of 256 x 256, only the images themselves add memory."""
     bare = shipped().make("model", "var-d16").bare(layers=1)
     eight, sixteen, many = (decoding_bytes(bare, images) for images in (8, 16, 64))
     image = 3 * 256 * 256 * 4
@@ -169,7 +169,7 @@ TOY_AND_TINY = pytest.mark.parametrize(
 
 @TOY_AND_TINY
 def test_every_image_takes_as_much_as_the_next(card: Callable[[], ModelCard]) -> None:
-    """So that two dry runs tell of all batches."""
+    """Bytes are linear in the number of images, so two dry runs are enough for all batches."""
     bare = card().bare()
     one, two, seven = (dry_run(bare, images) for images in (1, 2, 7))
 
@@ -177,7 +177,7 @@ def test_every_image_takes_as_much_as_the_next(card: Callable[[], ModelCard]) ->
 
 
 def test_the_reference_plans_for_the_model_that_it_was_released_for() -> None:
-    """No small model can run it."""
+    """No small model runs this policy."""
     assert 0 < plan_memory("infinity-2b", "scalekv-reference").need.attending
 
 
@@ -208,7 +208,7 @@ def test_a_layer_takes_what_its_cache_takes(policy: str) -> None:
 
 
 class Asking(toy.Latest):
-    """Asks what a tensor holds."""
+    """Reads the value of a tensor."""
 
     def select(self, view: Any, keep: int) -> torch.Tensor:
         assert float(view.k.sum()) < 1e9
@@ -223,7 +223,7 @@ def test_a_policy_that_asks_for_values_is_named() -> None:
 
 @TOY_AND_TINY
 def test_three_layers_stand_for_all(card: Callable[[], ModelCard]) -> None:
-    """A layer's activations are gone when the next one begins."""
+    """A layer's activations are freed before the next one begins, so a few layers are enough."""
     model = card()
 
     assert LAYERS < model.geometry.layers
@@ -232,7 +232,7 @@ def test_three_layers_stand_for_all(card: Callable[[], ModelCard]) -> None:
 
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_weights_are_those_of_the_published_model(model: str) -> None:
-    """Every parameter and buffer of the manifest; the image decoder with its encoder, which is loaded too."""
+    """The weights are every parameter and buffer of the manifest; the image decoder counts with its encoder."""
     manifest, vqvae = (json.loads((MANIFESTS / f"{name}.json").read_text()) for name in (PUBLISHED[model], "var_vqvae"))
     weights = Batch(model=model, card=shipped().make("model", model)).weights
 
@@ -241,7 +241,7 @@ def test_weights_are_those_of_the_published_model(model: str) -> None:
 
 
 def test_half_precision_halves_the_transformer() -> None:
-    """And leaves the image decoder as it is, and the numbers of maps and their mask (0.06 % of var-tiny)."""
+    """The image decoder keeps its dtype, and so do the numbers of maps and their mask (0.06 % of var-tiny)."""
     single, half = (plan_memory("var-tiny", "full", dtype=dtype) for dtype in (None, torch.bfloat16))
 
     assert pytest.approx(single.need.weights["transformer"] / 2, rel=1e-3) == half.need.weights["transformer"]
@@ -250,7 +250,7 @@ def test_half_precision_halves_the_transformer() -> None:
 
 
 def test_weights_are_those_of_a_loaded_model(digits: Any) -> None:
-    """To the byte."""
+    """The estimate equals the loaded model to the byte."""
     weights = plan_memory("var-tiny", "full").need.weights
 
     assert {"transformer", "image decoder"} == set(weights)
@@ -259,7 +259,7 @@ def test_weights_are_those_of_a_loaded_model(digits: Any) -> None:
 
 
 def test_a_tensor_of_two_names_weighs_once() -> None:
-    """Tied weights are one storage."""
+    """Tied weights are counted as one storage."""
     linear = nn.Linear(4, 4, bias=False)
     both = nn.ModuleList([linear, nn.Linear(4, 4, bias=False)])
     both[1].weight = linear.weight
@@ -268,7 +268,7 @@ def test_a_tensor_of_two_names_weighs_once() -> None:
 
 
 def test_nothing_is_allocated() -> None:
-    """Of a model that would take gigabytes: only numbers about it."""
+    """Planning a model of gigabytes allocates only numbers about it."""
 
     class Real(StorageTracker):
         def _add(self, storage: torch.UntypedStorage) -> None:
@@ -286,7 +286,7 @@ def test_nothing_is_allocated() -> None:
 
 
 def test_drafters_are_stated_where_nothing_was_measured() -> None:
-    """And it is said; a model that ships with its profile is planned with that."""
+    """The plan says that its profile is assumed; a model that ships with its profile is planned with that."""
     assumed, shipped_with = plan_memory("var-d30", "scalekv"), plan_memory("var-tiny", "scalekv")
 
     assert (0, 16) == assumed.assumed
@@ -295,13 +295,13 @@ def test_drafters_are_stated_where_nothing_was_measured() -> None:
 
 
 class Elsewhere(Int8):
-    """Keeps its codes in the host's memory."""
+    """A codec that stores its codes in the host's memory."""
 
     leaves_device = True
 
 
 def test_codes_that_leave_the_device_are_not_counted_there() -> None:
-    """Positions stay; and such a codec is tried before one that loses something."""
+    """Positions are counted on the device; such a codec is suggested before one that is lossy."""
     card = toy.ToyCard(geometry=evolve(toy.GEOMETRY, layers=12))
     plan = toy_plan(toy_plan(0, card=card).need.total - 100, card=card)
     away = plan.replanned(policy=evolve(toy.latest(), codec=Elsewhere()))
@@ -321,7 +321,7 @@ def test_codes_that_leave_the_device_are_not_counted_there() -> None:
 
 
 def test_a_codec_of_fewer_bytes_makes_the_cache_smaller() -> None:
-    """By what the codec says of itself; nothing else changes."""
+    """The cache shrinks by the bytes that the codec states; nothing else changes."""
     dense = plan_memory("toy", "toy-latest", registry=Registry.of(toy))
     small = plan_memory("toy", "toy-latest", registry=Registry.of(toy), codec=Int8())
 
@@ -346,14 +346,14 @@ def test_a_codec_of_fewer_bytes_makes_the_cache_smaller() -> None:
     ],
 )
 def test_what_cannot_be_planned_is_refused(asked: dict[str, Any], kind: type[Exception], said: str) -> None:
-    """In one line."""
+    """The refusal is one line."""
     with pytest.raises(kind, match=said) as refused:
         plan_memory(**{"model": "var-d16", "policy": "uniform", **asked})
     assert 1 == len(str(refused.value).splitlines())
 
 
 def test_a_card_may_say_nothing_of_its_model() -> None:
-    """A plugin's model need not be plannable; that is said, and by whom."""
+    """A plugin's model need not be plannable; the message says so, and names the plugin."""
 
     class Silent(toy.ToyCard):
         bare = toy.ModelCard.bare
@@ -383,7 +383,7 @@ class Codecs:
 
 
 class Reading(toy.ToyCard):
-    """The toy model with something that reads prompts."""
+    """The toy model with a text encoder."""
 
     def text_encoder_bytes(self, dtype: torch.dtype) -> int:
         return 100_000
@@ -421,7 +421,7 @@ NEEDED = toy_plan(0).need.total
 
 @pytest.mark.parametrize("memory", [NEEDED // 2, NEEDED - 1, NEEDED, NEEDED + 1, 3 * NEEDED])
 def test_the_largest_batch_is_the_largest(memory: int) -> None:
-    """It fits, and one image more does not."""
+    """The suggested batch fits, and one image more does not."""
     plan = toy_plan(memory)
     most = largest_batch(plan)
 
@@ -433,7 +433,7 @@ def test_the_largest_batch_is_the_largest(memory: int) -> None:
 
 @pytest.mark.parametrize("images", [30_000, 3_000_000])
 def test_few_dry_runs_are_made_for_a_suggestion(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many images are asked for; each dry run takes as long as one of few images."""
+    """The number of dry runs does not grow with the images, and each is as fast as one of few images."""
     made, replanned = list[object](), MemoryPlan.replanned
 
     def counted(plan: MemoryPlan, **changes: Any) -> MemoryPlan:
@@ -449,7 +449,7 @@ def test_few_dry_runs_are_made_for_a_suggestion(images: int, monkeypatch: pytest
 
 
 def test_no_batch_fits_where_weights_do_not() -> None:
-    """Then that is the answer."""
+    """The answer is that no batch fits."""
     weights = sum(toy_plan(0).need.weights.values())
 
     assert largest_batch(toy_plan(weights)) is None
@@ -459,7 +459,7 @@ def test_no_batch_fits_where_weights_do_not() -> None:
 
 
 def test_the_largest_budget_is_the_largest() -> None:
-    """A tenth of a percent of the history more does not fit."""
+    """The suggested budget fits, and one a fifth larger does not."""
     plan = toy_plan(NEEDED - 2000)
     most = largest_budget(plan)
 
@@ -470,12 +470,12 @@ def test_the_largest_budget_is_the_largest() -> None:
 
 
 def test_a_policy_that_spends_no_budget_has_no_largest() -> None:
-    """``full`` holds everything."""
+    """``full`` holds everything, so no budget is suggested."""
     assert largest_budget(plan_memory("var-tiny", "full", memory=2**40)) is None
 
 
 def test_the_cheapest_change_comes_first() -> None:
-    """The text encoder goes before anything that changes the images; then fewer bits, then fewer tokens, then images."""
+    """Suggestions come in order: no text encoder, fewer bits, fewer tokens, fewer images."""
     reading = toy_plan(NEEDED, card=Reading())
     said = [
         cheapest(plan, registry=REGISTRY)
@@ -492,7 +492,7 @@ def test_the_cheapest_change_comes_first() -> None:
 
 
 def test_a_text_encoder_that_is_let_go_is_there_for_a_moment() -> None:
-    """It has to fit while it reads the prompts; the unmodified model keeps it."""
+    """The text encoder has to fit while it reads the prompts; the unmodified model keeps it."""
     kept = toy_plan(0, card=Reading())
     let_go = kept.replanned(keep_text_encoder=False)
     weights = sum(kept.need.weights.values())
@@ -505,7 +505,7 @@ def test_a_text_encoder_that_is_let_go_is_there_for_a_moment() -> None:
 
 
 def test_changes_are_put_together_where_one_is_not_enough() -> None:
-    """Without the text encoder, and with a codec."""
+    """The suggestion combines no text encoder with a codec."""
     suggestion = cheapest(toy_plan(NEEDED - 100, card=Reading()), registry=REGISTRY)
 
     assert "--no-text-encoder), and" in suggestion.change
@@ -528,7 +528,7 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
 
 
 def test_random_weights_come_without_a_text_encoder() -> None:
-    """Nothing reads prompts for them."""
+    """With random weights the plan has no text encoder, since no prompt is read."""
     read, random = (Batch(model="toy", card=Reading(), random_weights=random) for random in (False, True))
 
     assert (100_000, 0) == (read.text_encoder, random.text_encoder)
@@ -536,14 +536,14 @@ def test_random_weights_come_without_a_text_encoder() -> None:
 
 
 def test_the_whole_cache_is_that_of_scalekvs_own_code() -> None:
-    """Keys in the dtype that attention reads, whatever the published code stores."""
+    """Keys count in the dtype that attention reads, whatever the published code stores."""
     published = Batch(model="infinity-125m", card=shipped().make("model", "infinity-125m"))
 
     assert 3 * baseline_need(published).cache == 2 * plan_batch(published, toy.latest()).unmodified.cache
 
 
 def test_a_profile_is_that_of_the_shape() -> None:
-    """Of several that ship, the one that was measured on images of this aspect ratio."""
+    """Of several profiles that ship, the plan uses the one measured on images of this aspect ratio."""
     for aspect in ("1:1", "3:4"):
         plan = plan_memory("infinity-tiny", "scalekv", aspect=aspect)
         assert plan.assumed is None
@@ -551,7 +551,7 @@ def test_a_profile_is_that_of_the_shape() -> None:
 
 
 def test_a_plan_says_all_in_one_line() -> None:
-    """For a refusal."""
+    """One line has everything that a refusal needs."""
     plan = toy_plan(NEEDED, card=Reading())
 
     assert "transformer 46.1 KiB, text encoder 97.7 KiB, cache 38.2 KiB, scratch 72.0 KiB" in plan.need.breakdown

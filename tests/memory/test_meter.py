@@ -20,7 +20,7 @@ def floats(kib: int) -> torch.Tensor:
 
 
 def test_a_storage_counts_while_it_lives() -> None:
-    """Live goes up and down, peak stays."""
+    """Live bytes go up and down; the peak remains."""
     with StorageTracker() as tracker:
         x = floats(8)
         y = floats(4)
@@ -48,7 +48,7 @@ def test_a_view_costs_nothing_and_keeps_everything() -> None:
 
 
 def test_what_was_there_before_is_not_counted() -> None:
-    """Neither a tensor made outside, nor views of it, nor what is written into it."""
+    """A tensor made outside is not counted, nor are views of it or writes into it."""
     outside = floats(8)
     with StorageTracker() as tracker:
         view = outside[:10]
@@ -62,7 +62,7 @@ def test_what_was_there_before_is_not_counted() -> None:
 
 
 def test_temporaries_count_for_the_peak() -> None:
-    """The copy that torch.cat makes is there at the same time as its parts."""
+    """The copy that torch.cat makes exists at the same time as its parts."""
     with StorageTracker() as tracker:
         joined = torch.cat([floats(4), floats(4)])
         assert (8 * KIB, 16 * KIB) == (tracker.live, tracker.peak)
@@ -88,13 +88,13 @@ print(tracker.live)
 
 @pytest.mark.thorough
 def test_the_first_tensors_of_a_process_are_freed_with_their_last_reference() -> None:
-    """PyTorch imports its compiler for them; nothing of that import refers to the frames that they are in."""
+    """PyTorch imports its compiler for the first tensors; that import keeps no reference to the frames it runs in."""
     ran = subprocess.run([sys.executable, "-c", FIRST_TENSOR], capture_output=True, text=True, check=True)
     assert "0\n" == ran.stdout
 
 
 def test_freed_outside_is_freed() -> None:
-    """A tensor that outlives the block is not live any more when it goes."""
+    """A tensor that outlives the block is no longer live once it is freed."""
     with StorageTracker() as tracker:
         x = floats(4)
     assert 4 * KIB == tracker.live
@@ -105,7 +105,7 @@ def test_freed_outside_is_freed() -> None:
 
 
 def test_a_tracker_keeps_nothing_alive() -> None:
-    """It looks at storages weakly, also inside reference cycles."""
+    """The tracker holds weak references to storages, also inside reference cycles."""
     with StorageTracker() as tracker:
         cycle: dict[str, object] = {"x": floats(4)}
         cycle["self"] = cycle
@@ -115,7 +115,7 @@ def test_a_tracker_keeps_nothing_alive() -> None:
 
 
 def test_the_same_place_in_memory_can_be_used_again() -> None:
-    """Storages that come and go hundreds of times leave nothing behind."""
+    """Storages that are made and freed hundreds of times leave nothing behind."""
     with StorageTracker() as tracker:
         for _ in range(500):
             floats(1)
@@ -124,7 +124,7 @@ def test_the_same_place_in_memory_can_be_used_again() -> None:
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_in_every_mode(mode: type) -> None:
-    """Results of several tensors, too."""
+    """The tracker counts in every mode of autograd, also operations with several results."""
     with mode(), StorageTracker() as tracker:
         values, indices = floats(4).topk(10)
         assert values.nbytes + indices.nbytes == tracker.live
@@ -136,7 +136,7 @@ def test_in_every_mode(mode: type) -> None:
 
 
 def test_a_meter_adds_up_its_blocks() -> None:
-    """What one block leaves alive is there in the next; what is freed in between is not."""
+    """Bytes that one block leaves live count in the next; bytes freed in between do not."""
     meter = PeakMeter(torch.device("cpu"))
     with meter:
         kept, gone = floats(4), floats(4)
@@ -151,7 +151,7 @@ def test_a_meter_adds_up_its_blocks() -> None:
 
 
 def test_a_meter_survives_an_exception() -> None:
-    """The block is left as it should be, and nothing goes on being tracked."""
+    """The exception leaves the meter as a normal exit does, and tracking stops."""
     meter = PeakMeter(torch.device("cpu"))
 
     def block() -> None:

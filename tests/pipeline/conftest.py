@@ -31,5 +31,5 @@ def captions() -> Pipeline:
 
 @pytest.fixture(scope="module")
 def digits() -> Pipeline:
-    """var-tiny, likewise."""
+    """var-tiny, loaded once in the same way."""
     return Pipeline.from_pretrained("var-tiny", policy="fold", budget="10%")

@@ -1,4 +1,4 @@
-"""Parts take turns on a device, and layers are compiled: the images are bit-identical, and no part is used while it waits.
+"""Offloaded parts and compiled layers give bit-identical images, and an offloaded part is never used.
 
 There is no second device here. A part that waits has weights of NaN, so that any use of it would be seen in the image.
 """
@@ -19,13 +19,13 @@ from scalekv_core.pipeline.offload import REST, Offload
 from scalekv_core.testing.toy import ToyImageModel
 
 DEVICE = torch.device("meta")
-"""Only its name is used: nothing is moved there."""
+"""A device of which only the name is used: nothing is moved there."""
 CAPTION = "a red circle left of a blue square"
 
 
 @frozen(eq=False)
 class Moves:
-    """Takes the weights of a module that goes to rest away, gives them back to one that goes to the device, and records it."""
+    """Replaces the weights of an offloaded module by NaN, restores them on the way back, and records each move."""
 
     names: dict[nn.Module, str]
     seen: list[tuple[str, str]] = field(factory=list)
@@ -47,7 +47,7 @@ class Moves:
 
 @pytest.fixture
 def offloaded() -> Callable[[str], tuple[Pipeline, Moves]]:
-    """Makes a pipeline of a model whose parts take turns, and what records their moves."""
+    """Makes a pipeline of a model with offloaded parts, and the record of their moves."""
 
     def make(model: str) -> tuple[Pipeline, Moves]:
         pipe = Pipeline.from_pretrained(model, policy="fold", budget="10%")
@@ -62,7 +62,7 @@ def offloaded() -> Callable[[str], tuple[Pipeline, Moves]]:
 def test_one_part_is_on_the_device_at_a_time(
     offloaded: Callable[[str], tuple[Pipeline, Moves]], captions: Pipeline
 ) -> None:
-    """Text encoder, transformer, decoder; each goes before the next one comes. A known prompt needs no text encoder."""
+    """Text encoder, transformer, decoder: each leaves before the next one comes. Known prompts need no text encoder."""
     pipe, moves = offloaded("infinity-tiny")
     expected = captions(CAPTION, output="tensor").images
 
@@ -83,7 +83,7 @@ def test_one_part_is_on_the_device_at_a_time(
 def test_a_preview_takes_a_turn(
     model: str, prompt: str, offloaded: Callable[[str], tuple[Pipeline, Moves]], request: pytest.FixtureRequest
 ) -> None:
-    """The decoder comes for it, and the transformer is back before the next scale; also after a stop and an error."""
+    """A preview loads the decoder and then the transformer before the next scale, also after a stop and an error."""
     plain = request.getfixturevalue("captions" if model == "infinity-tiny" else "digits")
     expected = plain(prompt, output="tensor").images
     pipe, moves = offloaded(model)
@@ -105,7 +105,7 @@ def test_a_preview_takes_a_turn(
 
 
 def test_a_move_that_fails_is_tried_again() -> None:
-    """The next image moves the part once more, instead of taking it for there."""
+    """The next image moves the part again, and does not assume that it is already there."""
     pipe, moves = Pipeline.from_pretrained("var-tiny", policy=None), []
 
     def move(module: nn.Module, device: torch.device) -> None:
@@ -123,7 +123,7 @@ def test_a_move_that_fails_is_tried_again() -> None:
 def test_offloading_is_refused_where_it_gains_nothing(
     toy_pipe: Callable[..., Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the CPU, and for models that do not tell their parts."""
+    """Offloading is refused on the CPU, and for models that do not list their parts."""
     with pytest.raises(InputError, match=r"^the model runs on cpu, where its parts would wait anyway; "):
         toy_pipe().enable_offload()
     with pytest.raises(InputError, match=r"^model 'toy' does not tell its parts \(ImageModel.parts\)"):
@@ -151,7 +151,7 @@ def test_parts_that_take_turns_need_less(captions: Pipeline) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize(("model", "prompt"), [("infinity-tiny", CAPTION), ("var-tiny", "3")])
 def test_compiled_layers_generate_the_same(model: str, prompt: str, request: pytest.FixtureRequest) -> None:
-    """Bit by bit, unmodified and under a policy, with previews; the graph is broken at the cache."""
+    """Images are bit-identical, unmodified and under a policy, with previews; the graph breaks at the cache."""
     pipe = Pipeline.from_pretrained(model, policy="fold", budget="10%")
     pipes = pipe, pipe.with_policy(None)
     expected = [one(prompt, output="tensor").images for one in pipes]

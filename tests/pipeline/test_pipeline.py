@@ -1,4 +1,4 @@
-"""A pipeline generates what the model generates in a session, in any form, and refuses in one line what it cannot."""
+"""A pipeline generates what the model generates in a session, in any form, and refuses bad input in one line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def images_of(output: PipelineOutput) -> Tensor:
 
 @pytest.mark.parametrize("policy", [None, "fold"])
 def test_it_generates_what_the_model_generates(policy: str | None) -> None:
-    """Bit by bit the images of `load_model`, unmodified and in a session."""
+    """The images are bit-identical to those of `load_model`, unmodified and in a session."""
     model, pipe = load_model("var-tiny"), Pipeline.from_pretrained("var-tiny", policy=policy)
     if policy is None:
         expected = model.generate(["3", "7"], seeds=[4, 4])
@@ -56,7 +56,7 @@ def test_it_generates_what_the_model_generates(policy: str | None) -> None:
 
 
 def test_images_come_in_three_forms(digits: Pipeline) -> None:
-    """PIL for people, (B, 3, H, W) for torch, (B, H, W, 3) for numpy, all of the same pixels."""
+    """PIL, (B, 3, H, W) for torch and (B, H, W, 3) for numpy have the same pixels."""
     pil, tensor, numpy = (digits("3", seed=1, output=output).images for output in ("pil", "tensor", "numpy"))
 
     assert (1, 3, 32, 32) == tuple(tensor.shape)
@@ -65,7 +65,7 @@ def test_images_come_in_three_forms(digits: Pipeline) -> None:
 
 
 def test_every_prompt_has_every_seed(digits: Pipeline) -> None:
-    """In the order of the prompts; one seed counts up, several are used as they are."""
+    """Images are in the order of the prompts; one seed counts up, several are used as they are."""
     counted, listed = digits(["3", "7"], seed=5, num_images_per_prompt=2), digits(["3", "7"], seed=[9, 2])
 
     assert (("3", "3", "7", "7"), (5, 6, 5, 6)) == (counted.job.prompts, counted.job.seeds)
@@ -74,7 +74,7 @@ def test_every_prompt_has_every_seed(digits: Pipeline) -> None:
 
 
 def test_generators_take_the_place_of_seeds(digits: Pipeline) -> None:
-    """One for all images gives its next numbers, and one for each is asked once; the same generators, the same images."""
+    """One generator for all images, or one for each, gives each image a seed of its own; results are reproducible."""
 
     def generators(number: int) -> list[torch.Generator]:
         return [torch.Generator().manual_seed(i) for i in range(number)]
@@ -88,7 +88,7 @@ def test_generators_take_the_place_of_seeds(digits: Pipeline) -> None:
 
 
 def test_sampling_can_be_changed_for_one_call(captions: Pipeline) -> None:
-    """The next call samples as the model does by default."""
+    """The next call samples with the model's defaults again."""
     before = captions.card.sampling
     weak = captions(CAPTION, guidance=1.5, temperature=0.9)
 
@@ -105,7 +105,7 @@ def test_the_shape_is_that_of_one_call(captions: Pipeline) -> None:
 
 
 def test_a_pipeline_has_a_shape_of_its_own(captions: Pipeline) -> None:
-    """It is planned for it before the model is loaded, and a call may give another."""
+    """The pipeline plans for its shape before the model is loaded, and a call may give another shape."""
     pipe = Pipeline.from_pretrained("infinity-tiny", policy="fold", aspect="4:3")
 
     assert (80, 60) == pipe(CAPTION).images[0].size
@@ -118,7 +118,7 @@ def test_a_pipeline_has_a_shape_of_its_own(captions: Pipeline) -> None:
 
 
 def test_a_negative_prompt_leads_elsewhere(captions: Pipeline) -> None:
-    """Another image than without; empty is none, and with the words of no prompt it is bit-identical to itself."""
+    """A negative prompt changes the image; with an empty one the image is the same every time."""
     plain, empty, against = (
         captions(CAPTION, negative_prompt=negative, output="tensor") for negative in ("", "", "a yellow triangle")
     )
@@ -131,7 +131,7 @@ def test_a_negative_prompt_leads_elsewhere(captions: Pipeline) -> None:
 
 
 def test_another_policy_of_the_same_model(toy_pipe: Callable[..., Pipeline]) -> None:
-    """It shares the loaded model, and each keeps its own policy and budget."""
+    """The second pipeline shares the loaded model, and each keeps its own policy and budget."""
     pipe = toy_pipe(budget="60%")
     other, unmodified = pipe.with_policy("toy-latest", budget="40%"), pipe.with_policy(None)
 
@@ -142,7 +142,7 @@ def test_another_policy_of_the_same_model(toy_pipe: Callable[..., Pipeline]) -> 
 
 
 def test_threads_take_turns(digits: Pipeline) -> None:
-    """Images of two policies that are asked for at once are those that each gives alone."""
+    """Two policies that are called at once give the images that each gives alone."""
     pipes = [digits, digits.with_policy("uniform", budget="20%"), digits.with_policy(None)] * 2
     alone = [images_of(pipe("5", seed=i, output="tensor")) for i, pipe in enumerate(pipes)]
     with ThreadPoolExecutor(len(pipes)) as threads:
@@ -178,7 +178,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ("how", "message"), REFUSED, ids=[next(iter(how)) + str(i) for i, (how, _) in enumerate(REFUSED)]
 )
 def test_a_call_that_cannot_be_done_is_one_line(digits: Pipeline, how: dict[str, Any], message: str) -> None:
-    """With nothing generated, and the next call works."""
+    """The call generates nothing, and the next call works."""
     with pytest.raises(InputError, match=message) as refused:
         digits(**{"prompt": "3", **how})
 
@@ -190,7 +190,7 @@ def test_a_call_that_cannot_be_done_is_one_line(digits: Pipeline, how: dict[str,
     "prompt", ["a red circle " * 770, "a red circle left of " * 500 + "a blue square", "x" * 10_000]
 )
 def test_a_prompt_of_ten_thousand_characters_is_one_short_line(captions: Pipeline, prompt: str) -> None:
-    """Also where every word is known."""
+    """The message is short also where every word of the prompt is known."""
     assert len(prompt) >= 10_000
     with pytest.raises(InputError, match=r"^caption .*\(1.* characters\)") as refused:
         captions(prompt)
@@ -213,14 +213,14 @@ def test_a_prompt_of_ten_thousand_characters_is_one_short_line(captions: Pipelin
     ids=["model", "policy", "budget", "device", "dtype", "weights", "no policy", "missing weights"],
 )  # fmt: skip
 def test_what_cannot_be_loaded_is_one_line(how: dict[str, Any], error: type[ScaleKVError], message: str) -> None:
-    """Before anything is loaded."""
+    """The refusal comes before anything is loaded."""
     with pytest.raises(error, match=f"^{message}"):
         Pipeline.from_pretrained(**{"model": "var-tiny", **how})
 
 
 @pytest.mark.parametrize("policy", ["fold", None])
 def test_a_batch_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, digits: Pipeline, policy: Any) -> None:
-    """At the call, with what it needs and what to do; a batch that fits is generated."""
+    """The call refuses with what the batch needs and what to do; a batch that fits is generated."""
     pipe = digits.with_policy(policy, budget=None if policy is None else "10%")
     monkeypatch.setattr(free, "memory_for_process", lambda _: 20 * 2**20)
     with pytest.raises(InputError, match=r"needs .* MiB .* and 20\.0 MiB are free; "):
@@ -230,7 +230,7 @@ def test_a_batch_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, d
 def test_a_model_that_tells_nothing_of_its_scales(
     toy_pipe: Callable[..., Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A plugin's model may know no `on_scale`: it generates, and refuses a callback."""
+    """A plugin's model without `on_scale` generates, but refuses a callback."""
     own = ToyImageModel.generate
 
     def generate(self: Any, prompts: Any, *, seeds: Any, sampling: Any = None) -> Any:

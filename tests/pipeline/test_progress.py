@@ -1,4 +1,4 @@
-"""What a callback sees after each scale, how it stops, and that the model is free afterwards."""
+"""What a callback gets after each scale, how it stops the image, and that the model is free afterwards."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def pipe_and_prompt(request: pytest.FixtureRequest) -> tuple[Pipeline, str]:
 
 
 def state(pipe: Pipeline) -> list[Any]:
-    """What a model is, as far as a generation could change it."""
+    """Everything of a model that a generation could change."""
     module = pipe.model.module
     return [list(vars(module)), *(dict(vars(part)) for part in module.modules()), pipe.model.aspect, pipe.model.size]
 
 
 def test_every_scale_is_told_once(pipe_and_prompt: tuple[Pipeline, str]) -> None:
-    """In order; the preview of the last scale is the image, and looking changes no image."""
+    """Scales are reported in order; the last preview is the image, and previews change no image."""
     pipe, prompt = pipe_and_prompt
     scales, previews = [], []
 
@@ -47,7 +47,7 @@ def test_every_scale_is_told_once(pipe_and_prompt: tuple[Pipeline, str]) -> None
 
 
 def test_stopping_gives_what_there_is(pipe_and_prompt: tuple[Pipeline, str]) -> None:
-    """No further scale is generated; the images are the preview, and the next image is as if nothing had been."""
+    """No further scale is generated; the images are the preview, and the next image is not affected."""
     pipe, prompt = pipe_and_prompt
     expected, before = pipe(prompt, output="tensor").images, state(pipe)
     told: list[Progress] = []
@@ -77,7 +77,7 @@ def test_stopping_after_the_last_scale_is_no_stop(toy_pipe: Callable[..., Pipeli
 def test_what_a_callback_raises_leaves_the_model_as_it_was(
     pipe_and_prompt: tuple[Pipeline, str], error: type[BaseException]
 ) -> None:
-    """Cancelled in mid-image: the error comes out as it is, and the model is free at once."""
+    """The callback's error is raised as it is in the middle of the image, and the model is free at once."""
     pipe, prompt = pipe_and_prompt
     expected, before = pipe(prompt, output="tensor").images, state(pipe)
 
@@ -93,7 +93,7 @@ def test_what_a_callback_raises_leaves_the_model_as_it_was(
 
 
 def test_a_callback_cannot_call_its_own_pipeline(toy_pipe: Callable[..., Pipeline]) -> None:
-    """One line instead of a wait without end."""
+    """The call is refused in one line instead of waiting forever."""
     pipe = toy_pipe()
     with pytest.raises(SessionError, match="already attached"):
         pipe("3", on_scale=lambda _: pipe("3") and None)

@@ -1,4 +1,4 @@
-"""A third party's plugin, written as its author would: a selector, a policy and a metric, found by its entry point."""
+"""A third party's plugin, as its author would write it: a selector, a policy and a metric, with an entry point."""
 
 from __future__ import annotations
 

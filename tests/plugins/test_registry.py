@@ -1,4 +1,4 @@
-"""The registry: every name has one owner, every fault is named with its plugin, and the others go on working."""
+"""The registry: every name has one owner, an error names its plugin, and the other plugins go on working."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 
 @pytest.fixture
 def only_site(site: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """As ``site``, and nothing else is installed."""
+    """As ``site``, with nothing else installed."""
     monkeypatch.setattr(
         "scalekv_core.plugins.loading.entry_points",
         lambda group: [point for point in entry_points(group=group) if tmp_path in Path(str(point.dist._path)).parents],
@@ -72,7 +72,7 @@ GOOD = """
 
 
 def test_an_empty_registry_knows_nothing() -> None:
-    """It is built without an error, and says of every name that nothing is installed."""
+    """An empty registry is no error; it answers every name with the message that nothing is installed."""
     registry = Registry.of()
 
     assert [] == [name for kind in HOOKS for name in registry.names(kind)]
@@ -84,7 +84,7 @@ def test_an_empty_registry_knows_nothing() -> None:
 
 
 def test_everything_of_a_plugin_is_there() -> None:
-    """By kind and name, with its owner."""
+    """Every offer is listed by kind and name, with its owner."""
     registry = Registry.of(toy)
 
     assert {("policy", "toy-latest"), ("selector", "toy-latest"), ("adapter", "toy"), ("model", "toy")} == set(
@@ -97,14 +97,14 @@ def test_everything_of_a_plugin_is_there() -> None:
 
 
 def test_names_are_sorted() -> None:
-    """Whatever the order in which a plugin offers them."""
+    """The order in which a plugin offers names does not matter."""
     registry = Registry.of(plugin(scalekv_token_selectors=lambda: {"b": toy.Latest, "c": toy.Latest, "a": toy.Latest}))
 
     assert ["a", "b", "c"] == registry.names("selector")
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
-    """And with what is installed."""
+    """The message also lists what is installed."""
     with pytest.raises(
         UnknownName, match=r"no policy is called 'toy-last'; did you mean 'toy-latest'\? Known: toy-latest"
     ):
@@ -139,7 +139,7 @@ def test_parts_and_options_by_name() -> None:
 
 
 def test_an_option_may_stand_among_the_parts() -> None:
-    """By its own name, as text or as a value; and the budget is the policy's own from then on."""
+    """An option is given by its name, as text or value; a budget given so becomes the policy's own."""
     registry = Registry.of(OFFERS)
     policy = registry.policy("toy-latest", selector="every", stride="3", budget="2 tokens")
 
@@ -150,7 +150,7 @@ def test_an_option_may_stand_among_the_parts() -> None:
 
 
 def test_an_option_out_of_range_names_part_and_policy() -> None:
-    """The message is one line."""
+    """The message is one line that names both."""
     with pytest.raises(
         InputError, match=r"^selector of policy 'toy-latest selector=every' refuses stride=0: .* >= 1: 0$"
     ):
@@ -159,13 +159,13 @@ def test_an_option_out_of_range_names_part_and_policy() -> None:
 
 @pytest.mark.parametrize("value", [3, object(), toy.Latest, toy.Even()], ids=["int", "object", "class", "allocator"])
 def test_a_part_of_another_kind_is_refused(value: object) -> None:
-    """Also the class where a value is wanted; in one line, as an input error."""
+    """A class where a value is needed is refused too, in one line, as an input error."""
     with pytest.raises(InputError, match="selector of policy 'toy-latest' must be a name or a TokenSelector; got"):
         Registry.of(OFFERS).policy("toy-latest", selector=value)
 
 
 def test_a_part_that_does_not_exist_is_refused() -> None:
-    """With the nearest match."""
+    """The message has the nearest match."""
     with pytest.raises(InputError, match=r"policy 'toy-latest' has no option 'selectr'; did you mean 'selector'\?"):
         Registry.of(OFFERS).policy("toy-latest", selectr="every")
 
@@ -178,7 +178,7 @@ def test_what_is_no_policy_is_refused(value: Any) -> None:
 
 
 def test_a_factory_is_called_every_time() -> None:
-    """The registry holds no live instances."""
+    """The registry keeps no instances."""
     made: list[Policy] = []
 
     def factory() -> Policy:
@@ -225,7 +225,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_plugin_is_refused_by_name(fault: str) -> None:
-    """One line that names the plugin and the reason."""
+    """The message is one line that names the plugin and the reason."""
     faulty, reason = FAULTS[fault]
 
     with pytest.raises(PluginError, match=reason) as refusal:
@@ -235,14 +235,14 @@ def test_a_faulty_plugin_is_refused_by_name(fault: str) -> None:
 
 
 def test_the_hooks_are_listed_where_one_is_misspelt() -> None:
-    """So that the author need not look them up."""
+    """The message lists the hooks, so that the author need not look them up."""
     with pytest.raises(PluginError) as refusal:
         Registry.of(FAULTS["misspelt hook"][0])
     assert all(hook in str(refusal.value) for hook in HOOKS.values())
 
 
 def test_two_owners_of_a_name_are_both_named() -> None:
-    """The first keeps it."""
+    """The first plugin keeps the name."""
     thief = plugin("thief", scalekv_policies=lambda: {"toy-latest": toy.latest})
 
     with pytest.raises(
@@ -273,7 +273,7 @@ def test_pluggys_order_decides_who_keeps_a_name(
 
 
 def test_tryfirst_takes_no_name_from_scalekv(only_site: Callable[..., None]) -> None:
-    """Its own plugins are called first, whatever others ask for."""
+    """scalekv's own plugins are called first, even if another one asks for ``tryfirst``."""
     only_site("aaa", GOOD.replace("NAME", "wanted").replace("@hookimpl", "@hookimpl(tryfirst=True)"))
     only_site("scalekv", GOOD.replace("NAME", "wanted"))
 
@@ -282,7 +282,7 @@ def test_tryfirst_takes_no_name_from_scalekv(only_site: Callable[..., None]) -> 
 
 @pytest.mark.parametrize("how", ["wrapper", "hookwrapper"])
 def test_a_wrapper_is_refused_by_name(how: str) -> None:
-    """It would be ignored: every hook offers names of its own."""
+    """A hook wrapper would be ignored, since every hook offers names of its own."""
 
     def wraps() -> Iterator[None]:
         yield
@@ -293,7 +293,7 @@ def test_a_wrapper_is_refused_by_name(how: str) -> None:
 
 
 def test_another_name_for_a_hook_works() -> None:
-    """As pluggy has it: ``specname`` says which hook a function implements."""
+    """pluggy's ``specname`` says which hook a function implements."""
     named = SimpleNamespace(
         __name__="named", mine=hookimpl(specname="scalekv_token_selectors")(lambda: {"x": toy.Latest})
     )
@@ -302,7 +302,7 @@ def test_another_name_for_a_hook_works() -> None:
 
 
 def test_a_module_is_one_plugin(only_site: Callable[..., None], tmp_path: Path) -> None:
-    """Two entry points that name one module: the second is left out."""
+    """Of two entry points that name one module, the second is left out."""
     only_site("a-one", GOOD.replace("NAME", "one"))
     (tmp_path / "a_one-0.1.dist-info" / "entry_points.txt").write_text("[scalekv]\na-one = a_one\nagain = a_one\n")
     registry = Registry.installed()
@@ -313,7 +313,7 @@ def test_a_module_is_one_plugin(only_site: Callable[..., None], tmp_path: Path) 
 
 
 def test_the_same_name_of_another_kind_is_free() -> None:
-    """A selector may be called as a policy is."""
+    """A selector and a policy may have the same name."""
     registry = Registry.of(toy, plugin(scalekv_token_mergers=lambda: {"toy-latest": toy.Latest}))
 
     assert ["toy-latest"] == registry.names("merger")
@@ -321,7 +321,7 @@ def test_the_same_name_of_another_kind_is_free() -> None:
 
 @pytest.mark.parametrize("kind", HOOKS)
 def test_a_factory_that_makes_something_else_is_named(kind: str) -> None:
-    """Kind, name, owner, wanted and got."""
+    """The message has kind, name, owner, expected type and actual type."""
     registry = Registry.of(plugin(**{HOOKS[kind]: lambda: {"odd": object}}))
 
     with pytest.raises(
@@ -331,7 +331,7 @@ def test_a_factory_that_makes_something_else_is_named(kind: str) -> None:
 
 
 def test_a_factory_that_fails_is_named() -> None:
-    """A foreign error comes with its owner; an error of ours passes through."""
+    """A foreign error is raised with its owner; an error of scalekv passes through."""
     registry = Registry.of(
         plugin(
             scalekv_token_selectors=lambda: {
@@ -352,14 +352,14 @@ def test_a_factory_that_fails_is_named() -> None:
 
 
 class Picky(toy.ToyAdapter):
-    """An adapter that fails when it is asked."""
+    """An adapter that raises in ``matches``."""
 
     def matches(self, model: nn.Module) -> bool:
         raise AttributeError("no attribute 'blocks'")
 
 
 def test_an_adapter_that_fails_is_named() -> None:
-    """It is asked about models of every other family too, so it is easy to get wrong."""
+    """Adapters are asked about models of every other family too, which is easy to get wrong."""
     registry = Registry.of(toy, plugin("careless", scalekv_model_adapters=lambda: {"picky": Picky}))
 
     with pytest.raises(
@@ -378,7 +378,7 @@ def test_an_adapter_that_fails_is_named() -> None:
     ],
 )
 def test_what_an_adapter_does_wrong_is_told_with_its_plugin(method: str, answer: Any, message: str) -> None:
-    """Not with a traceback of somebody else's code only."""
+    """The error names the plugin and is not only a traceback of foreign code."""
 
     def wrong(*_: object) -> Any:
         return answer or {}["blocks"]
@@ -393,7 +393,7 @@ def test_what_an_adapter_does_wrong_is_told_with_its_plugin(method: str, answer:
 
 
 def test_two_adapters_that_know_a_model_are_both_named() -> None:
-    """Neither takes it from the other in silence."""
+    """Neither adapter takes the model from the other in silence."""
     registry = Registry.of(toy, plugin("greedy", scalekv_model_adapters=lambda: {"all": toy.ToyAdapter}))
 
     with pytest.raises(
@@ -408,7 +408,7 @@ def test_two_adapters_that_know_a_model_are_both_named() -> None:
 
 
 def test_a_third_party_plugin_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through nothing but its distribution's entry point, and it works together with what is built in."""
+    """Its distribution's entry point is enough, and it works together with what is built in."""
     monkeypatch.syspath_prepend(PLUGINS)
     monkeypatch.delitem(sys.modules, "scalekv_lottery", raising=False)
     registry = Registry.installed()
@@ -422,12 +422,12 @@ def test_a_third_party_plugin_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plugin_leaves_with_its_path() -> None:
-    """The plugin of the test before is gone."""
+    """The plugin of the previous test is gone."""
     assert "lottery" not in Registry.installed().names("selector")
 
 
 def test_nothing_installed_is_an_error(only_site: Callable[..., None]) -> None:
-    """A bare checkout has no entry points; silence would look like an empty list of policies."""
+    """A bare checkout has no entry points; an empty list of policies would hide that."""
     with pytest.raises(PluginError, match=r"no plugin is installed in the entry-point group 'scalekv'; .*pip install"):
         Registry.installed()
 
@@ -451,7 +451,7 @@ def test_nothing_installed_is_an_error(only_site: Callable[..., None]) -> None:
     ],
 )
 def test_one_bad_plugin_does_not_stop_the_others(only_site: Callable[..., None], module: str, reason: str) -> None:
-    """It is named with distribution and version; the good ones before and after it work."""
+    """The message names its distribution and version; the plugins before and after it work."""
     only_site("a-good", GOOD.replace("NAME", "a-good"), version="1.2")
     only_site("m-bad", module, version="3.4")
     only_site("z-good", GOOD.replace("NAME", "z-good"))
@@ -470,7 +470,7 @@ def test_one_bad_plugin_does_not_stop_the_others(only_site: Callable[..., None],
 
 
 def test_an_interrupt_is_no_fault_of_a_plugin(only_site: Callable[..., None]) -> None:
-    """Control-C while plugins load ends the program."""
+    """Ctrl-C while plugins load ends the program."""
     only_site("m-slow", "raise KeyboardInterrupt")
 
     with pytest.raises(KeyboardInterrupt):
@@ -478,7 +478,7 @@ def test_an_interrupt_is_no_fault_of_a_plugin(only_site: Callable[..., None]) ->
 
 
 def test_a_taken_entry_point_name_is_named(only_site: Callable[..., None]) -> None:
-    """pluggy's own loader would leave the second one out in silence."""
+    """Both plugins are named; pluggy's own loader would leave the second one out in silence."""
     only_site("a-first", GOOD.replace("NAME", "one"), entry_point="same")
     only_site("b-second", GOOD.replace("NAME", "two"), entry_point="same")
     registry = Registry.installed()
@@ -490,7 +490,7 @@ def test_a_taken_entry_point_name_is_named(only_site: Callable[..., None]) -> No
 
 
 def test_our_own_rooms_come_first(only_site: Callable[..., None]) -> None:
-    """No third party takes a name from scalekv by being earlier in the alphabet."""
+    """A third party whose name sorts earlier takes no name from scalekv."""
     only_site("aaa", GOOD.replace("NAME", "wanted"))
     only_site("scalekv", GOOD.replace("NAME", "wanted"))
     registry = Registry.installed()
@@ -501,7 +501,7 @@ def test_our_own_rooms_come_first(only_site: Callable[..., None]) -> None:
 
 @pytest.fixture
 def fresh_shared_registry() -> Iterator[None]:
-    """The cached registry is made anew in this test and after it."""
+    """Clears the cached registry before this test and after it."""
     shared_registry.cache_clear()
     yield
     shared_registry.cache_clear()
@@ -527,7 +527,7 @@ def test_an_environment_variable_chooses(
 
 @pytest.mark.usefixtures("fresh_shared_registry")
 def test_a_chosen_plugin_has_to_be_there(only_site: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A misspelt entry point is answered with the nearest."""
+    """The message for a misspelt entry point has the nearest one."""
     only_site("a-one", GOOD.replace("NAME", "one"))
     monkeypatch.setenv("SCALEKV_PLUGINS", "a-two")
 
@@ -536,7 +536,7 @@ def test_a_chosen_plugin_has_to_be_there(only_site: Callable[..., None], monkeyp
 
 
 def test_a_plugin_that_is_not_chosen_is_not_imported(only_site: Callable[..., None]) -> None:
-    """The way to find out which plugin is at fault."""
+    """Users find a faulty plugin by leaving it out."""
     only_site("a-one", GOOD.replace("NAME", "one"))
     only_site("b-bad", "raise RuntimeError")
     registry = Registry.installed(["a-one"])
@@ -546,7 +546,7 @@ def test_a_plugin_that_is_not_chosen_is_not_imported(only_site: Callable[..., No
 
 
 def test_the_installation_has_no_problems() -> None:
-    """What is built in loads, and can be made."""
+    """Everything that is built in loads and can be made."""
     registry = Registry.installed()
 
     assert () == registry.problems

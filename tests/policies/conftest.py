@@ -1,4 +1,4 @@
-"""What the tests of policies share: random views of any schedule, synthetic profiles, and the recorded official results."""
+"""Shared by the tests of policies: random views of any schedule, synthetic profiles, recorded official results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build_view(
     seed: int = 0,
     statistics: tuple[str, ...] = (),
 ) -> CacheView:
-    """A view with random tensors; ``held`` tokens of the history are left, others in every row and head."""
+    """A view with random tensors; ``held`` tokens of the history remain, different ones in every row and head."""
     generator = torch.Generator().manual_seed(seed)
     history, current = schedule.history[scale], schedule.tokens[scale]
     held = history if held is None else held
@@ -61,7 +61,7 @@ def build_view(
 
 
 def choose(selector: TokenSelector, view: CacheView, keep: int) -> Tensor:
-    """The selector's answer, after it has observed the view as the cache lets it."""
+    """The selector's answer, after it has observed the view as under the cache."""
     if selector.statistics:
         view = evolve(view, statistics=dict(selector.observe(view)))
     return selector.select(view, keep)
@@ -118,7 +118,7 @@ def make_profile() -> Callable[..., AttentionProfile]:
 
 @pytest.fixture
 def golden() -> Callable[[str], dict[str, Tensor]]:
-    """What the official code computed, by the name of the recording; half-precision inputs as float32."""
+    """What the official code computed, by the recording's name; half-precision inputs as float32."""
 
     def load(name: str) -> dict[str, Tensor]:
         tensors = load_file(GOLDEN / f"{name}.safetensors")

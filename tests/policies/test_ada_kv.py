@@ -1,4 +1,4 @@
-"""Ada-KV: what the strongest tokens of all heads of a layer win."""
+"""Ada-KV: heads share a layer's budget by how much their strongest tokens hold."""
 
 import numpy as np
 import pytest
@@ -27,19 +27,19 @@ def test_a_concentrated_head_wins_its_peak_and_the_other_the_rest():
 
 
 def test_heads_that_look_at_their_own_map_need_less():
-    """The same concentration of less attention."""
+    """A head with less attention on the history and the same concentration gets less."""
     profile = profile_of([0.9, 0.5], [[0.3, 0.8], [0.3, 0.8]])
     np.testing.assert_allclose(HeadDemand(budget=0.25).demand(profile)[2, 0], [0.0, 0.5])
 
 
 def test_heads_that_are_alike_win_the_same():
-    """Ties share what is left of the budget."""
+    """Heads that tie share what is left of the budget."""
     profile = profile_of([0.5, 0.5], [[0.3, 0.8], [0.3, 0.8]])
     np.testing.assert_allclose(HeadDemand(budget=0.3).demand(profile)[2, 0], [0.3, 0.3])
 
 
 def test_the_order_of_fractions_does_not_matter():
-    """They go by value."""
+    """Fractions count by their value."""
     one = profile_of([0.5, 0.4], [[0.9, 1.0], [0.15, 0.95]])
     other = profile_of([0.5, 0.4], [[1.0, 0.9], [0.95, 0.15]], fractions=(0.5, 0.1))
     np.testing.assert_allclose(HeadDemand().demand(one), HeadDemand().demand(other))

@@ -1,4 +1,4 @@
-"""Capacity in proportion to scores."""
+"""ByScore: capacity in proportion to scores."""
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ def plan_of(scores, slots, **options):
 
 
 def test_the_model_shares_its_budget_by_score():
-    """A floor for all, the rest in proportion."""
+    """Every head gets the floor, and the rest is in proportion to the scores."""
     assert [[8, 16], [24, 32]] == plan_of([[1, 2], [3, 4]], 80, floor=0.0).capacity[3].tolist()
     assert [[12, 17], [22, 27]] == plan_of([[1, 2], [3, 4]], 80, floor=0.4).capacity[3].tolist()
 
 
 def test_layers_are_apart_where_heads_share():
-    """Each layer holds the same."""
+    """Each layer holds the same number of tokens."""
     held = plan_of([[1, 3], [10, 30]], 80, across="layer", floor=0.0).capacity[3]
     assert [[10, 30], [10, 30]] == held.tolist()
 
@@ -35,12 +35,12 @@ def test_a_score_of_zero_still_holds_a_token():
 
 
 def test_without_scores_all_get_the_same():
-    """As a classifier that sorts into roles only leaves it."""
+    """A classifier that only assigns roles gives no scores, and then all heads get the same."""
     plan = ByScore().allocate(GEOMETRY, LayerRoles.alike("any", GEOMETRY), 80)
     assert {20} == set(plan.capacity[3].ravel().tolist())
 
 
 def test_less_than_one_token_each_is_refused():
-    """In the words of all allocators."""
+    """The error is worded like that of the other allocators."""
     with pytest.raises(BudgetError, match="give at least 1 token each"):
         plan_of([[1, 1], [1, 1]], 3)

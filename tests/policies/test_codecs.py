@@ -58,13 +58,13 @@ def decoded(codec, stored, kind, like):
     }
 )
 def test_whatever_its_ranges_a_codec_keeps_its_promises(check):
-    """The kit tries the defaults; here the other ranges."""
+    """The kit tries the default ranges; this test tries the other ones."""
     check()
 
 
 @given(cases(), st.sampled_from(sorted(CODECS)), st.booleans(), st.booleans())
 def test_resident_is_planned(case: Case, name: str, folds: bool, sums: bool) -> None:
-    """In any plan, with and without folding and statistics: held bytes are planned bytes, and no storage is larger."""
+    """In any plan, with and without folding and statistics, held bytes equal planned bytes; no storage is larger."""
     selector = Sums(by_value=False) if sums else HashScores(by_value=False)
     policy = policy_of(selector, codec=CODECS[name], **({"merger": Fold()} if folds else {}))
     planned, cache = footprint(case.plan, policy, case.geometry), KVCache(case.plan, policy, check=True)
@@ -78,7 +78,7 @@ def test_resident_is_planned(case: Case, name: str, folds: bool, sums: bool) -> 
 
 @pytest.mark.parametrize("room", ["everything", "a third"])
 def test_the_smaller_the_codes_the_smaller_the_peak(room: str) -> None:
-    """With all that decoding needs: the peak with a codec is below the peak without, and int4 below int8."""
+    """The peak with a codec, decoding included, is below the peak without, and that of int4 is below that of int8."""
     schedule = ScaleSchedule.square(1, 2, 4, 6, 8, 10)
     geometry = CacheGeometry(schedule=schedule, layers=12, heads=4, head_dim=32, rows=2)
     keepable = np.array(schedule.keepable())
@@ -97,7 +97,7 @@ def test_the_smaller_the_codes_the_smaller_the_peak(room: str) -> None:
 
 
 def test_bytes_of_a_token() -> None:
-    """At Infinity's width and a tenth of its history, ranges of all twelve maps included: bits a number."""
+    """Bits per number at Infinity's width and a tenth of its history, with the ranges of all twelve maps."""
     sizes = {"rows": 1, "heads": 1, "tokens": 642, "maps": 12, "head_dim": 128, "dtype": torch.bfloat16}
     bits = {name: round(codec.nbytes("key", **sizes) * 8 / 642 / 128, 2) for name, codec in CODECS.items()}
 
@@ -116,7 +116,7 @@ def test_bytes_of_a_token() -> None:
 @pytest.mark.parametrize("codec", [Int8(), Int4()], ids=["int8", "int4"])
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_a_channel_is_off_by_half_a_step(codec, kind) -> None:
-    """The step is the channel's range divided by the levels; channels of other size don't matter."""
+    """The step is the channel's range divided by the levels, whatever the ranges of other channels are."""
     x = random(2, 3, 40, 6) * torch.tensor([0.01, 1, 100, 1, 1, 1]) + torch.tensor([0, 0, 0, 50.0, 0, 0])
     error = (decoded(codec, codec.encode(x, kind), kind, x) - x).abs()
     half = (x.amax(dim=2, keepdim=True) - x.amin(dim=2, keepdim=True)) / (2**codec.bits - 1) / 2
@@ -127,14 +127,14 @@ def test_a_channel_is_off_by_half_a_step(codec, kind) -> None:
 
 @pytest.mark.parametrize("codec", [Int8(), Int4()], ids=["int8", "int4"])
 def test_a_map_of_one_token_loses_nothing(codec) -> None:
-    """Its ranges hold one number each: the token that attention falls back on is exact."""
+    """A map of one token has ranges of one number each, so the attention sink is exact."""
     x = random(2, 3, 1, 8).bfloat16()
     assert torch.equal(x, decoded(codec, codec.encode(x, "key"), "key", x))
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_later_maps_are_not_clipped_and_change_nothing(name: str) -> None:
-    """A map a hundred times as large joins: its own error is in proportion, earlier tokens keep their codes."""
+    """A later map with values a hundred times as large has an error in proportion; earlier tokens keep their codes."""
     codec, x, y = CODECS[name], random(1, 2, 9, 8), 100 * random(1, 2, 16, 8, seed=1)
     first = codec.encode(x, "key")
     joined = codec.keep(first, y, torch.cat([x, y], dim=2), None, "key")
@@ -146,7 +146,7 @@ def test_later_maps_are_not_clipped_and_change_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("width", [1, 2, 5, 8])
 def test_two_codes_share_a_byte(width: int) -> None:
-    """Sixteen levels, any width: numbers that are multiples of the step come back exactly."""
+    """At sixteen levels and any width, numbers that are multiples of the step are decoded exactly."""
     x = torch.arange(16.0).repeat(1, 2, width).view(1, 2, width, 16).transpose(2, 3)
     stored = Int4().encode(x, "value")
 
@@ -155,7 +155,7 @@ def test_two_codes_share_a_byte(width: int) -> None:
 
 
 def test_a_group_that_does_not_divide_the_width_is_refused_before_drawing() -> None:
-    """One line with the codec, both numbers and what to do."""
+    """The message is one line with the codec, both numbers and what to do."""
     policy = shared_registry().policy("uniform", codec="int4", options={"key_ranges": "token", "group": "48"})
     geometry = CacheGeometry(schedule=ScaleSchedule.square(1, 2, 3), layers=1, heads=1, head_dim=128)
     with pytest.raises(InputError, match="codec 'int4' groups 48 channels, and heads of this model are 128 wide; give"):
@@ -163,13 +163,13 @@ def test_a_group_that_does_not_divide_the_width_is_refused_before_drawing() -> N
 
 
 def test_a_group_that_nobody_uses_is_refused() -> None:
-    """Channels that share a range of a token are of no use where ranges are per channel; not ignored in silence."""
+    """The number of channels per range is refused where ranges are per channel, not ignored in silence."""
     with pytest.raises(InputError, match="'group' is for ranges per token"):
         shared_registry().policy("uniform", codec="int8", options={"group": "16"})
 
 
 def test_more_maps_than_a_byte_can_tell_apart_are_refused() -> None:
-    """Not counted around."""
+    """The codec refuses such a schedule instead of counting modulo 256."""
     policy = shared_registry().policy("full", codec="int8")
     geometry = CacheGeometry(schedule=ScaleSchedule([(1, 1)] * 300), layers=1, heads=1, head_dim=2)
     with pytest.raises(InputError, match="tells 256 maps apart"):
@@ -177,7 +177,7 @@ def test_more_maps_than_a_byte_can_tell_apart_are_refused() -> None:
 
 
 def test_fp8_names_the_devices_that_have_it() -> None:
-    """On another one: who, where, and what to take instead."""
+    """On another device the message says who, where, and what to use instead."""
 
     class Elsewhere:
         device = torch.device("mps")
@@ -188,7 +188,7 @@ def test_fp8_names_the_devices_that_have_it() -> None:
 
 @pytest.fixture(scope="module")
 def divergences() -> dict[str, float]:
-    """Nats a token from the unmodified model's distributions, its tokens forced, everything held: the codec's own part."""
+    """The codec's own error: nats per token from the unmodified model, tokens forced, nothing evicted."""
     model, prompts, found = load_model("var-tiny"), [str(digit) for digit in range(0, 10, 4)], {}
     full = model.generate(prompts, seeds=[0] * len(prompts), keep_logits=True)
     for name, codec in CODECS.items():
@@ -201,6 +201,6 @@ def divergences() -> dict[str, float]:
 
 @every_codec
 def test_fidelity_on_a_trained_model(name: str, divergences: dict[str, float]) -> None:
-    """Exact codecs change nothing; eight bits cost a thousandth of a nat at most, four a few hundredths."""
+    """Exact codecs change nothing; eight bits cost at most a thousandth of a nat, four bits a few hundredths."""
     most = {"dense": 0.0, "host": 0.0, "fp8": 0.005}.get(name, 0.001 if "int8" in name else 0.03)
     assert most >= divergences[name]

@@ -1,4 +1,4 @@
-"""The same places of every map."""
+"""Diagonal: the same places of every map are kept."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ SCHEDULE = ScaleSchedule.square(1, 2, 4, 8)
 
 
 def test_every_map_keeps_about_as_many_tokens(make_view):
-    """Where a map has fewer, all of them."""
+    """A map that has fewer places than asked for is kept whole."""
     kept = Diagonal().select(make_view(SCHEDULE, 3), 1 + 4 + 8 + 8)[0, 0]
     counts = [
         int(((start <= kept) & (kept < stop)).sum()) for start, stop in pairwise([*SCHEDULE.history, SCHEDULE.total])
@@ -21,7 +21,7 @@ def test_every_map_keeps_about_as_many_tokens(make_view):
 
 
 def test_kept_tokens_lie_one_below_the_other(make_view):
-    """The places kept of a map are places kept of the finer map too, up to the rounding of its grid."""
+    """The places kept of a map are also kept of the finer map, up to the rounding of its grid."""
     kept = Diagonal().select(make_view(SCHEDULE, 3), 1 + 4 + 8 + 8)[0, 0]
     coarse, fine = kept[(5 <= kept) & (kept < 21)] - 5, kept[kept >= 21] - 21
     below = (fine // 8 // 2) * 4 + fine % 8 // 2
@@ -36,7 +36,7 @@ def test_more_room_keeps_what_less_room_keeps(make_view):
 
 
 def test_every_token_of_a_published_map_has_its_own_turn():
-    """64 x 64, and the map of a video."""
+    """A map of 64 x 64, and that of a video."""
     for sizes in ((1, 64, 64), (3, 5, 7)):
         turns = turns_under_places(sizes, torch.device("cpu"))
         assert len(turns) == len(turns.unique())

@@ -1,4 +1,4 @@
-"""Folding: what weighs most stays, everything else goes into what it resembles."""
+"""Folding: the tokens of most weight are kept, and each other one is folded into the kept one with the nearest key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEDULE = ScaleSchedule([(1, 1), (2, 3), (3, 4), (5, 6)])
 
 
 def test_the_score_is_mass_times_the_length_of_the_value(make_view):
-    """The equation of its docstring, written out; tokens that stand for others count for them."""
+    """The selector computes the equation of its docstring; tokens that stand for others count for them."""
     view = make_view(SCHEDULE, 3, held=9)
     counts = torch.ones(2, 3, 39)
     counts[:, :, :9] = torch.arange(1.0, 10.0)
@@ -45,7 +45,7 @@ def test_every_token_goes_where_its_key_points(make_view):
 
 
 def test_length_of_keys_does_not_matter(make_view):
-    """Directions decide: a key ten times as long goes to the same token, and attracts no more."""
+    """Only the direction of a key counts: one ten times as long goes to the same token, and attracts no more."""
     view = make_view(SCHEDULE, 3, held=9)
     kept = torch.tensor([0, 3, 7, 20, 38]).expand(2, 3, -1)
     longer = evolve(view, k=view.k * torch.linspace(0.1, 10, view.tokens).view(-1, 1))
@@ -56,7 +56,7 @@ def test_length_of_keys_does_not_matter(make_view):
     ("channels", "compared"), [(1, [0]), (2, [0, 4]), (3, [0, 3, 6]), (5, [0, 2, 4, 6]), (8, range(8))]
 )
 def test_some_channels_are_compared(make_view, channels, compared):
-    """Evenly spaced, no more than asked for; the others are ignored."""
+    """Query positions are evenly spaced, no more than asked for; the other queries are ignored."""
     view = make_view(SCHEDULE, 3, held=9)
     kept = torch.tensor([0, 3, 7, 20, 38]).expand(2, 3, -1)
     alone = evolve(view, k=view.k[..., list(compared)])
@@ -64,7 +64,7 @@ def test_some_channels_are_compared(make_view, channels, compared):
 
 
 def test_what_is_looked_at_weighs_more_in_the_means(make_view):
-    """The equation of its docstring, written out, with tokens that stand for others."""
+    """The merger's weights are the equation of its docstring, with tokens that stand for others."""
     view = make_view(SCHEDULE, 3, held=9)
     counts = torch.ones(2, 3, 39)
     counts[:, :, :9] = torch.arange(1.0, 10.0)
@@ -78,7 +78,7 @@ def test_what_is_looked_at_weighs_more_in_the_means(make_view):
 
 
 def test_where_nobody_looks_a_mean_exists_all_the_same(make_view):
-    """Attention that underflows to nothing would make a mean of nothing."""
+    """Weights have a minimum, since attention that underflows to zero would leave no mean."""
     view = make_view(SCHEDULE, 3, held=9)
     far = evolve(view, k=view.k * 1e4)
     assert (far.attention_mass() == 0).any()
@@ -86,7 +86,7 @@ def test_where_nobody_looks_a_mean_exists_all_the_same(make_view):
 
 
 def test_choosing_and_weighing_ask_the_same_queries_once(make_view):
-    """What policy `fold` computes for its selector its merger gets for nothing."""
+    """The merger reuses the attention that the selector of policy `fold` computes."""
     view = make_view(SCHEDULE, 3, held=9)
     fold().selector.score(view, 5)
     fold().merger.weights(view)
@@ -100,14 +100,14 @@ def digits():
 
 
 def ten_digits(seeds):
-    """The same of these seeds."""
+    """The images of the same seeds."""
     model = load_model("var-tiny")
     prompts = [str(digit) for digit in range(10)]
     return model, prompts, seeds, model.generate(prompts, seeds=seeds, keep_logits=True)
 
 
 def divergence(digits, policy):
-    """Nats a token from the unmodified model's distributions, with its tokens forced, at 10 %."""
+    """Nats per token from the unmodified model's distributions, with its tokens forced, at a budget of 10 %."""
     model, prompts, seeds, full = digits
     with compress(model, policy, "10%"):
         forced = model.generate(prompts, seeds=seeds, forced=full.tokens, keep_logits=True)
@@ -116,19 +116,19 @@ def divergence(digits, policy):
 
 
 def test_folding_stays_nearer_than_dropping(digits):
-    """On a trained model: the same tokens kept, a good part of the divergence is gone when the others are folded."""
+    """On a trained model, folding instead of dropping removes a good part of the divergence, same tokens kept."""
     assert 0.85 * divergence(digits, evolve(fold(), merger=Drop())) > divergence(digits, fold())
 
 
 def test_folding_helps_whoever_selects(digits):
-    """The merger is of use to other policies too, exchanged by name: of ``uniform`` a quarter is gained."""
+    """Another policy can use the merger by name: it removes a quarter of the divergence of ``uniform``."""
     folding = shared_registry().policy("uniform", merger="fold")
     assert 0.9 * divergence(digits, "uniform") > divergence(digits, folding)
 
 
 @pytest.mark.thorough
 def test_folding_helps_scalekv():
-    """A tenth is gained on average over images, 5 to 18 % of each ten of them: so fifty are generated, and half is asked for."""
+    """Folding gains a tenth on average, 5 to 18 % on ten images; the test asks for half of that on fifty images."""
     folding = shared_registry().policy("scalekv", merger="fold")
     batches = [ten_digits(range(first, first + 10)) for first in range(100, 600, 100)]
     without, with_it = (sum(divergence(ten, policy) for ten in batches) for policy in ("scalekv", folding))
@@ -137,13 +137,13 @@ def test_folding_helps_scalekv():
 
 
 def test_weighing_by_attention_stays_nearer_than_by_counts(digits):
-    """On a trained model a good part of what folding loses is lost by means of what is looked at with what is not."""
+    """On a trained model, means of tokens with much and with little attention cause a good part of folding's loss."""
     assert 0.85 * divergence(digits, evolve(fold(), merger=FoldByCounts())) > divergence(digits, fold())
 
 
 @frozen(kw_only=True)
 class FoldByCounts(Fold):
-    """The same, but for the means."""
+    """As `Fold`, but its means weight each token by its count only."""
 
     def weights(self, view: CacheView) -> None:
         return None

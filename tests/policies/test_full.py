@@ -1,4 +1,4 @@
-"""The policy that gives nothing up."""
+"""Policy ``full``, which evicts nothing that a later scale attends to."""
 
 import pytest
 
@@ -9,7 +9,7 @@ GEOMETRY = CacheGeometry(schedule=ScaleSchedule([(1, 1), (2, 3), (4, 5)]), layer
 
 
 def test_it_holds_all_that_a_later_scale_reads():
-    """Everything seen so far, and nothing after the last scale; its own budget is exactly that."""
+    """The plan holds everything seen so far, and nothing after the last scale; its own budget is exactly that."""
     planned = plan_policy(full(), GEOMETRY)
     assert [1, 7, 0] == planned.plan.held[:, 1, 2].tolist()
     assert 7 * 6 == planned.slots
@@ -17,6 +17,6 @@ def test_it_holds_all_that_a_later_scale_reads():
 
 
 def test_it_refuses_to_hold_less():
-    """Compression was asked of a policy that does not compress."""
+    """A smaller budget is refused, since ``full`` does not compress."""
     with pytest.raises(BudgetError, match=r"policy 'full' holds the whole history, 7 tokens .* leave out the budget"):
         plan_policy(full(), GEOMETRY, budget=Budget.parse("6 tokens"))

@@ -1,4 +1,4 @@
-"""Heavy hitters and recent tokens."""
+"""H2O: heavy hitters and recent tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SCHEDULE = ScaleSchedule([(1, 1), (2, 3), (3, 4), (5, 6)])
 
 
 def test_the_score_is_all_attention_so_far():
-    """What the cache carries along with its tokens is the sum of the softmax weights of every query of every map."""
+    """The statistic in the cache is the sum of the softmax weights of every query of every map."""
     geometry = CacheGeometry(schedule=SCHEDULE, layers=1, heads=2, head_dim=4)
     seen = []
     plan = plan_policy(h2o(), geometry, budget="100%").plan
@@ -26,14 +26,14 @@ def test_the_score_is_all_attention_so_far():
 
 
 def test_half_is_recent_and_half_is_heavy(make_view, chosen):
-    """The last tokens are certain; the others are those of the largest mass."""
+    """The last tokens are always kept; the others are those of the largest attention mass."""
     view = make_view(SCHEDULE, 2, statistics=("mass",))
     view.statistics["mass"][:, :, [0, 3, 5]] = 50.0
     assert [0, 3, 5, 16, 17, 18] == chosen(HeavyHitters(), view, 6)[1, 1].tolist()
 
 
 def test_without_recent_tokens_mass_alone_decides(make_view, chosen):
-    """``recent=0`` is the greedy half of the method."""
+    """``recent=0`` leaves the greedy half of the method."""
     view = make_view(SCHEDULE, 2, statistics=("mass",))
     total = HeavyHitters().observe(view)["mass"]
     assert torch.equal(total.topk(7).indices.sort().values, chosen(HeavyHitters(recent=0.0), view, 7))

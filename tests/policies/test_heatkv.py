@@ -28,7 +28,7 @@ def plan_of(geometry, slots, seed=0, **options):
 
 @pytest.mark.parametrize(("model", "budget"), PUBLISHED)
 def test_as_many_heads_lose_each_map_as_in_the_released_code(model, budget):
-    """The same number for every source scale from the fourth on; the first three are whole everywhere."""
+    """From the fourth on, each source scale is evicted in the same number of heads; the first three are kept in all."""
     layers, heads = MODELS[model]
     geometry = CacheGeometry(schedule=SQUARE_1M, layers=layers, heads=heads, head_dim=128)
     slots = int(layers * heads * SQUARE_1M.last_history * float(budget[:-1]) / 100)
@@ -40,7 +40,7 @@ def test_as_many_heads_lose_each_map_as_in_the_released_code(model, budget):
 
 
 def test_the_lowest_scores_of_each_source_scale_go_first():
-    """Ties by head, then by layer."""
+    """Ties are resolved by head, then by layer."""
     scores = np.zeros((6, 3, 2))
     scores[4] = [[5, 0], [1, 1], [0, 4]]
     turns = removal_turns(LayerRoles(("any",), np.zeros(scores.shape, dtype=np.int8), scores), SMALL.schedule)
@@ -49,7 +49,7 @@ def test_the_lowest_scores_of_each_source_scale_go_first():
 
 
 def test_scores_are_the_attention_of_later_scales(make_profile):
-    """The mean over target scales of the mass that each head pays to a source scale."""
+    """The score is the mean over target scales of the attention mass that each head gives a source scale."""
     profile = make_profile(SMALL)
     scores = ScaleAttention().classify(profile, SMALL).scores
     assert scores[3, 1, 0] == pytest.approx((profile.mass[4, 1, 0, 3] + profile.mass[5, 1, 0, 3]) / 2)
@@ -57,7 +57,7 @@ def test_scores_are_the_attention_of_later_scales(make_profile):
 
 
 def test_what_rounding_leaves_goes_to_the_heads_that_lost_a_map_last():
-    """Every scale holds what the budget buys; no head gets back what it lost before."""
+    """Every scale holds what the budget buys; no head gets back what was evicted before."""
     for slots in range(14 * 6, 55 * 6, 7):
         plan = plan_of(SMALL, slots, seed=slots)
         seen = np.asarray(SMALL.schedule.seen[:-1]) * 6
@@ -69,7 +69,7 @@ def test_what_rounding_leaves_goes_to_the_heads_that_lost_a_map_last():
 
 
 def test_less_than_the_protected_maps_is_refused(make_profile):
-    """The message says how many tokens they are and what would do: 0.33 % of Infinity's history."""
+    """The message says how many tokens these are and which budget works: 0.33 % of Infinity's history."""
     geometry = CacheGeometry(schedule=SQUARE_1M, layers=32, heads=16, head_dim=128)
     with pytest.raises(
         BudgetError, match=r"the first 3 maps are 21 tokens of every head; the budget buys 19.3.*'0.33% of history'"
@@ -78,7 +78,7 @@ def test_less_than_the_protected_maps_is_refused(make_profile):
 
 
 def test_heads_hold_other_maps(make_profile):
-    """Each head stores what it holds: bytes are planned by head."""
+    """Each head stores only what it holds, so bytes are planned by head."""
     rng = np.random.default_rng(0)
     profile = make_profile(SMALL, current=rng.uniform(0.1, 0.9, (6, 3, 2)))
     plan = plan_policy(heatkv(), SMALL, budget="40%", profile=profile).plan

@@ -1,4 +1,4 @@
-"""Patches, and pooling in the picture."""
+"""Patches of a map, and pooling over neighbours in the picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCHEDULE = ScaleSchedule([(1, 1), (2, 3), (2, 3, 4), (2, 4, 7)])
 
 @pytest.mark.parametrize("patches", [1, 4, 16, 64])
 def test_patches_are_at_most_as_many_as_wanted_and_distinct(patches):
-    """For every shape of map; all tokens of a map that has no more than that."""
+    """For every shape of map, centres lie inside it and are more than half as many as asked for, if it has as many."""
     for sizes in itertools.product((1, 2), (1, 3, 8, 20), (1, 2, 5, 13, 42)):
         centres = patch_centres(sizes, patches, torch.device("cpu"))
         tokens = sizes[0] * sizes[1] * sizes[2]
@@ -34,7 +34,7 @@ def test_patches_follow_the_proportion_of_the_map():
 @pytest.mark.parametrize(("pool", "of"), [(pool_average, torch.mean), (pool_max, torch.amax)])
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_neighbours_are_those_present_on_the_same_map_and_frame(pool, of, kernel, make_view):
-    """Compared with loops: tokens that are gone, other maps and other frames don't count."""
+    """Pooling equals loops: evicted tokens, other maps and other frames do not count."""
     view = make_view(SCHEDULE, 3, held=19, rows=1, heads=(0, 1))
     scores = torch.rand(1, 2, view.tokens)
     pooled = pool(scores, view, kernel)
@@ -56,6 +56,6 @@ def place_of(position):
 
 
 def test_patches_turn_with_the_map():
-    """The grid of a map on its side is the grid on its side, whichever side is longer."""
+    """The grid of a transposed map is the transposed grid, whichever side is longer."""
     for height, width, patches in itertools.product((3, 7, 20), (2, 10, 41), (4, 16, 30)):
         assert patch_grid((1, height, width), patches) == (1, *patch_grid((1, width, height), patches)[:0:-1])

@@ -1,4 +1,4 @@
-"""Capacities that fall from layer to layer."""
+"""PyramidKV: capacities that fall from layer to layer."""
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ ROLES = LayerRoles.alike("any", GEOMETRY)
 
 
 def test_layers_step_down_evenly_where_nothing_is_full():
-    """An arithmetic sequence from 2 B - B / beta to B / beta."""
+    """Capacities are an arithmetic sequence from 2 B - B / beta to B / beta."""
     plan = PyramidBudget(beta=20).allocate(GEOMETRY, ROLES, 100 * 10)
     assert [195, 147, 100, 52, 5] == plan.capacity[4, :, 0].tolist()
 
 
 def test_two_layers_are_a_pyramid_too():
-    """The whole difference between one and the next."""
+    """Two layers differ by the whole range."""
     two = CacheGeometry(schedule=SCHEDULE, layers=2, heads=2, head_dim=4)
     plan = PyramidBudget(beta=20).allocate(two, LayerRoles.alike("any", two), 100 * 4)
     assert [195, 5] == plan.capacity[4, :, 0].tolist()
@@ -27,7 +27,7 @@ def test_two_layers_are_a_pyramid_too():
 
 @pytest.mark.parametrize("slots", [10, 95, 333, 1000, 2000])
 def test_the_budget_is_spent_and_not_overspent(slots):
-    """Up to one token per head and less than one per layer is left; what a layer can't hold goes to others."""
+    """Less than one token per layer and at most one per head is unspent; other layers get what one cannot hold."""
     plan = PyramidBudget().allocate(GEOMETRY, ROLES, slots)
     there = np.minimum(np.asarray(SCHEDULE.keepable()) * 10, slots)
     assert (plan.slots() <= there).all()
@@ -36,7 +36,7 @@ def test_the_budget_is_spent_and_not_overspent(slots):
 
 
 def test_one_layer_and_beta_one_are_even():
-    """The degenerate pyramids."""
+    """With beta = 1, or with one layer, every layer holds the same."""
     plan = PyramidBudget(beta=1).allocate(GEOMETRY, ROLES, 500)
     assert [50] * 5 == plan.capacity[4, :, 1].tolist()
     one = CacheGeometry(schedule=SCHEDULE, layers=1, heads=2, head_dim=4)

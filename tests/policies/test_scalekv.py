@@ -1,4 +1,4 @@
-"""ScaleKV after the paper: roles, budgets and tokens."""
+"""ScaleKV by the paper: roles, budgets and tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL = CacheGeometry(schedule=WIDE, layers=4, heads=2, head_dim=4)
 
 
 def test_layers_that_look_back_and_spread_are_drafters(make_profile):
-    """Layer 2 gives the history most and spreads it: the lowest index at every scale."""
+    """Layer 2 attends to the history most and most evenly, so its index is lowest at every scale."""
     current = np.array([0.7, 0.8, 0.3, 0.75])[None, :, None]
     top = np.array([0.6, 0.9, 0.2, 0.7])[None, :, None]
     roles = ScaleKVClassifier(drafters=0.25).classify(make_profile(SMALL, current=current, top=top), SMALL)
@@ -36,7 +36,7 @@ def test_layers_that_look_back_and_spread_are_drafters(make_profile):
 
 
 def test_a_layer_that_looks_at_its_map_only_is_a_refiner_unless_the_print_is_taken_to_the_letter(make_profile):
-    """The printed product is zero for the perfect refiner; the conditional index is highest."""
+    """The printed product is zero for the ideal refiner; the conditional index is highest for it."""
     current = np.array([1.0, 0.5, 0.5, 0.6])[None, :, None]
     profile = make_profile(SMALL, current=current, top=np.float64(0.5))
     conditional = ScaleKVClassifier(drafters=0.25).classify(profile, SMALL)
@@ -47,7 +47,7 @@ def test_a_layer_that_looks_at_its_map_only_is_a_refiner_unless_the_print_is_tak
 
 @pytest.mark.parametrize("share", [0.3, 0.2])
 def test_the_index_follows_the_equations(make_profile, share):
-    """Against the equations in loops, with the pairs of lowest Z over all scales, rounded up."""
+    """Roles equal the equations in loops: the pairs of lowest Z over all scales, their number rounded up."""
     profile = make_profile(SMALL, seed=7)
     roles = ScaleKVClassifier(drafters=share, top=0.2).classify(profile, SMALL)
     z = {}
@@ -62,7 +62,7 @@ def test_the_index_follows_the_equations(make_profile, share):
 
 
 def test_the_first_scale_has_no_drafters_and_heads_of_a_layer_agree(make_profile):
-    """Scale 0 has no history to draft from."""
+    """Scale 0 has no history, so it has no drafters."""
     roles = ScaleKVClassifier(drafters=0.9).classify(make_profile(SMALL), SMALL)
     assert not roles.is_role("drafter")[0].any()
     assert (roles.labels == roles.labels[..., :1]).all()
@@ -78,7 +78,7 @@ def test_an_unmeasured_share_is_refused(make_profile):
 
 
 def test_the_released_2b_capacities_come_out_exactly():
-    """With the released roles and 650 tokens, at all five scales where something must go."""
+    """With the released roles and 650 tokens, at all five scales at which something is evicted."""
     roles = ReleasedClassifier().classify(None, INFINITY_2B)
     plan = ScaleKVAllocator().allocate(INFINITY_2B, roles, 650 * 512)
     assert [920, 1490, 2510, 4100, 6385] == plan.held[7:12, 0, 0].tolist()
@@ -89,7 +89,7 @@ def test_the_released_2b_capacities_come_out_exactly():
 
 
 def test_refiners_of_8b_never_fall_below_the_paper():
-    """Where the released files starve them (374 and 200), equation (4) gives 390 and 320."""
+    """Where the released files give refiners too little (374 and 200), equation (4) gives 390 and 320."""
     roles = ReleasedClassifier().classify(None, INFINITY_8B)
     plan = ScaleKVAllocator().allocate(INFINITY_8B, roles, 650 * 1120)
     assert [629, 583, 500, 390, 320] == plan.held[7:12, 5, 0].tolist()
@@ -99,7 +99,7 @@ def test_refiners_of_8b_never_fall_below_the_paper():
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("mean", [1, 2, 7.3, 64, 257, 1285, 5000])
 def test_no_budget_and_no_roles_overspend(mean, seed):
-    """Any roles, also per head: within the slots, nothing planned that can't be held, nearly all spent."""
+    """Under any roles, also per head, the plan is within the slots, can be held, and spends nearly all of them."""
     rng = np.random.default_rng(seed)
     geometry = CacheGeometry(schedule=INFINITY, layers=6, heads=4, head_dim=8)
     labels = (rng.random((13, 6, 4)) < rng.choice([0.05, 0.3, 0.9])).astype(np.int8)
@@ -114,7 +114,7 @@ def test_no_budget_and_no_roles_overspend(mean, seed):
 
 
 def test_refiners_fall_evenly_over_the_scales_that_evict():
-    """From 600 to 320 of 650 over however many scales, so never below 320 / 650 of the mean; drafters get the rest."""
+    """Refiners fall from 600 to 320 of a mean of 650 over however many scales; drafters get the rest."""
     geometry = CacheGeometry(schedule=INFINITY, layers=4, heads=1, head_dim=8)
     labels = np.zeros((13, 4, 1), dtype=np.int8)
     labels[:, :3] = 1  # many drafters: none is ever full
@@ -125,7 +125,7 @@ def test_refiners_fall_evenly_over_the_scales_that_evict():
 
 
 def test_what_some_refiners_cannot_hold_goes_to_the_others():
-    """After a large map and small ones, refiners that were starved before can't grow; others hold what that leaves."""
+    """After a large map and small ones, refiners that had little before cannot grow; other layers hold what is left."""
     geometry = CacheGeometry(
         schedule=ScaleSchedule([(1, 1), (4, 5), (1, 3), (1, 1), (1, 1)]), layers=1, heads=6, head_dim=8
     )
@@ -149,13 +149,13 @@ def test_the_roles_of_the_next_scale_decide():
 
 
 def test_without_drafters_everyone_gets_the_same():
-    """Roles of another classifier: an even split."""
+    """Roles of another classifier get an even split."""
     plan = ScaleKVAllocator().allocate(SMALL, LayerRoles.alike("any", SMALL), 20 * 8 + 3)
     assert [[1] * 8, [11] * 8, [20] * 8, [0] * 8] == plan.held.reshape(4, 8).tolist()
 
 
 def test_less_than_a_token_each_is_refused():
-    """Eight heads need eight tokens."""
+    """Eight heads need at least eight tokens."""
     with pytest.raises(BudgetError, match="the budget buys 7 tokens for 4 layers x 2 heads"):
         ScaleKVAllocator().allocate(SMALL, LayerRoles.alike("any", SMALL), 7)
 
@@ -173,7 +173,7 @@ def test_the_centres_of_the_patches_always_stay(pooling, make_view):
 
 
 def test_without_pooling_the_others_are_those_that_the_window_looks_at(make_view):
-    """Top of the summed softmax weights of the window's true queries."""
+    """The selector keeps the top of the summed softmax weights of the window's own queries."""
     view = make_view(WIDE, 3, held=30)
     window = patch_centres((1, 7, 15), 16, torch.device("cpu"))
     mass = (view.q[:, :, window] @ view.k.transpose(2, 3) * view.softmax_scale).softmax(dim=-1).sum(dim=2)
@@ -184,7 +184,7 @@ def test_without_pooling_the_others_are_those_that_the_window_looks_at(make_view
 
 
 def test_a_tiny_capacity_is_not_spent_on_the_window(make_view):
-    """A quarter is certain for the window; a token that every query looks at gets in."""
+    """A quarter is reserved for the window; a token that every query attends to is kept beside it."""
     view = make_view(WIDE, 3)
     window = patch_centres((1, 7, 15), 16, torch.device("cpu"))
     view.q.fill_(1.0)
@@ -207,7 +207,7 @@ def test_folded_tokens_count_for_what_they_stand_for(make_view):
 @pytest.mark.parametrize(("pooling", "pool"), [("avg", pool_average), ("max", pool_max)])
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_the_others_are_the_best_after_pooling(pooling, pool, kernel, make_view):
-    """Pooled on the maps that tokens come from, by the rule and the width that were asked for."""
+    """Scores are pooled on the map that each token comes from, by the given rule and width."""
     view = make_view(WIDE, 3, held=30)
     window = patch_centres((1, 7, 15), 16, torch.device("cpu"))
     mass = (view.q[:, :, window] @ view.k.transpose(2, 3) * view.softmax_scale).softmax(dim=-1).sum(dim=2)
@@ -219,7 +219,7 @@ def test_the_others_are_the_best_after_pooling(pooling, pool, kernel, make_view)
 
 
 def test_scales_are_ranked_by_their_own_spread(make_profile):
-    """Z is of one scale: a layer that stands out where all are alike comes before one that hardly does where none are."""
+    """Z is relative to its scale: a layer below three similar ones precedes the lowest of layers that all differ."""
     current = np.ones((4, 4, 1))
     current[1] = [[0.50], [0.52], [0.51], [0.40]]  # little spread, one far below
     current[2] = [[0.10], [0.90], [0.50], [0.55]]
@@ -231,7 +231,7 @@ def test_scales_are_ranked_by_their_own_spread(make_profile):
 
 
 def test_the_index_as_printed_is_the_product_as_printed(make_profile):
-    """Share on the map, concentration, and (1 - share); the first map has only itself."""
+    """The index is share on the map x concentration x (1 - share); at the first scale it is 1."""
     current, top = np.array([0.8, 0.5, 0.3, 0.6])[None, :, None], np.array([0.6, 0.9, 0.2, 0.7])[None, :, None]
     profile = make_profile(SMALL, current=current, top=top)
     printed = ScaleKVClassifier(form="printed").selectivity(profile)
@@ -240,7 +240,7 @@ def test_the_index_as_printed_is_the_product_as_printed(make_profile):
 
 
 def test_a_classifier_without_a_profile_says_how_to_make_one():
-    """Not what went wrong inside, but what to do."""
+    """The message says what to do, not what failed inside."""
     with pytest.raises(
         ProfileError, match=r"^classifier 'scalekv' needs an attention profile; make one with: scalekv calibrate$"
     ):
@@ -248,7 +248,7 @@ def test_a_classifier_without_a_profile_says_how_to_make_one():
 
 
 def test_refiners_may_fall_to_nothing_but_not_below():
-    """No decay is allowed, and any that leaves the last share above 0."""
+    """The decay may be zero, or any that leaves the last share above 0."""
     assert 0.0 == ScaleKVAllocator(decay=0.0).decay
     assert [50, 50] == [ScaleKVAllocator(refiner=0.5, decay=0.0).refiner_tokens(100, step, 3) for step in (0, 2)]
     with pytest.raises(ValueError, match=r"below refiner = 0\.5; got 0\.5"):

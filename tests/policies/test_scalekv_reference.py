@@ -29,7 +29,7 @@ CUTS = ["b_refiner_s7", "c_drafter_s7", "d_refiner_s8", "f_refiner_last"]
 
 
 def view_of(case) -> CacheView:
-    """The view that the official selection had: a recording has no positions, and needs none."""
+    """The official selection's view; a recording has no positions, and the selector uses none."""
     k = case["k"]
     positions = torch.arange(k.shape[2], dtype=torch.int32).expand(*k.shape[:3])
     scale = int(case["scale_index"])
@@ -50,7 +50,7 @@ def view_of(case) -> CacheView:
 
 @pytest.mark.parametrize("name", CUTS)
 def test_the_same_tokens_stay_as_in_the_official_code(name, golden):
-    """Exactly, given the same queries."""
+    """Given the same queries, kept tokens are exactly the recorded ones."""
     case = golden(name)
     kept = ReleasedSelector().select(view_of(case), int(case["capacity"]))
     assert torch.equal(case["kept"].long(), kept)
@@ -58,7 +58,7 @@ def test_the_same_tokens_stay_as_in_the_official_code(name, golden):
 
 @pytest.mark.parametrize("name", CUTS)
 def test_scores_are_those_of_the_official_code(name, golden):
-    """Window, summed logits and pooled scores, window tokens out of the running."""
+    """Window, summed logits and pooled scores are the recorded ones; window tokens are excluded from the scores."""
     case = golden(name)
     view = view_of(case)
     window = released_window(view.map, 16, torch.device("cpu"))
@@ -82,7 +82,7 @@ def test_nothing_goes_where_the_official_code_keeps_everything(name, scale, held
 
 @pytest.mark.parametrize("model", MODELS)
 def test_roles_and_capacities_are_the_published_ones(model, golden_folder):
-    """Every number of the published files, and nothing held after the last scale."""
+    """The plan has every number of the published files, and holds nothing after the last scale."""
     published = json.loads((golden_folder / "budgets.json").read_text())["models"][model]["by_scale_number"]
     geometry = MODELS[model]
     planned = plan_policy(scalekv_reference(), geometry)
@@ -99,7 +99,7 @@ def test_roles_and_capacities_are_the_published_ones(model, golden_folder):
 
 @pytest.mark.parametrize(("scale", "before"), [(4, None), (5, {0: 110, 1: 60, 2: 60, 3: 60})])
 def test_the_window_of_a_whole_generation_is_the_recorded_one(scale, before, golden):
-    """In every layer and both guidance halves, the centres of the 8 x 8 and the 12 x 12 map stayed."""
+    """Every layer and both guidance halves keep the centres of the 8 x 8 and the 12 x 12 map."""
     case = golden("e2e_like2b_kernel1")
     window = released_window(TINY.maps[scale], 16, torch.device("cpu"))
     for layer in range(4):
@@ -125,7 +125,7 @@ def test_scoring_is_of_queries_as_given(golden):
 
 
 def test_other_maps_take_the_end_as_window():
-    """Not square, or smaller than the grid."""
+    """Maps that are not square, or smaller than the grid, are refused."""
     assert list(range(4, 20)) == released_window((1, 4, 5), 16, torch.device("cpu")).tolist()
     assert list(range(9)) == released_window((1, 3, 3), 16, torch.device("cpu")).tolist()
     assert list(range(20, 25)) == released_window((1, 5, 5), 5, torch.device("cpu")).tolist()
@@ -135,7 +135,7 @@ def test_other_maps_take_the_end_as_window():
 
 @pytest.mark.parametrize("change", [{"layers": 30}, {"heads": 8}, {"schedule": ScaleSchedule.square(1, 2, 4)}])
 def test_other_models_are_refused(change):
-    """The message says what is known and what this is."""
+    """The message lists the known models and describes this one."""
     with pytest.raises(
         InputError, match=r"released tables for 32 layers x 16 heads, 40 layers x 28 heads .* use policy 'scalekv'"
     ):
@@ -143,7 +143,7 @@ def test_other_models_are_refused(change):
 
 
 def test_other_budgets_and_roles_are_refused():
-    """Only 650 tokens were released; other roles would cost more than they."""
+    """Only a table for 650 tokens was released; other roles would exceed them."""
     with pytest.raises(BudgetError, match=r"released for '650 tokens'; the budget buys 642.5"):
         plan_policy(scalekv_reference(), MODELS["2b"], budget="10%")
     roles = ReleasedClassifier().classify(None, MODELS["2b"])

@@ -31,14 +31,14 @@ VIDEO = ScaleSchedule([(1, 1), (1, 2, 2), (2, 3, 4), (3, 4, 5), (3, 5, 6)])
 @pytest.mark.thorough
 @parametrize_with_checks(VARIANTS)
 def test_selectors_with_other_options_pass_all_checks(check: Callable[[], None]) -> None:
-    """With their usual options they are checked in tests/conformance."""
+    """Uncommon options work too; tests/conformance checks the usual ones."""
     check()
 
 
 @pytest.mark.parametrize("name", [name for name in POLICIES if name != "scalekv-reference"])
 @pytest.mark.parametrize("schedule", [SQUARE, WIDE, VIDEO], ids=["square", "wide", "video"])
 def test_policies_draw_an_image_within_their_budget(name, schedule, make_profile):
-    """Through the real cache, with every answer checked: what is held is what was planned and within the budget."""
+    """Through the real cache, every answer checked: held tokens are the planned ones and within the budget."""
     policy = POLICIES[name]()
     geometry = CacheGeometry(schedule=schedule, layers=3, heads=2, head_dim=8, rows=2)
     profile = make_profile(geometry) if policy.needs_profile else None
@@ -55,7 +55,7 @@ def test_policies_draw_an_image_within_their_budget(name, schedule, make_profile
 
 
 def test_the_shelf_is_a_valid_plugin():
-    """All names load, each with a one-line summary for the tables, and policies are called what they are offered as."""
+    """All names load, each with a one-line summary for the tables; a policy's own name is that in the registry."""
     registry = Registry.of(scalekv_policies)
     for kind, name in registry.offers:
         made = registry.make(kind, name)
@@ -66,7 +66,7 @@ def test_the_shelf_is_a_valid_plugin():
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_no_two_parts_of_a_policy_share_an_option(name):
-    """So that every option can be set by its bare name."""
+    """No two parts of a policy share the name of an option, so that each can be set by its bare name."""
     policy: Policy = POLICIES[name]()
     options = [option for part in policy.parts.values() for option in options_of(part)]
     assert sorted(set(options)) == sorted(options)
@@ -88,7 +88,7 @@ def test_no_two_parts_of_a_policy_share_an_option(name):
     ],
 )
 def test_options_out_of_range_are_refused(name, options, message):
-    """The message names the option and what it may be."""
+    """The message names the option and the allowed values."""
     with pytest.raises(InputError, match=message):
         POLICIES[name]().with_options(options)
 
@@ -106,5 +106,5 @@ PAPERS = {
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_policy_names_its_paper(name):
-    """The title, and where it is."""
+    """Each docstring has the paper's title and where to find it."""
     assert re.fullmatch(rf"[A-Z0-9].{{20,}}, arXiv {re.escape(PAPERS[name])}(; github.com/.+)?", POLICIES[name]().paper)

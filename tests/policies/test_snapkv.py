@@ -1,4 +1,4 @@
-"""What the end of a map looks at."""
+"""SnapKV: tokens that the end of a map attends to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCHEDULE = ScaleSchedule([(1, 1), (2, 3), (4, 4), (6, 7)])
 
 
 def by_hand(view, keep, window, kernel, pooling):
-    """The paper's rule in loops: pooled mass of the tokens before the window, and the window."""
+    """The selector equals the paper's rule in loops: pooled mass of the tokens before the window, and the window."""
     weights = (view.q[:, :, -window:] @ view.k.transpose(2, 3) * view.softmax_scale).softmax(dim=-1).sum(dim=2)
     before = view.tokens - window
     pooled = torch.empty(*weights.shape[:2], before)
@@ -34,7 +34,7 @@ def test_the_window_and_the_best_pooled_tokens_stay(pooling, make_view):
 
 
 def test_a_small_capacity_is_not_all_window(make_view):
-    """Half of it is certain for the end of the window; the rest goes by score, window or not."""
+    """Half of the capacity is reserved for the end of the window; scores decide the rest, in or out of the window."""
     view = make_view(SCHEDULE, 3)
     view.q.fill_(1.0)
     view.k[:, :, 3] = 5.0  # what every query likes best

@@ -1,4 +1,4 @@
-"""Choices by place alone."""
+"""Policies that choose by position alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ every_pick = pytest.mark.parametrize("pick", ["spaced", "recent", "random"])
 
 
 def test_even_capacities_are_what_was_seen_or_the_mean():
-    """floor(slots / heads), but never more than there is."""
+    """Every head gets floor(slots / heads) tokens, but never more than there are."""
     geometry = CacheGeometry(schedule=WIDE, layers=2, heads=3, head_dim=4)
     plan = EvenBudget().allocate(geometry, LayerRoles.alike("any", geometry), 6 * 20 + 5)
     assert [1, 11, 20, 0] == plan.capacity[:, 1, 2].tolist()
@@ -23,7 +23,7 @@ def test_even_capacities_are_what_was_seen_or_the_mean():
 
 
 def test_less_than_a_token_each_is_refused():
-    """A head without history would attend to its own map only."""
+    """A budget that leaves a head without history is refused."""
     geometry = CacheGeometry(schedule=WIDE, layers=2, heads=3, head_dim=4)
     with pytest.raises(BudgetError, match="2 layers x 3 heads; give at least 1 token each"):
         plan_policy(uniform(), geometry, budget="0.9 tokens")
@@ -43,7 +43,7 @@ def test_more_room_keeps_what_less_room_keeps(pick, make_view):
 
 @every_pick
 def test_cutting_scale_by_scale_ends_where_one_cut_ends(pick, make_view):
-    """The history is thinned, not decimated again and again."""
+    """Repeated eviction thins the history evenly instead of removing every other token again and again."""
     keep, selector = 20, UniformSelector(pick=pick, seed=5)
     positions = torch.arange(1).expand(1, 3, -1)
     for scale in range(1, 4):
@@ -57,7 +57,7 @@ def test_cutting_scale_by_scale_ends_where_one_cut_ends(pick, make_view):
 
 
 def test_spaced_gives_every_map_its_share(make_view):
-    """In proportion to its tokens, within 2 tokens and 2 %, and at least its first token."""
+    """Each map is kept in proportion to its tokens, within 2 tokens and 2 %, and at least its first token is kept."""
     view = make_view(INFINITY, 10, rows=1, heads=(0,), width=2)
     kept = UniformSelector().select(view, 650)[0, 0]
     share = 650 / view.tokens

@@ -1,4 +1,4 @@
-"""The recipe of infinity-tiny: its labels and losses, its measurement, and training that goes on as if it had not stopped."""
+"""The recipe of infinity-tiny: its labels and losses, its measurement, and training that resumes bit by bit."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def model():
 
 
 def test_without_flips_labels_are_the_vaes_bits() -> None:
-    """The labels are the VAE's own bits, and the transformer reads its teacher inputs."""
+    """Without flips the labels are the VAE's own bits, and the transformer reads its teacher inputs."""
     vae, images = small_vae(), torch.rand(2, 3, 32, 32, generator=source()) * 2 - 1
     features, grids = vae.encode_features(images), ((1, 1), (2, 2), (4, 4), (8, 8))
     labels = label(features.detach(), grids, torch.zeros(2, 1, 1, 1), source())
@@ -58,7 +58,7 @@ def test_without_flips_labels_are_the_vaes_bits() -> None:
 
 
 def test_after_a_flip_the_labels_put_it_right() -> None:
-    """What is flipped enters the sum, and the next labels are the signs of what is then missing."""
+    """Flipped bits enter the sum, and the next labels are the signs of the residual."""
     features, grids = torch.randn(2, 4, 4, 4, generator=source()), ((1, 1), (2, 2), (4, 4))
     labels = label(features, grids, torch.full((2, 1, 1, 1), 0.5), source())
     for before, bits in zip(labels.sums, labels.bits[1:], strict=False):
@@ -67,7 +67,7 @@ def test_after_a_flip_the_labels_put_it_right() -> None:
 
 
 def test_map_by_map_is_teacher_forcing() -> None:
-    """The losses are those of the model's own masked pass, and a prefix has those of its maps within the whole."""
+    """The losses equal the model's own masked pass; a prefix of maps has the losses of those maps in the whole."""
     model, features = small_infinity().eval(), torch.randn(2, 4, 16, 16, generator=source())
     labels = label(features, SQUARE.grids(), torch.zeros(2, 1, 1, 1), source())
     text = model.text(["a circle", "two red squares"])
@@ -94,7 +94,7 @@ def test_every_weight_learns() -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("stage", ["vae", "infinity"])
 def test_training_resumes_as_if_it_had_not_stopped(stage: str, tmp_path: Path) -> None:
-    """Four steps at once, and two steps, a stop and two more, give equal bits."""
+    """Four steps in one run, and two steps, a stop and two more, give equal bits."""
     options = LoopOptions(steps=4, peak=1e-3, warmup=2, seed=3)
     models = []
     for stops in ((4,), (2, 4)):
@@ -115,14 +115,14 @@ def test_training_resumes_as_if_it_had_not_stopped(stage: str, tmp_path: Path) -
 
 
 def test_an_old_pytorch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training needs Muon; without it one line says since when there is one."""
+    """Training needs Muon; without it one line names the first version of PyTorch that has it."""
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(MissingExtra, match=r"needs PyTorch 2\.9 or newer"):
         muon_and_adamw(small_infinity(), LoopOptions(steps=1, peak=1e-3))
 
 
 def test_the_measurement_asks_the_same_every_time() -> None:
-    """As many captions of every task, the same for everybody, each read back as itself."""
+    """Every run measures the same captions, equally many per task, each read back as itself."""
     asked = questions(3)
     assert asked == questions(3)
     assert dict.fromkeys(TASKS, 3) == {t: sum(q.caption.task == t for q in asked) for t in TASKS}
@@ -131,7 +131,7 @@ def test_the_measurement_asks_the_same_every_time() -> None:
 
 @pytest.mark.thorough
 def test_pictures_show_their_captions(model) -> None:
-    """With the full cache, of every task; 200 of 200 with 40 captions of each."""
+    """With the full cache at least 90 % of the images show their captions."""
     asked = questions(3)
     held = held_by_task(asked, draw(tiny.load(), asked, tiny.SAMPLING))
     assert held["all"] >= 0.9

@@ -58,14 +58,14 @@ def test_a_caption_is_read_as_it_is_written(task: str) -> None:
     ],
 )
 def test_the_judge_reads_what_was_drawn(task: str, size: tuple[int, int], count: int) -> None:
-    """On the generator's own drawings the judge finds that the caption holds, for every task and every shape of picture."""
+    """The judge accepts the generator's own drawings, for every task and every shape of picture."""
     captions, images = drawings(count, size, source(1), {task: 1.0})
     assert all(judge(captions, images))
 
 
 @pytest.mark.thorough
 def test_the_judge_is_right_on_nearly_all_drawings() -> None:
-    """At least 99 % of 300 drawings, and no more than 1 % of drawings of another caption."""
+    """The judge accepts at least 99 % of 300 drawings, and at most 1 % of drawings of another caption."""
     captions, images = drawings(300, (64, 64), source(2))
     assert sum(judge(captions, images)) >= 297
     found = [find(image) for image in images]
@@ -76,7 +76,7 @@ def test_the_judge_is_right_on_nearly_all_drawings() -> None:
 
 
 def _differ(a: Caption, b: Caption) -> bool:
-    """Whether no drawing of one can be one of the other: numbers or shapes differ."""
+    """Whether two captions exclude each other: their numbers or shapes differ."""
     return sorted(t.shape for t in a.things) != sorted(t.shape for t in b.things)
 
 
@@ -92,7 +92,7 @@ def test_the_same_seed_draws_the_same() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_things_keep_apart_and_inside(size: tuple[int, int]) -> None:
-    """Every thing lies inside of the picture, with ground between any two."""
+    """Every thing lies inside the picture, with background between any two."""
     for seed in range(100):
         task = TASKS[seed % len(TASKS)]
         things = compose(random_caption(task, source(seed)), size, source(seed))
@@ -114,7 +114,7 @@ def test_a_relation_holds_in_one_direction(relation: str) -> None:
 
 
 def test_every_thing_is_found_in_its_colour_and_shape() -> None:
-    """All colours and shapes, from small to large, are told apart; the centre is where it was put."""
+    """The judge tells all colours and shapes apart, small and large, and finds each centre."""
     for colour in COLOURS:
         for shape in SHAPES:
             for radius in (7, 12, 20):
@@ -125,7 +125,7 @@ def test_every_thing_is_found_in_its_colour_and_shape() -> None:
 
 
 def test_what_is_wrong_is_refused() -> None:
-    """A wrong colour, shape, number or an extra thing: the caption does not hold."""
+    """A caption does not hold with a wrong colour, shape, number or an extra thing."""
     caption = Caption((Thing("red", "circle"), Thing("blue", "square")), "left of")
     assert judge([caption], two()[None]) == [True]
     assert judge([caption], two(colour="green")[None]) == [False]
@@ -138,7 +138,7 @@ def test_what_is_wrong_is_refused() -> None:
 
 
 def test_a_thing_of_no_known_kind_is_found_as_such() -> None:
-    """A strange colour and a strange shape are seen, and spoil the caption."""
+    """The judge sees an unknown colour and an unknown shape, and the caption does not hold."""
     strange = picture(Placed("red", "circle", 18, 32, 10))
     strange[:, 40:60, 40:60] = torch.tensor([0.9, 0.9, 0.9])[:, None, None]
     assert {("red", "circle"), (None, "square")} == {(one.colour, one.shape) for one in find(strange)}
@@ -149,7 +149,7 @@ def test_a_thing_of_no_known_kind_is_found_as_such() -> None:
 
 
 def test_noise_and_specks_are_no_things() -> None:
-    """Slight noise everywhere, and spots of a few pixels, leave a picture what it is."""
+    """Slight noise everywhere, and spots of a few pixels, change nothing for the judge."""
     noisy = two() + 0.04 * torch.randn(3, 64, 64, generator=source())
     noisy[:, 2:5, 2:5] = torch.tensor(COLOURS["yellow"])[:, None, None]
     assert judge([parse("a red circle left of a blue square")], noisy[None].clamp(0, 1)) == [True]
@@ -184,13 +184,13 @@ def test_colours_left_open_are_one_colour() -> None:
     ],
 )
 def test_what_is_no_caption_is_named(text: str, why: str) -> None:
-    """A word that is not known is named beside those that are; words that are no caption get an example."""
+    """The message names an unknown word beside the known ones; other text that is no caption gets an example."""
     with pytest.raises(InputError, match=why):
         parse(text)
 
 
 def test_a_long_caption_is_shortened_in_the_message() -> None:
-    """Ten thousand letters are one readable line."""
+    """The message about ten thousand letters is one readable line."""
     with pytest.raises(InputError, match=r"\(10000 characters\): unknown word") as refused:
         parse("a" * 10_000)
 
@@ -198,11 +198,11 @@ def test_a_long_caption_is_shortened_in_the_message() -> None:
 
 
 def test_upper_case_and_spaces_do_not_matter() -> None:
-    """People write captions as they like."""
+    """Captions may have upper case and extra spaces."""
     assert parse("  A Red  circle ") == parse("a red circle")
 
 
 def test_an_unknown_task_is_named() -> None:
-    """The tasks are listed."""
+    """The message lists the tasks."""
     with pytest.raises(UnknownName, match="no task is called 'counts'; did you mean 'counting'"):
         random_caption("counts", source())

@@ -55,7 +55,7 @@ def test_without_noise_the_transformer_reads_the_teacher_inputs(digits: Digits) 
 
 
 def test_a_prefix_is_learnt_as_within_the_whole(digits: Digits) -> None:
-    """The loss of all maps is the loss of the first ones plus that of the others: no map sees a later one."""
+    """The losses of a prefix of maps and of the other maps sum to the loss of all: no map sees a later one."""
     var = small_var()
     labels, images = digits.labels[:3], digits.images[:3].expand(-1, 3, -1, -1)
     read, answers = noisy_tokens(var.vqvae, images, len(SIDES), Noise(), torch.Generator().manual_seed(0))

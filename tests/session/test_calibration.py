@@ -1,4 +1,4 @@
-"""Calibration: what it measures on a model is what a direct computation in float64 finds."""
+"""Calibration: what it measures on a model equals a direct computation in float64."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def direct(model: ToyImageModel, queries: int, fractions: tuple[float, ...]) -> 
 
 
 def shares(history: NDArray, fractions: tuple[float, ...]) -> list[float]:
-    """What the strongest ceil(fraction x N) tokens hold of the history's mass."""
+    """The share of the history's attention mass that the strongest ceil(fraction x N) tokens hold."""
     if not len(history):
         return [1.0] * len(fractions)
     strongest = np.sort(history)[::-1]
@@ -95,7 +95,7 @@ def measured(model: ToyImageModel, queries: int = 64, fractions: tuple[float, ..
 
 @pytest.mark.parametrize("queries", [64, 7, 3, 1])
 def test_it_is_the_direct_computation(model: ToyImageModel, queries: int) -> None:
-    """Every number, over three batches of different sizes, with all queries of a map and with few of them."""
+    """Every number agrees, over three batches of different sizes, with all queries of a map and with few of them."""
     fractions = (0.1, 0.34, 0.5, 1.0)
     profile = measured(model, queries, fractions)
     mass, share, entropy, variance = direct(model, queries, fractions)
@@ -108,7 +108,7 @@ def test_it_is_the_direct_computation(model: ToyImageModel, queries: int) -> Non
 
 
 def test_attention_adds_up_to_one(model: ToyImageModel) -> None:
-    """Over the source scales, at every scale, layer and head; nothing goes to a later scale; shares grow."""
+    """The mass over source scales sums to 1 at every scale, layer and head; later scales get none; shares grow."""
     profile = measured(model)
 
     np.testing.assert_allclose(profile.mass.sum(axis=3), 1.0, rtol=1e-5)
@@ -154,7 +154,7 @@ def test_it_can_be_saved_and_used(model: ToyImageModel, tmp_path: Path) -> None:
 
 
 def test_an_image_that_was_broken_off_does_no_harm(model: ToyImageModel) -> None:
-    """Wherever it broke off, the averages are those of the queries that were measured, and still add up to 1."""
+    """Wherever an image breaks off, the averages are over the queries that were measured, and still sum to 1."""
     module = cast(ToyModel, model.module)
     with calibrate(model, registry=TOY) as calibration, torch.no_grad():
         model.generate(["1", "2"], seeds=[0, 0])
@@ -170,7 +170,7 @@ def test_an_image_that_was_broken_off_does_no_harm(model: ToyImageModel) -> None
 
 
 def test_another_schedule_is_refused(model: ToyImageModel) -> None:
-    """One profile is of one schedule, also where another has as many maps."""
+    """A profile has one schedule; another one is refused even if it has as many maps."""
     module = cast(ToyModel, model.module)
     with calibrate(model, registry=TOY) as calibration, torch.no_grad():
         module.draw(torch.tensor([1]))
@@ -182,7 +182,7 @@ def test_another_schedule_is_refused(model: ToyImageModel) -> None:
 
 
 def test_the_first_whole_image_decides_the_schedule(model: ToyImageModel) -> None:
-    """Whatever maps the adapter named before; an image that broke off decides nothing."""
+    """The maps that the adapter named before do not count, and an image that broke off decides nothing."""
     other, module = ScaleSchedule([(1, 1), (1, 2), (3, 2), (5, 4)]), cast(ToyModel, model.module)
     with calibrate(model, registry=TOY) as calibration, torch.no_grad():
         module.new_cache(SCHEDULE).attend(0, *torch.randn(3, 5, 4, 1, 8), softmax_scale=1.0)
@@ -198,7 +198,7 @@ def test_the_first_whole_image_decides_the_schedule(model: ToyImageModel) -> Non
 
 
 def test_no_image_is_no_profile(model: ToyImageModel) -> None:
-    """Also where one was begun."""
+    """Without a finished image there is no profile, also if an image was begun."""
     module = cast(ToyModel, model.module)
     with calibrate(model, registry=TOY) as calibration:
         cache = module.new_cache(SCHEDULE)
@@ -212,7 +212,7 @@ def test_no_image_is_no_profile(model: ToyImageModel) -> None:
     [{"queries": 0}, {"queries": -1}, {"fractions": (0.0,)}, {"fractions": (0.1, 1.1)}, {"fractions": (-0.1,)}],
 )
 def test_what_cannot_be_measured_is_refused(model: ToyImageModel, arguments: dict) -> None:
-    """Before anything is attached."""
+    """The refusal comes before anything is attached."""
     with (
         pytest.raises(InputError, match="at least 1 query and fractions in"),
         calibrate(model, registry=TOY, **arguments),
@@ -221,7 +221,7 @@ def test_what_cannot_be_measured_is_refused(model: ToyImageModel, arguments: dic
 
 
 def test_a_model_is_calibrated_or_compressed(model: ToyImageModel) -> None:
-    """Not both at once; and the one after the other."""
+    """Calibration inside a session is refused; one after the other works."""
     with calibrate(model, registry=TOY):
         second = compress(model, "toy-latest", registry=TOY)
         with pytest.raises(SessionError, match="already attached to 'calibration'"):

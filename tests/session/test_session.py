@@ -97,7 +97,7 @@ def test_the_whole_budget_draws_the_same_image(model: ToyImageModel) -> None:
 
 
 def test_a_smaller_budget_draws_another_image(model: ToyImageModel) -> None:
-    """Otherwise the other tests would prove nothing; the same image every time."""
+    """The image differs from the unmodified one, or the other tests would prove nothing; it is the same every time."""
     before = draw(model, 1, 2)
     with compress(model, "toy-latest", "2 tokens", registry=TOY, check=True):
         inside = draw(model, 1, 2)
@@ -106,7 +106,7 @@ def test_a_smaller_budget_draws_another_image(model: ToyImageModel) -> None:
 
 
 def test_the_report_has_three_figures_and_the_unmodified(model: ToyImageModel) -> None:
-    """By hand: 4 of 9 tokens held in 3 layers of 4 heads and 2 rows, 64 bytes each and 4 for the position once cut."""
+    """By hand: 4 of 9 tokens in 3 layers of 4 heads and 2 rows, 64 bytes each and 4 for the position once evicted."""
     with compress(model, "toy-latest", "50%", registry=TOY, measure_peak=True) as session:
         draw(model, 1, 2)
     (image,) = session.report().images
@@ -126,7 +126,7 @@ def test_the_report_has_three_figures_and_the_unmodified(model: ToyImageModel) -
 
 
 def test_measuring_the_peak_changes_no_image(model: ToyImageModel) -> None:
-    """And without it no peak is claimed."""
+    """Without measuring, the report has no peak."""
     with compress(model, "toy-latest", registry=TOY) as plain:
         mine = draw(model, 1)
     with compress(model, "toy-latest", registry=TOY, measure_peak=True) as measured:
@@ -139,7 +139,7 @@ def test_measuring_the_peak_changes_no_image(model: ToyImageModel) -> None:
 
 
 def test_batches_and_schedules_may_change_in_one_block(module: ToyModel) -> None:
-    """Every image is planned for its own rows, dtype and maps."""
+    """A session plans every image for its own rows, dtype and maps."""
     with compress(module, "toy-latest", registry=TOY, check=True) as session, torch.no_grad():
         module.draw(torch.tensor([1]))
         module.draw(torch.tensor([1, 2, 3]))
@@ -156,7 +156,7 @@ def test_batches_and_schedules_may_change_in_one_block(module: ToyModel) -> None
 
 
 def test_a_plan_is_taken_as_it_is(model: ToyImageModel) -> None:
-    """The report has the very plan; an image of another batch has the same one, weighed anew."""
+    """The report holds the very plan; an image of another batch uses the same one, with its bytes computed anew."""
     planned = plan_policy(toy.latest(), toy.GEOMETRY, budget="2 tokens")
     with compress(model, planned, registry=TOY, check=True) as session:
         draw(model, 1)
@@ -184,7 +184,7 @@ def test_a_plan_is_taken_as_it_is(model: ToyImageModel) -> None:
 def test_a_plan_is_for_this_model_and_as_it_is(
     model: ToyImageModel, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    """On entering, in one line."""
+    """The session refuses another model's plan on entering, in one line."""
     geometry = evolve(toy.GEOMETRY, layers=arguments.pop("layers", 3))
     planned = plan_policy(toy.latest(), geometry, budget="2 tokens")
     with pytest.raises(error, match=message), compress(model, planned, registry=TOY, **arguments):
@@ -192,7 +192,7 @@ def test_a_plan_is_for_this_model_and_as_it_is(
 
 
 def test_an_image_model_and_its_module_are_the_same(model: ToyImageModel, module: ToyModel) -> None:
-    """compress takes either."""
+    """``compress`` takes either."""
     with compress(model, "toy-latest", registry=TOY):
         mine = draw(model, 5)
     with compress(module, "toy-latest", registry=TOY):
@@ -200,7 +200,7 @@ def test_an_image_model_and_its_module_are_the_same(model: ToyImageModel, module
 
 
 def test_a_clock_sees_every_stage(model: ToyImageModel) -> None:
-    """Seconds per scale and stage; nothing is merged where nothing merges."""
+    """The clock has seconds per scale and stage; without a merger there is no folding stage."""
     clock = Clock()
     with compress(model, "toy-latest", "2 tokens", registry=TOY, clock=clock):
         draw(model)
@@ -228,7 +228,7 @@ def test_an_observer_sees_every_cut(model: ToyImageModel) -> None:
 
 @pytest.fixture
 def unchanged(module: ToyModel) -> Iterator[None]:
-    """After the test the model is attribute by attribute, and class by class, what it was before."""
+    """Checks after the test that every attribute of the model and its classes is what it was before."""
     attributes, of_class = dict(vars(module)), dict(vars(ToyModel))
     new_cache = module.new_cache
     yield
@@ -240,7 +240,7 @@ def unchanged(module: ToyModel) -> Iterator[None]:
 
 @pytest.mark.usefixtures("unchanged")
 class TestRestored:
-    """The instance has its own attribute back: the same object, whatever ended the block."""
+    """The instance has its own attribute back, the same object, however the block ended."""
 
     def test_after_an_image(self, model: ToyImageModel, module: ToyModel) -> None:
         before = module.new_cache
@@ -302,7 +302,7 @@ class TestRestored:
 
 
 def test_a_model_can_be_attached_again(model: ToyImageModel) -> None:
-    """One block after the other, also after one that failed."""
+    """A model can be attached in one block after the other, also after one that failed."""
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), compress(model, "toy-latest", registry=TOY):
             1 / 0  # noqa: B018
@@ -311,7 +311,7 @@ def test_a_model_can_be_attached_again(model: ToyImageModel) -> None:
 
 
 def test_two_models_have_two_sessions(model: ToyImageModel) -> None:
-    """Side by side, of the same class: only instances are patched."""
+    """Two models of the same class have a session each: only instances are patched."""
     other = cast(ToyImageModel, toy.ToyCard().load())
     whole = draw(model)
     with (
@@ -356,7 +356,7 @@ def evolve_toy(*, adapter: type = toy.ToyAdapter) -> Any:
 
 
 def test_an_image_that_failed_does_not_show_in_the_next(model: ToyImageModel, module: ToyModel) -> None:
-    """Interrupted at every place, and left open without close: the next image is as if alone, and only it is reported."""
+    """Interrupted anywhere and not closed, an image changes nothing in the next one, and only that one is reported."""
     with compress(model, "toy-latest", "2 tokens", registry=TOY):
         expected = draw(model, 1, 2)
 
@@ -391,7 +391,7 @@ def test_only_finished_images_count(model: ToyImageModel, module: ToyModel) -> N
 
 
 def test_an_image_that_is_over_cannot_go_on(module: ToyModel) -> None:
-    """After close, after another image was begun, and after the block: one clear line instead of a wrong image."""
+    """Once closed, replaced by another image or after the block, a cache refuses in one line to go on."""
     q = torch.randn(1, 4, 1, 8)
     with compress(module, "toy-latest", registry=TOY), torch.no_grad():
         first = module.new_cache(module.schedule)
@@ -410,7 +410,7 @@ def test_an_image_that_is_over_cannot_go_on(module: ToyModel) -> None:
 
 
 def test_closing_twice_counts_once(module: ToyModel) -> None:
-    """A model that is careful does no harm."""
+    """A model that closes its cache twice does no harm."""
     kept = []
     with compress(module, "toy-latest", registry=TOY) as session, torch.no_grad():
         new_cache = module.new_cache
@@ -423,7 +423,7 @@ def test_closing_twice_counts_once(module: ToyModel) -> None:
 
 @pytest.fixture
 def no_garbage_collection() -> Iterator[None]:
-    """What is freed here is freed by the last reference to it."""
+    """Turns the garbage collector off, so that the last reference frees the memory."""
     gc.disable()
     yield
     gc.enable()
@@ -431,7 +431,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_garbage_collection")
 def test_memory_is_free_after_an_image(model: ToyImageModel, module: ToyModel) -> None:
-    """Of a finished image, of a failed one, and of the session when the block ends; also while the report is kept."""
+    """The memory of a finished image, a failed image and a closed session is free, also while the report is kept."""
     draw(model)
     with StorageTracker() as tracker:
         with compress(model, "toy-latest", registry=TOY) as session:
@@ -444,7 +444,7 @@ def test_memory_is_free_after_an_image(model: ToyImageModel, module: ToyModel) -
 
 
 def test_a_session_keeps_no_model_alive() -> None:
-    """The register of attached models is weak, and empty after the block."""
+    """The register of attached models holds weak references, and is empty after the block."""
     model = cast(ToyImageModel, toy.ToyCard().load())
     with compress(model, "toy-latest", registry=TOY) as session:
         draw(model)
@@ -460,7 +460,7 @@ def test_a_session_keeps_no_model_alive() -> None:
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps, lambda module: torch.save(module, io.BytesIO())])
 def test_a_model_that_is_attached_is_not_copied(module: ToyModel, copied: Callable[[nn.Module], object]) -> None:
-    """An adapter may let copies come out unattached; one that does nothing about it gets a refusal in one line."""
+    """An adapter may let copies come out unattached; otherwise copying is refused in one line."""
     module.new_cache = new_concat_cache  # which can be pickled
     with compress(module, "toy-latest", registry=TOY), torch.no_grad():
         with pytest.raises(SessionError, match="cannot be copied or saved while policy 'toy-latest' is attached to it"):
@@ -474,7 +474,7 @@ def new_concat_cache(schedule: ScaleSchedule) -> ConcatCache:
 
 
 def test_a_session_that_is_over_makes_no_cache(module: ToyModel) -> None:
-    """A shallow copy that was made inside of the block cannot generate after it."""
+    """A shallow copy of the model that was made inside the block cannot generate after it."""
     with compress(module, "toy-latest", registry=TOY), torch.no_grad():
         module.draw(torch.tensor([1]))
         shallow = copy.copy(module)
@@ -485,7 +485,7 @@ def test_a_session_that_is_over_makes_no_cache(module: ToyModel) -> None:
 
 
 def test_images_may_be_generated_in_any_thread_one_after_the_other(model: ToyImageModel) -> None:
-    """The same image in each."""
+    """Every thread generates the same image."""
     with compress(model, "toy-latest", "2 tokens", registry=TOY):
         expected = draw(model, 1)
         for _ in range(3):
@@ -494,7 +494,7 @@ def test_images_may_be_generated_in_any_thread_one_after_the_other(model: ToyIma
 
 
 def test_two_threads_at_once_are_one_clear_error(module: ToyModel) -> None:
-    """The image that was begun last goes on; the other one ends in one line, and no token of it reaches that cache."""
+    """The image that began last goes on; the other one ends in one line, and none of its tokens reaches that cache."""
     q = torch.randn(1, 4, 1, 8)
     with (
         compress(module, "toy-latest", registry=TOY),
@@ -528,11 +528,11 @@ def test_a_model_is_attached_in_one_thread(model: ToyImageModel) -> None:
 
 
 def test_of_two_threads_that_attach_at_once_one_is_refused() -> None:
-    """The other one generates; the model is whole afterwards. Both are in the middle of attaching when either goes on."""
+    """Both threads are in the middle of attaching; one is refused, the other generates, and the model is restored."""
     module, both = ToyModel().eval(), threading.Barrier(2)
 
     class Slow(toy.ToyAdapter):
-        """Waits for the other thread before it attaches, as long as that may come."""
+        """Waits for the other thread before it attaches, for a limited time."""
 
         def attach(self, model: nn.Module, source: CacheSource) -> Callable[[], None]:
             with contextlib.suppress(threading.BrokenBarrierError):
@@ -584,14 +584,14 @@ def test_of_two_threads_that_attach_at_once_one_is_refused() -> None:
 def test_what_cannot_be_done_is_refused_before_drawing(
     model: ToyImageModel, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    """On entering the block, in one line."""
+    """The session refuses on entering the block, in one line."""
     with pytest.raises(error, match=message), compress(model, **{"policy": "toy-latest", "registry": TOY, **arguments}):
         raise AssertionError("the block was entered")
 
 
 @pytest.mark.parametrize("thing", [None, "toy", 3, object(), ToyModel], ids=lambda thing: type(thing).__name__)
 def test_what_is_no_model_is_refused(thing: object) -> None:
-    """With what it is."""
+    """The message says what it was given."""
     with (
         pytest.raises(SessionError, match="compress needs a torch module or an image model; got"),
         compress(thing, registry=TOY),
@@ -607,13 +607,13 @@ def test_what_is_no_model_is_refused(thing: object) -> None:
     ],
 )  # fmt: skip
 def test_a_wrapper_says_which_module_is_meant(module: ToyModel, wrap: Callable[..., nn.Module], message: str) -> None:
-    """And with that module it works."""
+    """The module that the message names works."""
     with pytest.raises(SessionError, match=message), compress(wrap(module), "toy-latest", registry=TOY):
         raise AssertionError("the block was entered")
 
 
 def test_an_unknown_model_is_refused() -> None:
-    """The message lists the adapters and says where to read on."""
+    """The message lists the adapters and says where to read more."""
     with (
         pytest.raises(SessionError, match=r"no adapter knows a Linear; installed adapters: toy; docs/adapters\.md"),
         compress(nn.Linear(2, 2), "toy-latest", registry=TOY),
@@ -622,7 +622,7 @@ def test_an_unknown_model_is_refused() -> None:
 
 
 def test_a_model_that_was_not_called_is_an_error(model: ToyImageModel) -> None:
-    """The most common mistake: another instance generated."""
+    """The most common mistake: another instance generated, so that the attached model was never called."""
     other = cast(ToyImageModel, toy.ToyCard().load())
     with (
         pytest.raises(
@@ -640,7 +640,7 @@ def test_an_error_in_the_block_is_not_covered_up(model: ToyImageModel) -> None:
 
 
 def test_a_policy_that_should_have_dropped_is_an_error(model: ToyImageModel) -> None:
-    """A plan that evicts, and an image without evictions: something in between was bypassed."""
+    """The plan evicts, but the image saw no eviction: something between model and cache was bypassed."""
     with compress(model, "toy-latest", registry=TOY) as session:
         draw(model)
         session.check_used()
@@ -653,7 +653,7 @@ def test_a_policy_that_should_have_dropped_is_an_error(model: ToyImageModel) -> 
 
 @frozen
 class NoHistory(TokenSelector):
-    """Holds nothing at all, and says so."""
+    """Keeps no token, and says so."""
 
     def least(self, schedule: ScaleSchedule, scale: int) -> int:
         return 0
@@ -684,7 +684,7 @@ class Needy(TokenSelector):
 
 
 def test_the_least_budget_that_is_named_works(model: ToyImageModel) -> None:
-    """And one token less does not."""
+    """The budget that the message names works, and one token less does not."""
     with (
         pytest.raises(
             BudgetError,
@@ -704,7 +704,7 @@ def test_the_least_budget_that_is_named_works(model: ToyImageModel) -> None:
 
 
 def test_bytes_are_of_the_batch_that_is_drawn(model: ToyImageModel) -> None:
-    """A budget that is more than everything for one image is a real one for eight, and the other way round."""
+    """Bytes that hold more than everything for one image are a real limit for eight, and the other way round."""
     with compress(model, "toy-latest", "8KB", registry=TOY, check=True) as session:
         draw(model, *range(8))
     (image,) = session.report().images
@@ -741,7 +741,7 @@ def test_bytes_are_of_the_batch_that_is_drawn(model: ToyImageModel) -> None:
 def test_a_profile_is_of_this_very_model(
     model: ToyImageModel, profile: AttentionProfile | None, message: str, budget: str
 ) -> None:
-    """A missing or foreign profile is refused on entering, with the command that makes the right one."""
+    """A missing profile or one of another model is refused on entering, with the command that makes the right one."""
     with (
         pytest.raises(ProfileError, match=message),
         compress(model, "toy-latest", budget, classifier=ByProfile(), profile=profile, registry=TOY),
@@ -750,7 +750,7 @@ def test_a_profile_is_of_this_very_model(
 
 
 def test_a_models_own_profile_is_used(model: ToyImageModel) -> None:
-    """Unless another one is given."""
+    """The model's own profile is used unless the user gives another one."""
     model.profile = profile_of()
     with compress(model, "toy-latest", classifier=ByProfile(), registry=TOY):
         draw(model)
@@ -762,7 +762,7 @@ def test_a_models_own_profile_is_used(model: ToyImageModel) -> None:
 
 
 def test_a_profile_of_another_schedule_is_refused_where_it_matters(module: ToyModel) -> None:
-    """An image of other maps in the same block is refused at its first map, and the model's own goes on working."""
+    """An image of another schedule is refused at its first map; the model's own schedule goes on working."""
     with (
         compress(module, "toy-latest", classifier=ByProfile(), profile=profile_of(), registry=TOY),
         torch.no_grad(),
@@ -782,7 +782,7 @@ class Wandering(toy.ToyAdapter):
 
 
 def test_what_a_policy_needs_is_decided_when_the_schedule_is_known(module: ToyModel) -> None:
-    """Profiles for two schedules, a budget in tokens that is too large for the model's own: each image is judged by itself."""
+    """With two profiles and a budget too large for the model's own schedule, each image is checked by itself."""
     registry = Registry.of(evolve_toy(adapter=Wandering))
     small, large = ScaleSchedule([(1, 1), (1, 3)]), ScaleSchedule([(1, 1), (4, 4), (2, 2)])
     profiles = [profile_of(large, name="m"), profile_of(small, name="m")]
@@ -811,7 +811,7 @@ def test_what_a_policy_needs_is_decided_when_the_schedule_is_known(module: ToyMo
     ids=["missing", "more heads"],
 )
 def test_what_no_schedule_can_mend_is_refused_at_once(module: ToyModel, profile: Any, message: str) -> None:
-    """A missing profile and one of another model, on entering."""
+    """A missing profile and one of another model are refused on entering."""
     registry = Registry.of(evolve_toy(adapter=Wandering))
     policy = evolve(toy.latest(), classifier=ByProfile())
     with pytest.raises(ProfileError, match=message), compress(module, policy, profile=profile, registry=registry):
@@ -823,14 +823,14 @@ def test_what_no_schedule_can_mend_is_refused_at_once(module: ToyModel, profile:
 
 @frozen
 class Mistaken(toy.ToyAdapter):
-    """Says something else than what attention does."""
+    """Describes another shape than attention has."""
 
     def geometry(self, model: nn.Module) -> CacheGeometry:
         return evolve(super().geometry(model), heads=2)
 
 
 def test_an_adapter_with_the_wrong_shape_is_found_out(model: ToyImageModel) -> None:
-    """At the first map, by what attention really brings."""
+    """The session finds out at the first map, from the tensors of attention."""
     with (
         pytest.raises(SessionError, match=r"the adapter reported 2 heads of width 8; .* = \(1, 4, 1, 8\)"),
         compress(model, toy.latest(), registry=Registry.of(evolve_toy(adapter=Mistaken))),
@@ -839,7 +839,7 @@ def test_an_adapter_with_the_wrong_shape_is_found_out(model: ToyImageModel) -> N
 
 
 def test_a_policy_that_breaks_its_contract_stops_the_image(model: ToyImageModel) -> None:
-    """And leaves the model usable."""
+    """The error leaves the model usable."""
 
     class Greedy(toy.Latest):
         def select(self, view: CacheView, keep: int) -> Tensor:
