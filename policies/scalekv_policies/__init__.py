@@ -1,4 +1,4 @@
-"""The names of the policies and of their parts."""
+"""The plugin of scalekv's own policies: it offers them and their parts by name."""
 
 from __future__ import annotations
 

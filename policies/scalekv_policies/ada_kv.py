@@ -25,7 +25,7 @@ from scalekv_policies.snapkv import SnapSelector
 
 @frozen(kw_only=True)
 class HeadDemand(LayerClassifier):
-    """One role; as score of a head how much of its layer's budget its strongest tokens win (algorithm 1 of the paper).
+    """One role; a head's score is how much of its layer's budget its strongest tokens win (algorithm 1 of the paper).
 
     The paper takes the strongest tokens of all heads of a layer together, as many as the layer may hold, and counts how many are
     each head's. It does so for each prompt; here the weights are those of calibration: of every head the share of the history's
@@ -46,7 +46,7 @@ class HeadDemand(LayerClassifier):
         return LayerRoles(alike.names, alike.labels, self.demand(profile))
 
     def demand(self, profile: AttentionProfile) -> NDArray[np.float64]:
-        """[K, L, H] the share of the history that each head wins; the mean over the heads of a layer is the budget."""
+        """[K, L, H] the share of the history that each head wins; ``budget`` is the mean over the heads of a layer."""
         order = np.argsort(profile.fractions)
         fractions = np.asarray(profile.fractions, dtype=np.float64)[order]
         held = profile.top_share[..., order].astype(np.float64)
@@ -59,7 +59,7 @@ class HeadDemand(LayerClassifier):
 
 
 def _won(steepness: NDArray[np.float64], width: NDArray[np.float64], budget: float) -> NDArray[np.float64]:
-    """[K, L, H] how much of the steepest pieces [K, L, H, F] of all heads together, ``budget`` wide on average, is each head's.
+    """[K, L, H] how much each head gets of the steepest pieces [K, L, H, F] of its layer; ``budget`` is the mean.
 
     The pieces that the budget ends in share what is left, so that heads that are alike win the same.
     """

@@ -1,4 +1,4 @@
-"""AMS-KV: the first scales and the latest ones.
+"""AMS-KV: keeps the first scales and the latest ones.
 
 Xu et al., "AMS-KV: Adaptive KV Caching in Multi-Scale Visual Autoregressive Transformers", AAAI 2026, arXiv 2511.16047.
 """
@@ -20,7 +20,7 @@ from scalekv_policies.uniform import EvenBudget, spaced_order
 
 @frozen(kw_only=True)
 class CondensedAndLocal(ScoringSelector):
-    """Whole maps: the first ones (condensed scales), then from the latest one backwards (local scales).
+    """Keeps whole maps: the first ones (condensed scales), then from the latest one backwards (local scales).
 
     The map that the capacity ends in is kept in part, evenly spaced. The paper counts in scales and not in tokens; it
     also gives more to layers whose keys and values change much between scales, which is not done here.
@@ -36,13 +36,13 @@ class CondensedAndLocal(ScoringSelector):
         return super().claims | {"contents_are_ignored", "heads_are_alike", "layers_are_alike"}
 
     def score(self, view: CacheView, keep: int) -> Tensor:
-        """(B, H, N) int64, all different."""
+        """(B, H, N) int64 scores, all different."""
         scores = view.table(condensed_and_local_scores, view.schedule, view.scale, self.condensed)
         return ops.at_positions(scores, view.positions)
 
 
 def condensed_and_local_scores(schedule: ScaleSchedule, scale: int, condensed: int, device: torch.device) -> Tensor:
-    """(tokens of scales 0..scale) int64, all different: the map's turn, then the token's turn in its map."""
+    """(tokens of scales 0..scale) int64 scores, all different: by the map's turn, then by the token's turn in it."""
     turns = [len(schedule) + condensed - k if k < condensed else k for k in range(scale + 1)]
     turn = torch.cat([torch.full((schedule.tokens[k],), turns[k], device=device) for k in range(scale + 1)])
     return (turn << 32) - spaced_order(schedule, scale, device)

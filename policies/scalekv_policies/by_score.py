@@ -1,4 +1,4 @@
-"""An allocator for classifiers that measure instead of sorting into roles: capacity in proportion to their scores."""
+"""An allocator for classifiers that score layers and heads: capacity in proportion to the scores."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_policies.shares import fair_shares, refuse_less_than_one_each
 
 LEAST = 1e-6
-"""A score of zero still weighs this much of the mean, so that shares exist."""
+"""The least weight of a score, as a share of the mean, so that shares exist where all scores are zero."""
 
 
 @frozen(kw_only=True)
 class ByScore(BudgetAllocator):
-    """Capacities in proportion to the scores of the next scale, above a part of the budget that all get alike::
+    """Capacities in proportion to the scores of the next scale, above a part of the budget that is spread evenly::
 
         B(l, h) = B  x  ( floor + (1 - floor)  x  score(l, h) / mean score )
 
@@ -55,7 +55,7 @@ class ByScore(BudgetAllocator):
         return CachePlan(schedule, capacity)
 
     def _weights(self, roles: LayerRoles, scale: int) -> NDArray[np.float64]:
-        """[L, H] with mean 1."""
+        """[L, H] weights with mean 1."""
         if roles.scores is None:
             return np.ones(roles.labels.shape[1:])
         scores = np.maximum(roles.scores[scale].astype(np.float64), 0)
@@ -65,7 +65,7 @@ class ByScore(BudgetAllocator):
 
 
 def _shares(slots: int, limits: NDArray[np.int64], weights: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The slots in proportion to the weights; after one token each, where some would get none."""
+    """Spreads the slots in proportion to the weights; every head gets one token first where some would get none."""
     shares = fair_shares(slots, limits.ravel(), weights.ravel())
     if not shares.all():
         one = np.minimum(limits, 1)

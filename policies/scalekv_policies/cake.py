@@ -1,4 +1,4 @@
-"""CAKE: layers whose attention is spread widely and moves a lot hold more; tokens that some query needs stay.
+"""CAKE: layers with widespread, moving attention hold more; tokens that only some queries attend to are kept too.
 
 Qin et al., "CAKE: Cascading and Adaptive KV Cache Eviction with Layer Preferences", ICLR 2025, arXiv 2503.12491.
 """
@@ -27,7 +27,7 @@ from scalekv_policies.snapkv import SnapSelector
 
 @frozen(kw_only=True)
 class LayerPreference(LayerClassifier):
-    """One role; as score of a layer its preference, from calibration (equations 3 to 5 of the paper)::
+    """One role; a layer's score is its preference, from calibration (equations 3 to 5 of the paper)::
 
         P(k, l) = H(k, l)^(1 / dispersion)  x  V(k, l)^(1 / shift)
 
@@ -57,7 +57,7 @@ class LayerPreference(LayerClassifier):
 
 @frozen(kw_only=True)
 class MeanAndVariance(SnapSelector):
-    """As `snapkv`, where a token counts that is looked at much on average or by some queries of the window much more than by others::
+    """As `snapkv`, but scores add the variance of attention over the window's queries to its sum::
 
         s_j = sum over i in W of alpha_ij  +  gamma  x  |W|  x  variance over i in W of alpha_ij
 
@@ -89,7 +89,7 @@ class MeanAndVariance(SnapSelector):
 
 
 def cake() -> Policy:
-    """Keeps what the last queries of each map attend to, or some of them do; layers with widespread, moving attention hold more."""
+    """Keeps tokens that all or some of a map's last queries attend to; layers with widespread attention hold more."""
     return Policy(
         name="cake",
         classifier=LayerPreference(),

@@ -1,4 +1,4 @@
-"""Diagonal: the same places of the picture from every map, since attention to earlier maps follows the place of the query.
+"""Diagonal: keeps the same places of the picture from every map, since attention follows the place of the query.
 
 Attention between maps has diagonals: a query looks at what lies in the same place of an earlier map. They are what LiteVAR
 (arXiv 2411.17178) keeps windows of, what HACK (arXiv 2504.09261) calls structural heads, and what DiagonalAttn
@@ -21,7 +21,7 @@ from scalekv_policies.uniform import EvenBudget, lattice_numbers
 
 @frozen
 class Diagonal(ScoringSelector):
-    """Of every map the tokens under a grid of places that all maps share. Looks at positions only.
+    """Keeps of every map the tokens at a grid of places that all maps share. Uses positions only.
 
     The grid is a sequence of places, spread evenly however many are taken. The first place takes one token of every map, the
     second one more, where the map has another there, and so on. So every map keeps about the same number of tokens, and they
@@ -33,19 +33,19 @@ class Diagonal(ScoringSelector):
         return super().claims | {"contents_are_ignored", "heads_are_alike", "layers_are_alike"}
 
     def score(self, view: CacheView, keep: int) -> Tensor:
-        """(B, H, N) int64, all different."""
+        """(B, H, N) int64 scores, all different."""
         return ops.at_positions(view.table(diagonal_scores, view.schedule, view.scale), view.positions)
 
 
 def diagonal_scores(schedule: ScaleSchedule, scale: int, device: torch.device) -> Tensor:
-    """(tokens of scales 0..scale) int64, all different: by the first place that a token lies under, then the latest map."""
+    """(tokens of scales 0..scale) int64 scores, all different: by first place in the token's area, then latest map."""
     turns = [turns_under_places(sizes, device) for sizes in schedule.maps[: scale + 1]]
     maps = [torch.full_like(turn, scale - k) for k, turn in enumerate(turns)]
     return -(torch.cat(turns) * (scale + 1) + torch.cat(maps))
 
 
 def turns_under_places(sizes: Map, device: torch.device) -> Tensor:
-    """(tokens of a map,) int64, all different in the map: which places lie over a token, the first of them.
+    """(tokens of a map,) int64, all different in the map: the index of the first place that lies in the token's area.
 
     Places follow Roberts' lattice (see :func:`scalekv_policies.uniform.spaced_order`); tokens without a place come last.
 

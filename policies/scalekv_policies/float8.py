@@ -12,15 +12,15 @@ from scalekv_core.contracts.strategies import CacheCodec
 from scalekv_core.errors import InputError
 
 LARGEST = 448.0
-"""The largest number of e4m3; the smallest step between two is 2^-9."""
+"""The largest number in e4m3; the smallest step between two is 2^-9."""
 SMALLEST = torch.finfo(torch.float32).smallest_normal
-"""Scales are no less, so that numbers can be divided by them."""
+"""The smallest scale, so that numbers can be divided by it."""
 DEVICES = ("cpu", "cuda", "meta")
 
 
 @frozen
 class Float8(CacheCodec):
-    """One byte a number and one scale for each head and map: off by 1/15 of the number at most.
+    """One byte per number and one scale per head and map; the error is at most 1/15 of the number.
 
     A coarser step than `int8` for large numbers and a finer one for small ones; faster to decode. Codes are held as
     uint8, which every device can gather.
@@ -64,10 +64,10 @@ class Float8(CacheCodec):
 
 
 def _of_tokens(scales: Tensor, of_map: Tensor) -> Tensor:
-    """(B, H, N, 1) the scale (B, H, maps, 1) of the map that each token is of; (B, H, 1, 1) where there is but one."""
+    """(B, H, N, 1) the scale (B, H, maps, 1) of each token's map; (B, H, 1, 1) where there is only one map."""
     return scales if scales.shape[2] == 1 else scales.gather(2, of_map.long().unsqueeze(3))
 
 
 def _at_once(x: Tensor) -> int:
-    """How many heads at a time keep the float32 copies of a (B, H, N, D) tensor within the chunk size."""
+    """How many heads to convert at a time, so that the float32 copies of a (B, H, N, D) tensor fit the chunk size."""
     return max(1, ops.default_chunk_bytes(x.device) // (8 * x.shape[2] * x.shape[3]))

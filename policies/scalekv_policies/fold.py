@@ -1,4 +1,4 @@
-"""Folding: an evicted token is folded into the kept one with the most similar key instead of being lost.
+"""Folding: an evicted token is merged into the kept token with the most similar key instead of being dropped.
 
 No paper; the idea of token merging (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023, arXiv 2210.09461) for
 a cache. The experiments are in docs/notebook.md.
@@ -19,9 +19,9 @@ from scalekv_policies.maps import patch_centres
 from scalekv_policies.uniform import EvenBudget
 
 QUERIES = 64
-"""Patches whose centres are the queries, for selection and for weights, so that their attention is computed once."""
+"""Number of patches whose central queries give the attention, for selection and for weights, computed once."""
 FAINTEST = 1e-12
-"""The least weight by attention, so that means exist where no query attends."""
+"""The smallest weight, so that means exist where no query attends."""
 
 
 @frozen(kw_only=True)
@@ -82,7 +82,7 @@ class Fold(TokenMerger):
 
 
 def mass_of_patches(view: CacheView, patches: int) -> Tensor:
-    """(B, H, N) the attention that each token gets from the centres of the patches that the map is divided into."""
+    """(B, H, N) the attention mass that each token gets from the central queries of the map's patches."""
     return view.attention_mass(view.table(patch_centres, view.map, patches))
 
 

@@ -22,7 +22,7 @@ from scalekv_policies.uniform import UniformSelector
 
 @frozen
 class Everything(BudgetAllocator):
-    """Every head holds the whole history, whatever the budget leaves over.
+    """Gives every head the whole history, whatever budget remains.
 
     Raises:
         BudgetError: the budget is less than the history that enters the last scale.

@@ -22,7 +22,7 @@ from scalekv_policies.uniform import EvenBudget
 
 @frozen(kw_only=True)
 class HeavyHitters(ScoringSelector):
-    """Recent tokens, and of the others those with the largest attention mass summed over all queries so far.
+    """Keeps the most recent tokens, and of the others those with the largest attention mass over all queries so far.
 
     After scale k the score of token j is the sum of the softmax weights that it got (section 4 of the paper)::
 

@@ -1,4 +1,4 @@
-"""HeatKV: of every earlier map, the heads that later maps look at least forget it as a whole.
+"""HeatKV: an earlier map is evicted as a whole from the heads in which later maps attend to it least.
 
 "HeatKV: Head-tuned KV-cache compression for visual autoregressive modeling", arXiv 2605.14877; code:
 github.com/arm-research/heatkv, commit 96dc288.
@@ -26,7 +26,7 @@ from scalekv_policies.uniform import UniformSelector
 
 @frozen
 class ScaleAttention(LayerClassifier):
-    """One role; as score of source scale s the attention that later scales pay to it, for every layer and head::
+    """One role; the score of source scale s is the attention that later scales give it, for every layer and head::
 
         S-CAS(l, h, s) = 1 / (K - 1 - s)  x  sum over t > s of mass_t(l, h, s)
 
@@ -49,7 +49,7 @@ class ScaleAttention(LayerClassifier):
 
 @frozen(kw_only=True)
 class WholeMapsPerHead(BudgetAllocator):
-    """Every head of every layer holds an earlier map whole or not at all; the same number of heads forgets each map.
+    """Each head keeps or evicts an earlier map as a whole; every map is evicted from the same number of heads.
 
     With A = layers x heads, T the tokens seen after scale t, R those of the protected maps, and S the slots::
 
@@ -104,7 +104,7 @@ class WholeMapsPerHead(BudgetAllocator):
 
 
 def removal_turns(roles: LayerRoles, schedule: ScaleSchedule) -> NDArray[np.int64]:
-    """[K, L, H] when each head's part of each map is removed: 0 is the first."""
+    """[K, L, H] the turn in which each map is evicted from each head; 0 is the first."""
     scores = np.zeros(roles.labels.shape) if roles.scores is None else roles.scores
     scales, layers, heads = scores.shape
     by_head = scores.swapaxes(1, 2).reshape(scales, heads * layers)
@@ -122,7 +122,7 @@ def _give_back(
     sources: range,
     slots: int,
 ) -> None:
-    """Lets the head with turn ``last`` hold as much of each source scale, in this order, as the slots allow."""
+    """Gives the head with turn ``last`` as much of each source scale, in this order, as the slots allow."""
     for source in sources:
         layer, head = np.argwhere(turns[source] == last)[0]
         spare = slots - int(now.sum())
@@ -130,7 +130,7 @@ def _give_back(
 
 
 def heatkv() -> Policy:
-    """Keeps whole maps, each in the heads that attend to it most; every head holds different maps."""
+    """Keeps whole maps, each in the heads that attend to it most; every head keeps different maps."""
     return Policy(
         name="heatkv",
         classifier=ScaleAttention(),

@@ -1,4 +1,4 @@
-"""Keys and values in the host's memory: the device holds the history of one layer, and of the next."""
+"""Keys and values in the host's memory: the device holds the history of the current layer and the next one only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scalekv_core.contracts.strategies import CacheCodec
 
 @frozen
 class Host(CacheCodec):
-    """Exact, in pinned memory of the host; on a CPU a plain copy.
+    """Exact copies in pinned memory of the host; on a CPU plain copies.
 
     Kept tokens are gathered on the device, from what attention has just read, and then copied, so that no index has to come to
     the host. Copies are queued behind the work of the device, and nothing waits; on CUDA histories come back ahead of

@@ -22,12 +22,12 @@ from scalekv_core.errors import InputError
 
 Ranges = Literal["channel", "token"]
 MAPS = 256
-"""How many maps the byte can tell apart that every token with ranges per channel carries."""
+"""Maps that can be told apart by the one byte that every token stores if ranges are per channel."""
 
 
 @frozen(kw_only=True)
 class IntegerCodec(CacheCodec):
-    """A number is low + code x step; low and step in the dtype that attention reads.
+    """Stores a number as low + code x step; low and step have the dtype that attention reads.
 
     Each range's lowest number is exact, and a range of a single number has a step of 0: a map of one token loses nothing.
 
@@ -89,7 +89,7 @@ class IntegerCodec(CacheCodec):
             out.copy_(numbers.float().mul_(step).add_(low))
 
     def error_bound(self, stored: Encoded, kind: Kind) -> Tensor:
-        """Half a step, and what float32 rounds off on the way."""
+        """Half a step, plus the rounding of float32 on the way."""
         low, step = (x.float() for x in self._ranges_of_tokens(stored, kind))
         bound = 0.501 * step + (low.abs() + self.levels * step) * 2.0**-22
         if not self.per_token(kind) or bound.shape[3] == 1:
@@ -110,11 +110,11 @@ class IntegerCodec(CacheCodec):
         return rows * heads * (codes + tokens + 2 * dtype.itemsize * maps * head_dim)
 
     def per_token(self, kind: Kind) -> bool:
-        """Whether tokens of this kind have ranges of their own."""
+        """Whether each token of this kind (key or value) has ranges of its own."""
         return (self.key_ranges if kind == "key" else self.value_ranges) == "token"
 
     def _share(self, head_dim: int) -> int:
-        """How many channels share a range of a token."""
+        """How many channels of a token share a range."""
         if self.group and head_dim % self.group:
             raise InputError(
                 f"codec {type(self).__name__.lower()!r} groups {self.group} channels, and heads of this model are {head_dim} wide; "
@@ -123,7 +123,7 @@ class IntegerCodec(CacheCodec):
         return self.group or head_dim
 
     def _ranges(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        """Lowest number and step along the axis, which is kept; the step rounded up, so that the highest fits in.
+        """Lowest number and step along the axis, kept with size 1; steps are rounded up to include the highest number.
 
         A step is never 0, so that numbers can be divided by it; where all are alike it is too small to make a difference.
         """
@@ -134,7 +134,7 @@ class IntegerCodec(CacheCodec):
         return low, step.to(x.dtype)
 
     def _codes(self, x: Tensor, low: Tensor, step: Tensor) -> Tensor:
-        """(B, H, N, bytes) uint8."""
+        """(B, H, N, bytes) uint8 packed codes."""
         codes = torch.empty(*x.shape[:3], -(-x.shape[3] * self.bits // 8), dtype=torch.uint8, device=x.device)
         for part, least, wide, place in ops.blocks(_at_once(x), x, low, step, codes):
             shares = part.float().unflatten(3, (least.shape[3], -1))
@@ -143,7 +143,7 @@ class IntegerCodec(CacheCodec):
         return codes
 
     def _packed(self, codes: Tensor) -> Tensor:
-        """(B, H, N, bytes) float32 whole numbers below 256, from as many codes."""
+        """(B, H, N, D) float32 whole numbers below 256, unpacked from the codes."""
         return codes
 
     def _unpacked(self, codes: Tensor, width: int) -> Tensor:
@@ -158,14 +158,14 @@ class IntegerCodec(CacheCodec):
 
 @frozen(kw_only=True)
 class Int8(IntegerCodec):
-    """Eight bits a number, ranges per channel and map: off by 1/510 of the range at most."""
+    """Eight bits per number, ranges per channel and map; the error is at most 1/510 of the range."""
 
     bits: ClassVar[int] = 8
 
 
 @frozen(kw_only=True)
 class Int4(IntegerCodec):
-    """Four bits a number, two in a byte, ranges per channel and map: off by 1/30 of the range at most."""
+    """Four bits per number, two in a byte, ranges per channel and map; the error is at most 1/30 of the range."""
 
     bits: ClassVar[int] = 4
 
@@ -184,7 +184,7 @@ class Int4(IntegerCodec):
 
 
 def _of_tokens(ranges: Tensor, of_map: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, H, N, D) low and step of the map that each token is of; (B, H, 1, D) where there is but one.
+    """(B, H, N, D) low and step of each token's map; (B, H, 1, D) where there is only one map.
 
     Args:
         ranges: (B, H, 2 maps, D) low and step of each map in turn.
@@ -202,5 +202,5 @@ def _of_tokens(ranges: Tensor, of_map: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _at_once(x: Tensor) -> int:
-    """How many heads at a time keep the float32 copies of a (B, H, N, D) tensor within the chunk size."""
+    """How many heads to convert at a time, so that the float32 copies of a (B, H, N, D) tensor fit the chunk size."""
     return max(1, ops.default_chunk_bytes(x.device) // (16 * x.shape[2] * x.shape[3]))

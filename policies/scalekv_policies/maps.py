@@ -14,7 +14,7 @@ from scalekv_core.shapes.schedule import ScaleSchedule
 
 
 def patch_grid(sizes: tuple[int, ...], patches: int) -> tuple[int, ...]:
-    """How many patches in each direction: at most ``patches`` in all, about as long as wide.
+    """(frames, rows, columns) of a grid of at most ``patches`` patches that are nearly square.
 
     >>> patch_grid((1, 20, 20), 16), patch_grid((1, 42, 24), 16), patch_grid((1, 2, 3), 16), patch_grid((1, 20, 2), 16)
     ((1, 4, 4), (1, 5, 3), (1, 2, 3), (1, 16, 1))

@@ -1,4 +1,4 @@
-"""PyramidKV: lower layers hold more than higher ones, in equal steps; tokens are chosen as SnapKV does.
+"""PyramidKV: lower layers hold more than higher ones, in equal steps; tokens are selected as in SnapKV.
 
 Cai et al., "PyramidKV: Dynamic KV Cache Compression based on Pyramidal Information Funneling", arXiv 2406.02069.
 """

@@ -1,4 +1,4 @@
-"""ScaleKV: layers that look at all scales (drafters) keep nearly everything, the others (refiners) share the rest.
+"""ScaleKV: layers that attend to all scales (drafters) keep nearly everything; the others (refiners) share the rest.
 
 Li et al., "Memory-Efficient Visual Autoregressive Modeling with Scale-Aware KV Cache Compression", NeurIPS 2025,
 arXiv 2505.19602. This is the method of the paper, for any schedule and budget; what the released code does instead is
@@ -79,7 +79,7 @@ class ScaleKVClassifier(LayerClassifier):
         return LayerRoles((REFINER, DRAFTER), np.tile(labels[..., None], heads), np.tile(index[..., None], heads))
 
     def selectivity(self, profile: AttentionProfile) -> NDArray[np.float64]:
-        """[K, L] the index of every layer at every scale; 1 at scale 0."""
+        """[K, L] the Attention Selectivity Index of every layer at every scale; 1 at scale 0."""
         current = profile.current_mass.astype(np.float64)
         top = profile.top_share_at(self.top).astype(np.float64)
         if self.form == "printed":
@@ -95,7 +95,7 @@ def _less_than_refiner(instance: ScaleKVAllocator, attribute: Attribute[float], 
 
 @frozen(kw_only=True)
 class ScaleKVAllocator(BudgetAllocator):
-    """Refiners get less from scale to scale, drafters what that leaves over.
+    """Refiners get fewer tokens from scale to scale, and drafters get the rest.
 
     Equation (4), with B the mean capacity that the budget allows (650 tokens in the paper)::
 
@@ -142,7 +142,7 @@ class ScaleKVAllocator(BudgetAllocator):
         return CachePlan(schedule, capacity)
 
     def refiner_tokens(self, mean: float, step: int, steps: int) -> int:
-        """B_r at the step-th of ``steps`` scales where something must go, at least 1 token.
+        """B_r at the step-th of the ``steps`` scales at which tokens are evicted, at least 1 token.
 
         >>> [ScaleKVAllocator().refiner_tokens(650, step, 5) for step in range(5)]
         [600, 530, 460, 390, 320]
@@ -152,7 +152,7 @@ class ScaleKVAllocator(BudgetAllocator):
 
 
 def _split(slots: int, limits: NDArray[np.int64], drafter: NDArray[np.bool_], least: int) -> NDArray[np.int64]:
-    """[L, H] tokens: refiners their least, drafters the rest, and what exceeds the drafters' limits to the refiners."""
+    """[L, H] tokens: refiners get their minimum, drafters the rest, and refiners what exceeds the drafters' limits."""
     shares = np.zeros_like(limits)
     if refiners := int((~drafter).sum()):
         spare = slots - int(limits[drafter].sum())
@@ -170,7 +170,7 @@ def _split(slots: int, limits: NDArray[np.int64], drafter: NDArray[np.bool_], le
 
 @frozen(kw_only=True)
 class ScaleKVSelector(ScoringSelector):
-    """What the centres of the map's patches look at, pooled over neighbours, and the centres themselves.
+    """Keeps the centres of the map's patches, and the tokens that they attend to, pooled over neighbours.
 
     Equation (5), W the centre tokens of the patches that map k is divided into ("typically 16")::
 
@@ -222,7 +222,7 @@ class ScaleKVSelector(ScoringSelector):
 
 
 def outside_patch_centres(sizes: tuple[int, ...], patches: int, device: torch.device) -> Tensor:
-    """(tokens of the map,) 0 in the middle of a patch and -inf elsewhere."""
+    """(tokens of the map,) 0 at the centre of a patch and -inf elsewhere."""
     outside = torch.full((math.prod(sizes),), -torch.inf, device=device)
     return outside.index_fill_(0, patch_centres(sizes, patches, device), 0.0)
 

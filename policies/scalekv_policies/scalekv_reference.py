@@ -1,4 +1,4 @@
-"""ScaleKV as released: the published tables and the rule that the released code really applies.
+"""The rule of the released ScaleKV code, with its published tables.
 
 Code: github.com/StargazerX0/ScaleKV, commit eb0615a. Paper: arXiv 2505.19602; the paper's method is `scalekv`. This one
 exists to compare with published results. It departs from the paper in the following:
@@ -44,7 +44,7 @@ BASE = 650
 
 @frozen
 class ReleasedRow:
-    """What is held during one scale: the drafter layers, and the tokens of a drafter's and a refiner's head."""
+    """The released table for one scale: the drafter layers, and the tokens per head of a drafter and of a refiner."""
 
     drafters: tuple[int, ...]
     drafter: int
@@ -90,7 +90,7 @@ ONLY_FOR = tuple(
     (CacheGeometry(schedule=SQUARE_1M, layers=layers, heads=heads, head_dim=128), f"{BASE} tokens")
     for layers, heads in RELEASED
 )
-"""Infinity-2B and 8B, with the budget that the tables are for."""
+"""The models of the tables, Infinity-2B and 8B, with the budget of the tables."""
 
 
 @frozen
@@ -142,7 +142,7 @@ class ReleasedAllocator(BudgetAllocator):
 
 @frozen(kw_only=True)
 class ReleasedSelector(ScoringSelector):
-    """The released rule: the window, and the best of the others by max-pooled sums of logits.
+    """The released rule: the window, and the others with the highest max-pooled sums of logits.
 
     With W the window, g x g tokens of a map of side a (g^2 = ``window``) at rows and columns i p + floor((p - 1) / 2),
     p = floor(a / g), and n the tokens that are there::
@@ -166,7 +166,7 @@ class ReleasedSelector(ScoringSelector):
         return super().claims | alike  # not follows_attention: logits know nothing of how many tokens one stands for
 
     def least(self, schedule: ScaleSchedule, scale: int) -> int:
-        """The window; the released code stops with an error below it."""
+        """The least capacity: the window, below which the released code stops with an error."""
         return min(self.window, schedule.tokens[scale])
 
     def score(self, view: CacheView, keep: int) -> Tensor:
@@ -177,7 +177,7 @@ class ReleasedSelector(ScoringSelector):
 
 
 def released_window(sizes: Map, window: int, device: torch.device) -> Tensor:
-    """(W,) indices into the map of the queries that vote.
+    """(W,) indices into the map of the queries that score the tokens.
 
     >>> released_window((1, 20, 20), 4, torch.device("cpu"))
     tensor([ 84,  94, 284, 294])
@@ -197,7 +197,7 @@ def summed_logits(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def max_pooled(scores: Tensor, window: Tensor, kernel: int) -> Tensor:
-    """(B, H, N) maxima over ``kernel`` neighbours in the sequence; window tokens don't count and get -inf."""
+    """(B, H, N) maxima over ``kernel`` neighbours in the sequence; window tokens are excluded and get -inf."""
     outside = scores.index_fill(2, window, -torch.inf)
     return F.max_pool1d(outside, kernel, stride=1, padding=kernel // 2).index_fill(2, window, -torch.inf)
 

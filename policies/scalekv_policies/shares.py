@@ -1,4 +1,4 @@
-"""How a number of tokens is spread over layers and heads that can hold only so much each."""
+"""Spreads tokens over layers and heads that can hold only so many each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scalekv_core.shapes.geometry import CacheGeometry
 
 
 def refuse_less_than_one_each(geometry: CacheGeometry, slots: int) -> None:
-    """Raises BudgetError if there is not one token for every head of every layer, where there is a history to hold."""
+    """Raises BudgetError if a head of a layer would get no token although there is a history to hold."""
     if slots < geometry.slots_per_token and geometry.schedule.last_history:
         raise BudgetError(
             f"the budget buys {slots} tokens for {geometry.layers} layers x {geometry.heads} heads; give at least 1 token each"
@@ -18,7 +18,7 @@ def refuse_less_than_one_each(geometry: CacheGeometry, slots: int) -> None:
 
 
 def fair_shares(total: int, limits: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> NDArray[np.int64]:
-    """``total`` spread in proportion to the weights (all alike if None); what one can't hold goes to the others.
+    """Spreads ``total`` in proportion to the weights (evenly if None); what exceeds one limit goes to the others.
 
     Shares are rounded down, so that up to one token each may be left over; those that are alike get the same.
 

@@ -1,4 +1,4 @@
-"""SnapKV: what the last queries look at, pooled along the sequence.
+"""SnapKV: keeps what the last queries attend to, pooled along the sequence.
 
 Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", NeurIPS 2024, arXiv 2404.14469.
 """
@@ -22,7 +22,7 @@ from scalekv_policies.validators import is_odd
 
 @frozen(kw_only=True)
 class SnapSelector(ScoringSelector):
-    """The window, and of the tokens before it those that its queries attend to, pooled over neighbours.
+    """Keeps the window, and of the tokens before it those that its queries attend to, pooled over neighbours.
 
     The observation window W is the end of the current map. Section 4 of the paper::
 
@@ -59,7 +59,7 @@ class SnapSelector(ScoringSelector):
         return scores
 
     def window_scores(self, view: CacheView, window: int) -> Tensor:
-        """(B, H, N) float32 what the last ``window`` queries of the map make of every token, before pooling; read-only."""
+        """(B, H, N) float32 scores of tokens by the last ``window`` queries of the map, before pooling; read-only."""
         return view.attention_mass(view.table(torch.arange, view.current - window, view.current))
 
     def _pooled(self, scores: Tensor) -> Tensor:

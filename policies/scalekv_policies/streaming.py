@@ -1,4 +1,4 @@
-"""StreamingLLM: the first tokens, which attention falls back on, and the most recent ones.
+"""StreamingLLM: keeps the first tokens (attention sinks) and the most recent ones.
 
 Xiao et al., "Efficient Streaming Language Models with Attention Sinks", ICLR 2024, arXiv 2309.17453.
 """
@@ -19,7 +19,7 @@ from scalekv_policies.uniform import EvenBudget
 
 @frozen(kw_only=True)
 class SinksAndRecent(ScoringSelector):
-    """The first ``sinks`` tokens of the sequence, and the last ones. Looks at positions only.
+    """Keeps the first ``sinks`` tokens of the sequence, and the last ones. Uses positions only.
 
     The paper numbers positions anew inside of the cache; a map's tokens are rotated by their place in the picture, so
     here they keep it. Sinks take at most half of a small capacity, the first ones first.
@@ -35,13 +35,13 @@ class SinksAndRecent(ScoringSelector):
         return super().claims | {"contents_are_ignored", "heads_are_alike", "layers_are_alike"}
 
     def score(self, view: CacheView, keep: int) -> Tensor:
-        """(B, H, N) int64, all different."""
+        """(B, H, N) int64 scores, all different."""
         sinks = min(self.sinks, (keep + 1) // 2)
         return ops.at_positions(view.table(sinks_and_recent_scores, view.schedule.total, sinks), view.positions)
 
 
 def sinks_and_recent_scores(tokens: int, sinks: int, device: torch.device) -> Tensor:
-    """(tokens,) int64, all different: the first ``sinks`` are highest, the first of them most; then the last ones."""
+    """(tokens,) int64 scores, all different: the first ``sinks`` are highest, in their order; then the last tokens."""
     positions = torch.arange(tokens, device=device)
     return torch.where(positions < sinks, tokens + sinks - positions, positions)
 

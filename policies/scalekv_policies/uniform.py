@@ -1,4 +1,4 @@
-"""The same for every layer and head, without looking at attention: what a method that looks has to beat."""
+"""Baselines that give every layer and head the same and do not use attention."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class UniformSelector(ScoringSelector):
         return super().claims | alike | {"contents_are_ignored"}
 
     def score(self, view: CacheView, keep: int) -> Tensor:
-        """(B, H, N) int64, all different."""
+        """(B, H, N) int64 scores, all different."""
         if self.pick == "recent":
             return view.positions.long()
         if self.pick == "random":
@@ -73,19 +73,19 @@ class UniformSelector(ScoringSelector):
 
 
 def salts(seed: int, layer: int, heads: tuple[int, ...], device: torch.device) -> Tensor:
-    """(1, H, 1) int64, a number for each head of a layer."""
+    """(1, H, 1) int64 seeds, one for each head of a layer."""
     start = mixed(mixed(seed & _32_BITS) ^ (layer + 1))
     return torch.tensor([mixed(start ^ (head + 1)) for head in heads], device=device).view(1, -1, 1)
 
 
 def spaced_scores(schedule: ScaleSchedule, scale: int, device: torch.device) -> Tensor:
-    """(tokens of scales 0..scale) int64, all different: higher for those that cover their maps evenly."""
+    """(tokens of scales 0..scale) int64 scores, all different: higher for tokens that cover their maps evenly."""
     order = spaced_order(schedule, scale, device)
     return -((order << 24) + torch.arange(len(order), device=device))
 
 
 def spaced_order(schedule: ScaleSchedule, scale: int, device: torch.device) -> Tensor:
-    """(tokens of scales 0..scale) int64 below 2^32: taking the lowest ones of a map covers it evenly.
+    """(tokens of scales 0..scale) int64 below 2^32: the tokens with the lowest numbers cover a map evenly.
 
     The token in row r and column c has frac(r / p + c / p^2), p the plastic number (p^3 = p + 1): the two-dimensional
     low-discrepancy lattice of Roberts ("The unreasonable effectiveness of quasirandom sequences", 2018). The tokens
@@ -100,12 +100,12 @@ def spaced_order(schedule: ScaleSchedule, scale: int, device: torch.device) -> T
 
 
 def lattice_numbers(index: Tensor, axis: int) -> Tensor:
-    """int64 below 2^32: where the points ``index`` of the lattice lie along the frames, rows or columns (axis 0, 1, 2)."""
+    """int64 below 2^32: the coordinates of lattice points ``index`` along frames, rows or columns (axis 0, 1, 2)."""
     return index * (_FRAME, _ROW, _COLUMN)[axis] & _32_BITS
 
 
 def mixed(x: _Number) -> _Number:
-    """The 32-bit number scrambled: one to one, every bit of x moves about half of the bits."""
+    """A one-to-one hash of a 32-bit number: each bit of x changes about half of the bits."""
     x = ((x >> 16) ^ x) * 0x45D9F3B & _32_BITS
     x = ((x >> 16) ^ x) * 0x45D9F3B & _32_BITS
     return (x >> 16) ^ x
