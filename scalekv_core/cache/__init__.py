@@ -1,1 +1,1 @@
-"""The KV cache of one image: attention, eviction, folding, storing."""
+"""The KV cache of one image: attention, eviction, folding and storage."""

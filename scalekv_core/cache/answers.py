@@ -1,4 +1,4 @@
-"""What the strategies of a policy may answer; anything else is an error that names them.
+"""Checks what the strategies of a policy return; anything invalid is an error that names the strategy.
 
 Shapes and dtypes are always checked. Numbers are checked in the first answer only, unless asked for: that waits for the
 device.
@@ -19,7 +19,7 @@ from scalekv_core.errors import ContractError
 
 
 class AnswerCheck:
-    """Checks the answers of a policy's selector and merger during one image.
+    """Checks what a policy's selector and merger return during one image.
 
     Args:
         policy: whose.
@@ -32,11 +32,11 @@ class AnswerCheck:
         self.begin()
 
     def begin(self) -> None:
-        """A new image: the first answers are checked again."""
+        """Begins a new image: first answers are checked again."""
         self._unchecked = {"selector", "merger"}
 
     def statistics(self, view: CacheView, returned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{name: (B, H, N) float32} what the selector keeps, in memory of its own.
+        """{name: (B, H, N) float32} the statistics that the selector returns, copied into memory of their own.
 
         Raises:
             ContractError: one is missing or of another shape.
@@ -82,7 +82,7 @@ class AnswerCheck:
         return weights
 
     def _numbers_of(self, part: str, answer: Tensor) -> bool:
-        """Whether the numbers of this answer are to be checked; there are none on the meta device."""
+        """Whether the values of this answer are checked; on the meta device there are none."""
         first = part in self._unchecked
         self._unchecked.discard(part)
         return (first or self._always) and not answer.is_meta

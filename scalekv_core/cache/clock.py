@@ -1,4 +1,4 @@
-"""Where the time of an image goes, stage by stage; free when it is not measured."""
+"""Where the time of an image goes, stage by stage; costs nothing unless it is measured."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Clock:
 
 
 class NoClock(Clock):
-    """Measures nothing."""
+    """A clock that measures nothing."""
 
     _idle: AbstractContextManager[None] = nullcontext()
 

@@ -64,7 +64,7 @@ class ConcatCache:
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
     ) -> Tensor:
-        """(B, g H, n, D) the attention over everything that this layer has received so far, as far as the map reads it."""
+        """(B, g H, n, D) the attention over everything stored for this layer that the current map reads."""
         scale = self._scales[layer]
         self._scales[layer] += store
         with self._clock.stage(scale, "read"):
@@ -85,7 +85,7 @@ class ConcatCache:
             return ops.apart(out, q.shape[1])
 
     def _drop_unread(self, layer: int, scale: int) -> None:
-        """Drops the maps that neither this one nor a later one reads."""
+        """Drops the maps that neither the current map nor a later one reads."""
         schedule, held = self._reads, self._held.setdefault(layer, {})
         alive = schedule.alive[scale - 1] if schedule is not None and scale else ()
         if all(m in alive for m in held):
@@ -96,7 +96,7 @@ class ConcatCache:
             kept[layer] = torch.cat([kept[layer][:, :, start:stop] for start, stop in runs or ((0, 0),)], dim=2)
 
     def _visible(self, layer: int, scale: int, tokens: int, *, store: bool) -> tuple[tuple[int, int], ...]:
-        """Runs of what the current map attends to, itself at the end."""
+        """Ranges of the stored tokens that the current map attends to; its own tokens come last."""
         held = {**self._held[layer], scale: tokens}
         if store:
             self._held[layer] = held
@@ -116,6 +116,6 @@ class ConcatCache:
 
 
 def _runs(held: Mapping[int, int]) -> dict[int, tuple[int, int]]:
-    """{map: (start, stop)} of maps that lie one behind the other."""
+    """{map: (start, stop)} of maps that are stored one after the other."""
     edges = pairwise(accumulate(held.values(), initial=0))
     return dict(zip(held, edges, strict=True))

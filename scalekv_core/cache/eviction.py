@@ -1,4 +1,4 @@
-"""Eviction: after a scale's attention, from what was read to what the plan allows.
+"""Eviction: after a scale's attention, reduces the tokens that it read to those that the plan allows.
 
 The selector says which tokens are kept, the merger where the others go, the codec how the kept ones are stored.
 """
@@ -31,7 +31,7 @@ Observer = Callable[[CacheView, Tensor | None], None]
 
 
 class Evictor:
-    """Leaves in a group of heads what its plan allows.
+    """Keeps in a group of heads what its plan allows.
 
     Args:
         policy: whose selector, merger and codec.
@@ -52,11 +52,11 @@ class Evictor:
         self._repeats = not always_ask and policy.merger.drops and _goes_by_positions(policy.selector)
 
     def looks(self, keep: int) -> bool:
-        """Whether views are looked at also where nothing is evicted: by an observer, or for running statistics."""
+        """Whether views are needed even if nothing is evicted: for an observer, or for running statistics."""
         return self._observer is not None or (keep > 0 and self._observes)
 
     def evict(self, store: GroupStore, view: CacheView, read: Read) -> None:
-        """Stores what is kept of the tokens in view; the group's store is still that of the history."""
+        """Stores the kept tokens of the view; until then the group's store holds the history."""
         keep = store.group.held[view.scale]
         view = self._observe(view) if keep else view
         kept = (
@@ -84,7 +84,7 @@ class Evictor:
             store.stored = key_values.keep(store.stored, read.block, read.history, None, self._policy.codec)
 
     def _observe(self, view: CacheView) -> CacheView:
-        """The view with the statistics that the selector has brought up to date."""
+        """The view with the statistics as the selector has updated them."""
         if not self._observes:
             return view
         with self._clock.stage(view.scale, "observe"):
@@ -121,7 +121,7 @@ class Evictor:
             store.counts = None if view.counts is None else ops.gather_tokens(view.counts, kept)
 
     def _fold_others(self, store: GroupStore, view: CacheView, block: Block, kept: Tensor) -> None:
-        """Keys and values of kept tokens become means over all that was folded into them."""
+        """Replaces keys and values of kept tokens by means over all tokens that were folded into them."""
         codec, keep = self._policy.codec, kept.shape[2]
         store.stored = None
         with self._clock.stage(view.scale, "merge"):
@@ -134,7 +134,7 @@ class Evictor:
             store.stored = key_values.dense(means) if codec.dense else key_values.encode(means, codec)
 
     def _carry(self, store: GroupStore, view: CacheView, kept: Tensor | None) -> None:
-        """Takes positions and statistics along with the tokens that are kept."""
+        """Stores positions and statistics of the kept tokens."""
         if kept is None:
             store.counts = view.counts
             store.positions = None if store.positions is None else view.positions
@@ -145,7 +145,7 @@ class Evictor:
 
 
 def _goes_by_positions(selector: TokenSelector) -> bool:
-    """Whether schedule and plan alone decide what it keeps, so that layers and images with the same plan get the same."""
+    """Whether the selector's choice depends on schedule and plan only, so that layers and images can share it."""
     return not selector.statistics and {"contents_are_ignored", "layers_are_alike"} <= selector.claims
 
 
@@ -157,7 +157,7 @@ def _gathered(view: CacheView, block: Block, kept: Tensor) -> Tensor:
 
 
 def _quota_parts(view: CacheView, group: HeadGroup) -> Parts | None:
-    """(start, stop, keep) of every source scale's tokens, which lie side by side and equally many in every row."""
+    """(start, stop, keep) of every source scale's tokens, which are contiguous and equally many in every row."""
     if group.quota is None:
         return None
     before = group.quota[view.scale - 1] if view.scale else ()

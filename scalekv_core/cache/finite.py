@@ -1,4 +1,4 @@
-"""Where numbers stop being finite: with ``check=True`` each attention is looked at, at the price of a device sync."""
+"""Finds where numbers stop being finite: ``check=True`` looks at each attention, which costs a device sync."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is held between scales: codes of keys and values, positions, counts and statistics of each group of heads."""
+"""What each group of heads holds between scales: codes of keys and values, positions, counts and statistics."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class GroupStore:
         return 0 if self.stored is None else self.stored[0].length
 
     def tensors(self) -> Iterator[Tensor]:
-        """Everything that is held."""
+        """Every tensor that is held."""
         for encoded in self.stored or ():
             yield from encoded.tensors()
         yield from (x for x in (self.positions, self.counts, *self.statistics.values()) if x is not None)
 
     def clear(self) -> None:
-        """Holds nothing."""
+        """Drops everything."""
         self.stored = self.positions = self.counts = None
         self.statistics = {}
 
@@ -70,14 +70,14 @@ class LayerStore:
     scale: int = 0
 
     def clear(self) -> None:
-        """Holds nothing, and waits for the first scale."""
+        """Drops everything and starts at the first scale."""
         self.scale = 0
         for group in self.groups:
             group.clear()
 
 
 def empty_stores(plan: CachePlan) -> list[LayerStore]:
-    """One for each layer of the plan, in the order in which they attend."""
+    """A store for each layer of the plan, in the order in which layers attend."""
     turns, schedule = count(), plan.schedule
     return [
         LayerStore([GroupStore(group, next(turns), group.steps(schedule)) for group in groups])

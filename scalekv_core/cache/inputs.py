@@ -1,4 +1,4 @@
-"""What a model may hand to its cache; anything else is refused before the cache is touched."""
+"""Checks what a model passes to its cache, before the cache changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scalekv_core.errors import SessionError
 
 
 class InputCheck:
-    """Whether queries, keys and values are the next map of one image: its rows, width and dtype are those of the first."""
+    """Checks that queries, keys and values are the next map of one image, shaped and typed like the first one."""
 
     def __init__(self, plan: CachePlan, layers: Sequence[LayerStore]) -> None:
         self._heads, self._tokens = plan.heads, plan.schedule.tokens
@@ -21,13 +21,13 @@ class InputCheck:
         self.forget()
 
     def forget(self) -> None:
-        """The next image may have other rows, another width and another dtype."""
+        """Allows the next image to have other rows, another width and another dtype."""
         self._shapes: list[tuple[int, int, int, int]] = []  # of each map, as soon as the first has come
         self._dtype: torch.dtype | None = None
         self._group: int | None = None  # query heads of a key/value head
 
     def next_map(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> LayerStore:
-        """The layer that these belong to.
+        """The layer that these tensors are of.
 
         Raises:
             SessionError: there is no such layer, or it has seen all maps; or tensors of other shapes or another dtype, or

@@ -20,7 +20,7 @@ Stored = tuple[Encoded, ...]
 
 @define(eq=False)
 class Block:
-    """A block and its halves.
+    """A block of keys and values, and its halves.
 
     Attributes:
         both: (2 B, H, N, D).
@@ -45,7 +45,7 @@ def by_kind(both: Tensor, codec: CacheCodec) -> Sequence[tuple[Kind, Tensor]]:
 
 
 def decode_into(both: Tensor, stored: Stored, codec: CacheCodec) -> None:
-    """Writes what the codes stand for."""
+    """Decodes the codes into a block."""
     for encoded, (kind, out) in zip(stored, by_kind(both, codec), strict=True):
         codec.decode(encoded, kind, out)
 
@@ -76,7 +76,7 @@ def keep(old: Stored | None, block: Block, history: int, kept: Tensor | None, co
 
 
 def dense(*parts: Tensor) -> Stored:
-    """The codes of a dense codec: a block, or keys and values apart, as they are."""
+    """The codes of a dense codec: keys and values themselves, as a block or separately."""
     return tuple([Encoded({"x": part}) for part in parts])
 
 

@@ -168,7 +168,7 @@ class KVCache:
         return out
 
     def _keep_in_place(self, store: GroupStore, scale: int, read: Read, counts: Tensor | None) -> None:
-        """Nothing is evicted, encoded or looked at: the shortest way, since most calls go it."""
+        """Stores everything unchanged, with no eviction, encoding or observer: the fast path of most calls."""
         self._evictor.keep_all(store, read, scale)
         store.counts = counts
         if store.positions is not None:
@@ -201,7 +201,7 @@ class KVCache:
     # -- what is held ---------------------------------------------------------------------------------------------
 
     def resident_bytes(self) -> int:
-        """Bytes of all storage that is really held, each storage once, views by what they keep alive."""
+        """Bytes of all storage that the cache holds, each once; a view counts as the whole storage it keeps alive."""
         storages = [tensor.untyped_storage() for tensor in self.tensors()]
         return sum({id(storage): storage.nbytes() for storage in storages}.values())
 
@@ -216,7 +216,7 @@ class KVCache:
         return all(store.scale == len(self.plan.schedule) for store in self._layers)
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every tensor that is held between scales (the scratch is not)."""
+        """Every tensor that is held between scales, without the scratch."""
         for store in self._layers:
             for group in store.groups:
                 yield from group.tensors()
@@ -230,7 +230,7 @@ class KVCache:
         return held
 
     def close(self) -> None:
-        """Forgets everything and gives the memory back."""
+        """Drops everything and frees the memory."""
         for store in self._layers:
             store.clear()
         self._reader.scratch.clear()
@@ -238,7 +238,7 @@ class KVCache:
 
 
 def _apart_from_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """A block in which autocast is off: in half precision scores and ranges would not be what they are without it."""
+    """A block without autocast, which would compute scores and ranges in half precision."""
     if device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""Scratch that histories are read into, and how those that lie in the host's memory get there ahead of attention.
+"""Scratch buffers for the history that attention reads, and prefetching of histories from the host's memory.
 
 While one head group attends from a pair of buffers, the history of the next is copied into another pair, on a stream of its
 own. Two waits keep them apart. A copy waits for all that was queued on the device before it, and the last to read its buffers
@@ -21,32 +21,32 @@ from scalekv_core.contracts.strategies import CacheCodec
 
 
 def reads_ahead(codec: CacheCodec, device: torch.device) -> bool:
-    """Whether what this codec stores comes to such a device ahead of attention."""
+    """Whether histories under this codec are copied to such a device ahead of attention."""
     return codec.leaves_device and device.type == "cuda"
 
 
 class CopyStream(Protocol):
-    """Copies beside the work of a device, in their order."""
+    """Runs copies in order, asynchronously to the device's other work."""
 
     def copy(self, work: Callable[[], None]) -> None:
-        """Does the work after all that is queued on the device now, beside what is queued later."""
+        """Copies after all work that is queued on the device now, in parallel with what is queued later."""
 
     def wait(self) -> None:
-        """Lets what is queued on the device from now on wait for all copies."""
+        """Makes work that is queued on the device from now on wait for all copies."""
 
 
 CopyStreamOf = Callable[[torch.device], CopyStream | None]
 
 
 class Stream(Protocol):
-    """As much of ``torch.cuda.Stream`` as is needed."""
+    """The part of ``torch.cuda.Stream`` that is used here."""
 
     def wait_stream(self, stream: Any) -> None: ...
 
 
 @frozen(eq=False)
 class CudaCopyStream:
-    """A stream on a stream of its own.
+    """A copy stream on a CUDA stream of its own.
 
     Attributes:
         stream: of the copies.
@@ -68,7 +68,7 @@ class CudaCopyStream:
 
 
 def copy_stream_for(codec: CacheCodec, device: torch.device) -> CopyStream | None:
-    """The stream by which histories come ahead, beside the current stream of the device; None where they do not."""
+    """The copy stream for histories, beside the device's current stream; None where there is no prefetching."""
     if not reads_ahead(codec, device):
         return None
     return CudaCopyStream(torch.cuda.Stream(device), lambda: torch.cuda.current_stream(device), torch.cuda.stream)
@@ -83,7 +83,7 @@ class Buffers:
         self._blocks: dict[tuple[torch.device, torch.dtype, int, int], Block] = {}
 
     def block(self, like: Tensor, heads: int, tokens: int) -> Block:
-        """Keys and values of so many tokens, contiguous; B, D, dtype and device are those of ``like``.
+        """Contiguous keys and values of so many tokens; B, D, dtype and device are those of ``like``.
 
         The same views for all layers of a scale.
         """
@@ -112,7 +112,7 @@ class Buffers:
 
 @frozen(eq=False)
 class _Coming:
-    """A history that was sent for, how many tokens it has with the map that follows, and the stream that it comes by."""
+    """A history that is being fetched, its number of tokens with the map that follows, and its stream."""
 
     stored: Stored
     tokens: int
@@ -120,7 +120,7 @@ class _Coming:
 
 
 class Scratch:
-    """Where attention reads a history with the current map behind it.
+    """The buffers in which attention reads a history followed by the current map.
 
     Args:
         slots: heads x tokens that there is space for.
@@ -136,7 +136,7 @@ class Scratch:
         self._coming: _Coming | None = None
 
     def whole(self, stored: Stored | None, k: Tensor, v: Tensor) -> Block:
-        """Keys and values of history and current map, until the next call.
+        """Keys and values of history and current map, valid until the next call.
 
         Args:
             stored: the history; None if there is none.
@@ -154,7 +154,7 @@ class Scratch:
         return block
 
     def fetch(self, stored: Stored, like: Tensor, heads: int, current: int) -> None:
-        """Begins to copy a history to where the next call of `whole` reads it, if its device has a stream.
+        """Begins to copy a history to where the next call of `whole` reads it, if its device has a copy stream.
 
         Args:
             stored: the history.
@@ -172,7 +172,7 @@ class Scratch:
         self._coming = _Coming(stored, history + current, stream)
 
     def _came(self, stored: Stored, tokens: int) -> bool:
-        """Whether this history was sent for; if so, attention waits for it and reads where it was copied to."""
+        """Whether this history was fetched; if so, attention waits for the copy and reads it."""
         coming, self._coming = self._coming, None
         if coming is None or coming.stored[0] is not stored[0] or coming.tokens != tokens:
             return False
@@ -186,7 +186,7 @@ class Scratch:
         return self._read.nbytes + self._filled.nbytes
 
     def clear(self) -> None:
-        """Gives the memory back, after what is still being copied into it."""
+        """Frees the memory, once all copies into it are finished."""
         for stream in self._copy_streams.values():
             if stream is not None:
                 stream.wait()

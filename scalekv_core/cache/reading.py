@@ -1,4 +1,4 @@
-"""Reading: history and current map side by side, where attention finds them."""
+"""Reading: puts history and current map side by side for attention."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Read:
 
 
 class Reader:
-    """Reads what groups hold: where all of it is kept, by growing it in place; else into the scratch that all layers share.
+    """Reads a group's history, in place if all of it is kept, otherwise into the scratch that all layers share.
 
     Args:
         plan, codec: of the cache.
@@ -52,7 +52,7 @@ class Reader:
         self.scratch = Scratch(scratch_slots(plan), codec, copy_stream_of)
 
     def read(self, store: GroupStore, scale: int, k: Tensor, v: Tensor, *, stores: bool = True) -> Read:
-        """History of the group and current map k, v (B, H, n, D); the next group's history is sent for.
+        """History of the group and current map k, v (B, H, n, D); starts to fetch the next group's history.
 
         Args:
             store, scale, k, v: of what.
@@ -71,7 +71,7 @@ class Reader:
         return Read(block.keys, block.values, block, history, total)
 
     def _fetch_next(self, store: GroupStore, scale: int, k: Tensor, stores: bool) -> None:
-        """Lets the history of the group that attends next come while this one computes; not if it lies elsewhere."""
+        """Starts to fetch the history of the group that attends next, unless that group is on another device."""
         following = self._stores[(store.turn + 1) % len(self._stores)]
         scale += stores and following.turn == 0
         if following is store or following.stored is None or following.device != k.device:

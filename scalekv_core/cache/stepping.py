@@ -1,4 +1,4 @@
-"""Eviction where maps are dropped after their last reader, and where a text prefix is always kept.
+"""Eviction for schedules in which maps are dropped after their last reader and a text prefix is always kept.
 
 What no later map reads is dropped first, under every policy; the policy sees the rest, without the prefix.
 """
@@ -22,7 +22,7 @@ from scalekv_core.contracts.view import CacheView
 
 
 class SteppedEvictor(Evictor):
-    """An evictor for schedules that are not plain; every group of heads has its steps."""
+    """The evictor for such schedules; each group of heads has a list of steps."""
 
     def evict(self, store: GroupStore, view: CacheView, read: Read) -> None:
         step = (store.steps or ())[view.scale]
@@ -36,7 +36,7 @@ class SteppedEvictor(Evictor):
             self._keep(store, view, read, step, offered, chosen, kept)
 
     def _offered(self, store: GroupStore, view: CacheView, step: Step) -> tuple[CacheView | None, Tensor | None]:
-        """What the policy sees, and (B, H, keep) which of these tokens it keeps; None where it is not asked, or keeps all."""
+        """What the policy sees, and (B, H, keep) which of it is kept; None if it sees nothing, or keeps all."""
         if not step.stored or not step.offered or not step.held:
             return None, None
         offered = self._observe(view.offered(step.offered, sees_all=step.sees_all))
@@ -84,7 +84,7 @@ class SteppedEvictor(Evictor):
     def _fold_offered(
         self, store: GroupStore, view: CacheView, block: Block, step: Step, offered: CacheView, chosen: Tensor
     ) -> Tensor:
-        """Folds the offered tokens into the chosen ones, and returns the counts of all that is held."""
+        """Folds the offered tokens into the chosen ones; returns the counts of all held tokens."""
         merger, codec = self._policy.merger, self._policy.codec
         store.stored = None
         with self._clock.stage(view.scale, "merge"):
@@ -104,7 +104,7 @@ class SteppedEvictor(Evictor):
 
 
 def _kept(view: CacheView, step: Step, chosen: Tensor | None) -> Tensor | None:
-    """(B, H, held) indices of all tokens that remain, those of a text first; None if all tokens in view do."""
+    """(B, H, held) indices of all tokens that remain, text first; None if every token in view remains."""
     shape = view.positions.shape
     if chosen is None:
         if step.held == view.tokens:
@@ -117,7 +117,7 @@ def _kept(view: CacheView, step: Step, chosen: Tensor | None) -> Tensor | None:
 
 
 def _leave_runs(store: GroupStore, view: CacheView, step: Step) -> None:
-    """Drops what no later map reads from a history of which everything else remains."""
+    """Drops from a history the maps that no later map reads, where everything else remains."""
     shape = view.positions.shape[:2]
 
     def left(encoded: Encoded) -> Encoded:
@@ -128,7 +128,7 @@ def _leave_runs(store: GroupStore, view: CacheView, step: Step) -> None:
 
 
 def _block(read: Read) -> Block:
-    """What was read: it lies in the scratch wherever something goes."""
+    """The block that attention read; wherever tokens are evicted it is in the scratch."""
     assert read.block is not None
     return read.block
 
@@ -142,7 +142,7 @@ def _chosen(statistic: Tensor, chosen: Tensor | None) -> Tensor:
 
 
 def _statistic(kept: Tensor | None, step: Step) -> Tensor:
-    """(B, H, held) float32: what is observed of the tokens of maps, and zeros for those of a text."""
+    """(B, H, held) float32 the observed statistic of tokens of maps, and zeros for text."""
     assert kept is not None
     text = step.held - kept.shape[2]
     return ops.tight(F.pad(kept, (text, 0)) if text else kept.float())

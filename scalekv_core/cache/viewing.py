@@ -1,4 +1,4 @@
-"""What a policy or an observer is shown of a head group: positions, counts and statistics beside keys and values."""
+"""Views for policies and observers: positions, counts and statistics of a head group, with its keys and values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def view_of(
     softmax_scale: float,
     statistics: Sequence[str],
 ) -> CacheView:
-    """The view of all that was read; ``statistics`` names those that the selector keeps."""
+    """The view of all tokens that were read; ``statistics`` names those of the selector."""
     return CacheView(
         q=q,
         k=read.k,
@@ -48,7 +48,7 @@ def view_of(
 
 
 def positions_of(store: GroupStore, schedule: ScaleSchedule, scale: int, read: Read, tables: Tables) -> Tensor:
-    """(B, H, N) int32; as long as the tokens are whole maps, or the latest without a gap, they are counted, not stored."""
+    """(B, H, N) int32; computed, not stored, while the tokens are whole maps or the latest without gaps."""
     start, stop = schedule.history[scale], schedule.seen[scale]
     if store.positions is not None:
         runs: tuple[Run, ...] = ((start, stop),)
@@ -65,7 +65,7 @@ def _counted(runs: tuple[Run, ...], rows: int, heads: int, *, device: torch.devi
 
 
 def _statistic(store: GroupStore, name: str, read: Read, tables: Tables) -> Tensor:
-    """(B, H, N) what was observed so far; zero for the current map."""
+    """(B, H, N) the statistic so far; zero for the current map."""
     rows, heads, tokens = read.k.shape[:3]
     if name not in store.statistics:
         return tables.get(zero, device=read.k.device).expand(rows, heads, tokens)
@@ -76,7 +76,7 @@ def _statistic(store: GroupStore, name: str, read: Read, tables: Tables) -> Tens
 def with_current(
     held: Tensor | None, make: Callable[..., Tensor], current: Sequence[int], tables: Tables
 ) -> Tensor | None:
-    """(B, H, N) what is held of every token of the history, and what ``make`` gives those of the current map.
+    """(B, H, N) the stored values of the history, then what ``make`` gives for the current map.
 
     Args:
         held: None if nothing is.

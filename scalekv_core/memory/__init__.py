@@ -1,1 +1,1 @@
-"""What a whole run will take: estimates, dry runs, suggestions, and the meter that measures it."""
+"""The memory of a whole run: estimates, dry runs, suggestions, and the meter that measures it."""

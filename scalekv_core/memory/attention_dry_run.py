@@ -18,7 +18,7 @@ from scalekv_core.planning.planner import Planned
 
 
 def attending_bytes(planned: Planned) -> NDArray[np.int64]:
-    """[K, L] the most that each layer allocates while it attends, above what it held before, without the scratch buffer.
+    """[K, L] peak bytes that each layer allocates while it attends, above what it held before, without the scratch.
 
     Layers with the same capacities allocate the same; one of them is run.
 
@@ -60,7 +60,7 @@ def _while_attending(cache: _CountedCache, q: torch.Tensor, x: torch.Tensor, pla
 
 
 def _without_output(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """The output of attention is counted with the model's own tensors."""
+    """Replaces attention and makes no output, which is counted with the model's own tensors."""
     return query
 
 

@@ -1,4 +1,4 @@
-"""What a model generates at once, and the bytes that this takes beside the cache: weights, activations, decoding.
+"""What a model generates at once, and the bytes that it needs beside the cache: weights, activations, decoding.
 
 The bytes are counted by dry runs (see :mod:`scalekv_core.memory.dry_run`), each of which is made once and then remembered.
 """
@@ -60,7 +60,7 @@ class Batch:
 
     @property
     def weights(self) -> Mapping[str, int]:
-        """{part: bytes}, without the text encoder."""
+        """{part: bytes} of the weights, without the text encoder."""
         one, two = (weight_bytes(_bare(self._of(1), layers)) for layers in (1, 2))
         further_layers = self.geometry.layers - 1
         return {part: one[part] + further_layers * (two[part] - one[part]) for part in one}
@@ -72,13 +72,13 @@ class Batch:
 
     @property
     def dry_run(self) -> DryRun:
-        """The bytes beside weights and cache while the images are generated."""
+        """The bytes that generating takes beside weights and cache."""
         one = _dry_run(self._of(1))
         return one if self.images == 1 else one.extrapolated(_dry_run(self._of(2)), self.images)
 
     @property
     def decoding(self) -> int:
-        """The peak while the images are decoded, with what generating left behind."""
+        """The peak while the images are decoded, with the tensors that remain from generating."""
         return self.dry_run.kept + _decoding(self)
 
     def _of(self, images: int) -> Batch:
@@ -87,7 +87,7 @@ class Batch:
 
 @functools.lru_cache(maxsize=64)
 def _bare(batch: Batch, layers: int) -> BareModel:
-    """The model with so many of its layers, which are all alike, on the meta device."""
+    """The model with so many of its layers, on the meta device; layers are alike, so a few can stand for all."""
     return batch.card.bare(aspect=batch.aspect, size=batch.size, layers=layers, dtype=batch.dtype)
 
 

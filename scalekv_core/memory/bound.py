@@ -1,4 +1,4 @@
-"""An upper bound on what a batch takes that needs no dry run.
+"""An upper bound on the memory of a batch that needs no dry run.
 
 It may be several times what is needed. Where even the bound fits, the dry run would only prove what is known.
 """
@@ -13,7 +13,7 @@ _FLOAT = 4
 
 
 def upper_bound(batch: Batch, footprint: Footprint | None = None) -> int | None:
-    """Bytes that a batch takes at most; None if the model's card gives no bound.
+    """Maximum bytes that a batch takes; None if the model's card has no bound.
 
     The parts need not be at their largest at one moment: the bound is their sum.
 
@@ -32,7 +32,7 @@ def upper_bound(batch: Batch, footprint: Footprint | None = None) -> int | None:
 
 
 def attending_bound(geometry: CacheGeometry) -> int:
-    """Bytes that one layer takes at most while it attends and evicts, beside what it held before.
+    """Maximum bytes that one layer takes while it attends and evicts, beside what it held before.
 
     Allowed are two matrices of all tokens by all tokens in float32, and eight copies of all keys. Selectors that score
     tokens, mergers that compare them and codecs need a sixth of that or less (tests/memory/test_bound.py).

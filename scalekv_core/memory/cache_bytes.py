@@ -1,4 +1,4 @@
-"""The bytes of a cache, layer by layer and scale by scale: of a plan, and of the unmodified model."""
+"""The bytes of a cache by layer and scale: under a plan, and of the unmodified model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CacheBytes:
 
     @classmethod
     def of_plan(cls, planned: Planned) -> CacheBytes:
-        """Those of a plan, without what a codec stores in the host's memory.
+        """The bytes of a plan, without codes in the host's memory.
 
         Raises:
             ContractError: a part of the policy does not run on tensors without values.
@@ -49,7 +49,7 @@ class CacheBytes:
 
     @classmethod
     def of_unmodified(cls, geometry: CacheGeometry) -> CacheBytes:
-        """Those of a model that concatenates: old and new keys and values of a layer side by side, and then the keys once
+        """Bytes of a model that concatenates: a layer's old and new keys and values side by side, then the keys once
         more in the dtype that attention reads, if they are stored in another one."""
         tokens = np.asarray(geometry.schedule.unmodified_held)[:, None]
         resident = np.repeat(tokens * (geometry.unmodified_token_bytes // geometry.layers), geometry.layers, axis=1)

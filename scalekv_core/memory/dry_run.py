@@ -24,13 +24,13 @@ from scalekv_core.memory.meter import StorageTracker
 from scalekv_core.models.bare_model import BareModel
 
 LAYERS = 3
-"""The first, whose input is the embedding; one in the middle; the last, which the head follows."""
+"""Layers of a dry run: the first, whose input is the embedding; a middle one; the last, which the head follows."""
 META = "meta"
 
 
 @frozen(kw_only=True)
 class DryRun:
-    """Bytes of a batch, beside its cache and its weights.
+    """Bytes that a batch takes beside its cache and its weights.
 
     Attributes:
         opening: [K] the most in each scale until the first layer attends.
@@ -53,11 +53,11 @@ class DryRun:
 
     @property
     def most(self) -> int:
-        """The most while generating."""
+        """Maximum bytes while generating."""
         return int(self.stages.max())
 
     def extrapolated(self, two: DryRun, images: int) -> DryRun:
-        """The figures of so many images, from those of one (self) and of two: every further image takes as much as the second."""
+        """The figures of ``images`` images, extrapolated from those of one (self) and of two."""
         stages = self.stages + (images - 1) * (two.stages - self.stages)
         opening, attending, between, closing = (tuple(stage) for stage in stages.tolist())
         return DryRun(
@@ -70,7 +70,7 @@ class DryRun:
 
 
 def dry_run(model: BareModel, images: int, *, guidance: bool = True) -> DryRun:
-    """The bytes of a batch that is generated on the meta device.
+    """The bytes of a batch, generated on the meta device.
 
     Args:
         model: on the meta device, with at least :data:`LAYERS` layers if the real one has as many.
@@ -88,7 +88,7 @@ def dry_run(model: BareModel, images: int, *, guidance: bool = True) -> DryRun:
 
 
 def decoding_bytes(model: BareModel, images: int) -> int:
-    """The peak while a batch is decoded on the meta device."""
+    """The peak of decoding a batch on the meta device."""
     with on_meta(MetaTracker()) as tracker:
         model.decode(images)
     return tracker.peak
@@ -102,7 +102,7 @@ def _new_output(query: Tensor, value: Tensor) -> Tensor:
 def on_meta(
     tracker: MetaTracker, *, attended: Callable[[Tensor, Tensor], Tensor] = _new_output
 ) -> Iterator[MetaTracker]:
-    """A block in which everything happens on the meta device and is counted.
+    """A block in which tensors are made on the meta device and counted.
 
     Args:
         tracker: counts.
@@ -145,7 +145,7 @@ class MetaTracker(StorageTracker):
     """Counts storages on the meta device, each once and for as long as it lives."""
 
     def lap(self) -> int:
-        """The most since the last lap."""
+        """Peak bytes since the previous call."""
         most, self.peak = self.peak, self.live
         return most
 
@@ -155,7 +155,7 @@ class MetaTracker(StorageTracker):
 
 
 class _NoCache:
-    """A cache that stores nothing. It notes what is alive when a layer attends, and the most in between."""
+    """A cache that stores nothing, and records live bytes at each attention and the peak in between."""
 
     def __init__(self, tracker: MetaTracker) -> None:
         self._tracker = tracker
@@ -171,11 +171,11 @@ class _NoCache:
         return out
 
     def finish_scale(self) -> tuple[int, int, int, int]:
-        """Opening, attending, between and closing of the scale; then begins the next one."""
+        """The scale's opening, attending, between and closing bytes; then the next scale begins."""
         opening, *between = self._laps
         figures = opening, self._attending, max(between, default=0), self._tracker.lap()
         self._laps, self._attending = [], 0
         return figures
 
     def close(self) -> None:
-        """There is nothing to free."""
+        """Frees nothing, since nothing is stored."""

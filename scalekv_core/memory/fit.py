@@ -1,4 +1,4 @@
-"""Whether a batch fits into memory, found out before anything is loaded or allocated."""
+"""Whether a batch fits into memory, determined before anything is loaded or allocated."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_batch_fits(
     memory: int | None,
     registry: Registry | None = None,
 ) -> None:
-    """The same for a cache that is planned already. There is no dry run where an upper bound fits, and no refusal if the free
+    """As :func:`check_fits`, for a planned cache. No dry run where an upper bound fits, and no refusal if the free
     memory or the need of the model is unknown.
 
     Raises:
@@ -56,7 +56,7 @@ def check_batch_fits(
 
 
 def check_baseline_fits(batch: Batch, *, memory: int | None, suggestion: str) -> None:
-    """The same for the unmodified model.
+    """As :func:`check_fits`, for the unmodified model.
 
     Args:
         batch: what is generated.
@@ -79,7 +79,7 @@ def check_baseline_fits(batch: Batch, *, memory: int | None, suggestion: str) ->
 
 
 def plan_if_possible(batch: Batch, planned: Planned, *, memory: int | None) -> MemoryPlan | None:
-    """The memory of a batch whose text encoder leaves before the first scale; None if the free memory is unknown, or
+    """The memory of a batch whose text encoder is freed before the first scale; None if the free memory is unknown, or
     the model or the policy does not run on tensors without values."""
     if memory is None or not batch.card.can_be_planned:
         return None

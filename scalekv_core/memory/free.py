@@ -1,4 +1,4 @@
-"""How much memory is free, and the refusal of what needs more."""
+"""How much memory is free, and the refusal of batches that need more."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def available_memory(device: torch.device) -> int | None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """The same with what torch's allocator has reserved there and does not use."""
+    """Bytes that are free on a device, including those that torch's allocator has reserved and does not use."""
     available = available_memory(device)
     if available is None or device.type != "cuda":
         return available
@@ -51,7 +51,7 @@ def resident_memory() -> int:
 
 
 def check_free_memory(needed: int, free: int | None, *, what: str, parts: str, suggestion: Callable[[], str]) -> None:
-    """Refuses what needs more memory than is free; passes if the free memory is unknown.
+    """Refuses what needs more memory than is free; accepts if the free memory is unknown.
 
     Args:
         needed, free: bytes.
@@ -72,7 +72,7 @@ def check_free_memory(needed: int, free: int | None, *, what: str, parts: str, s
 
 
 def told_apart(one: int, other: int) -> tuple[str, str]:
-    """Two byte counts as text; in full where rounding would make them equal.
+    """Two byte counts as text; exact where rounding would make them equal.
 
     >>> told_apart(3 * 2**30, 2**30), told_apart(2**30 + 1, 2**30)
     (('3.0 GiB', '1.0 GiB'), ('1,073,741,825 B', '1,073,741,824 B'))

@@ -60,7 +60,7 @@ class StorageTracker(TorchDispatchMode):
 
 
 class _PassOn(TorchDispatchMode):
-    """Does nothing."""
+    """A dispatch mode that passes every operation on."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
@@ -76,7 +76,7 @@ def _import_what_torch_imports_late() -> None:
 
 
 class PeakMeter:
-    """Peak bytes inside the blocks that it is entered for: what the cache, its scratch and its eviction take at once.
+    """Peak bytes inside the blocks that it is entered for: the cache, its scratch and its eviction together.
 
     On a CPU it sees only storages made inside its blocks. On CUDA it is the allocator's peak above what was allocated
     when the meter was made.
@@ -90,7 +90,7 @@ class PeakMeter:
 
     @property
     def peak(self) -> int:
-        """Bytes."""
+        """The peak in bytes."""
         return self._peak if self._cuda else self._tracker.peak
 
     def __enter__(self) -> PeakMeter:
@@ -108,7 +108,7 @@ class PeakMeter:
 
 
 class ProcessPeak:
-    """The peak memory of this process on a device while the block runs, for whatever purpose.
+    """The peak memory of this process on a device while the block runs, whatever uses it.
 
     On CUDA it is the allocator's figure, on a CPU the resident memory that Linux reports.
     """
@@ -116,7 +116,7 @@ class ProcessPeak:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.bytes: int | None = None
-        """Set when the block ends; None where the system does not report it."""
+        """The peak in bytes, set when the block ends; None where the system does not report it."""
 
     def __enter__(self) -> ProcessPeak:
         if self._device.type == "cuda":

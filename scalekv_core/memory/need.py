@@ -1,4 +1,4 @@
-"""The bytes that a whole model needs while it generates a batch, part by part, and when they are most.
+"""The bytes that a whole model needs while it generates a batch, by part, and the phase of the peak.
 
 The cache's figures are exact. Those of the model are counted on the meta device, so that no formula has to be kept true.
 """
@@ -49,7 +49,7 @@ class MemoryNeed:
 
     @classmethod
     def of(cls, batch: Batch, cache: CacheBytes, *, keeps_text_encoder: bool) -> MemoryNeed:
-        """What a batch needs with this cache."""
+        """The bytes that a batch needs with this cache."""
         peaks = cache.peaks(batch.dry_run)
         return cls(
             weights=batch.weights,
@@ -67,7 +67,7 @@ class MemoryNeed:
 
     @property
     def phases(self) -> dict[str, int]:
-        """{phase: its peak}."""
+        """{phase: peak bytes}."""
         weights = sum(self.weights.values())
         if self.take_turns:
             transformer = self.weights.get(TRANSFORMER, weights)
@@ -85,17 +85,17 @@ class MemoryNeed:
 
     @property
     def total(self) -> int:
-        """The peak of all phases."""
+        """The maximum over the phases."""
         return max(self.phases.values())
 
     @property
     def when(self) -> str:
-        """The phase of the peak."""
+        """The phase with the maximum."""
         return max(self.phases, key=lambda phase: self.phases[phase])
 
     @property
     def parts(self) -> dict[str, int]:
-        """{part: bytes}, from what is in memory longest to what is freed first."""
+        """{part: bytes}, ordered from what is in memory longest to what is freed first."""
         return {
             **self.weights,
             "text encoder" + " (dropped)" * (not self.keeps_text_encoder): self.text_encoder,

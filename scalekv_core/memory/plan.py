@@ -68,7 +68,7 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether there is enough memory; true if the amount is unknown."""
+        """Whether the free memory is enough; true if it is unknown."""
         return self.memory is None or self.need.total <= self.memory
 
     def replanned(
@@ -79,7 +79,7 @@ class MemoryPlan:
         budget: Budget | None = None,
         keep_text_encoder: bool | None = None,
     ) -> MemoryPlan:
-        """The plan with something changed.
+        """The plan with these arguments changed.
 
         Raises:
             InputError, BudgetError, ProfileError: it cannot be planned.
@@ -178,7 +178,7 @@ def plan_batch(
     keep_text_encoder: bool = True,
     profile: AttentionProfile | None = None,
 ) -> MemoryPlan:
-    """The same from values instead of names."""
+    """As :func:`plan_memory`, from values instead of names."""
     geometry = batch.geometry
     profile = profile or (batch.card.profile_of(geometry.schedule) if policy.needs_profile else None)
     assumed = default_drafters(geometry.layers) if policy.needs_profile and profile is None else None

@@ -1,4 +1,4 @@
-"""What would make a batch fit, or how much more would: found by planning again, never by a formula.
+"""Suggestions that make a batch fit, and how much more would fit: found by planning again, never by a formula.
 
 Changes are tried from those that cost nothing in the images to those that cost most: encode the prompts first and drop the text
 encoder; store what is kept in fewer bits; keep less; generate fewer images at once; generate smaller ones.
@@ -22,10 +22,10 @@ from scalekv_core.shapes.geometry import format_bytes, plural
 
 MOST_IMAGES = 4096
 STEPS = 1000
-"""Budgets are tried in tenths of a percent of the history."""
+"""Step in which budgets are tried: a tenth of a percent of the history."""
 WITHOUT_TEXT_ENCODER = "encode the prompts first and drop the text encoder (--no-text-encoder)"
 Change = tuple[str, dict[str, Any]]
-"""In words, and what :meth:`MemoryPlan.replanned` is called with."""
+"""A change in words, and the arguments of :meth:`MemoryPlan.replanned`."""
 
 
 @frozen(eq=False, kw_only=True)
@@ -42,7 +42,7 @@ class Suggestion:
 
 
 class Suggestions:
-    """The answers for one plan; each is searched for once, when it is asked for.
+    """The suggestions for one plan; each is searched for once, when it is first needed.
 
     Args:
         plan: of the batch.
@@ -122,12 +122,12 @@ class Suggestions:
         return self.plan.need.total
 
     def _need(self, images: int) -> int | None:
-        """Bytes of so many images; None where they cannot be planned."""
+        """Bytes of so many images; None if they cannot be planned."""
         changed = _tried(self.plan, batch=evolve(self.plan.batch, images=images))
         return None if changed is None else changed.need.total
 
     def _all(self) -> Iterator[Suggestion]:
-        """Each change, alone and then without the text encoder too. Plans are made as they are asked for."""
+        """Each change, alone and then also without the text encoder, planned lazily."""
         bases = [("", self)]
         if self.plan.need.text_encoder and self.plan.keeps_text_encoder:
             leaner = _tried(self.plan, keep_text_encoder=False)
@@ -142,7 +142,7 @@ class Suggestions:
 
     @property
     def _is_too_much_without_a_cache(self) -> bool:
-        """Whether no smaller cache helps, since all the rest alone is more than is free."""
+        """Whether no smaller cache helps, since everything else alone exceeds the free memory."""
         need, memory = self.plan.need, self.plan.memory
         beside = sum(need.weights.values()) + max(need.activations, need.decoding)
         return memory is not None and beside > memory
@@ -169,7 +169,7 @@ class Suggestions:
 
 
 def _smaller_codecs(plan: MemoryPlan, registry: Registry) -> list[str]:
-    """Codecs that store a token in fewer bytes of the device than the policy's: those that leave it, then the largest."""
+    """Codecs that store a token in fewer device bytes than the policy's: codecs on the host first, then the largest."""
     policy, geometry, sizes = plan.planned.policy, plan.planned.geometry, {}
     for name in registry.names("codec"):
         try:
@@ -182,7 +182,7 @@ def _smaller_codecs(plan: MemoryPlan, registry: Registry) -> list[str]:
 
 
 def _tried(plan: MemoryPlan, **changes: Any) -> MemoryPlan | None:
-    """The plan with something changed; None where that cannot be planned."""
+    """The plan with these arguments changed; None if that cannot be planned."""
     try:
         return plan.replanned(**changes)
     except ScaleKVError:
@@ -190,11 +190,11 @@ def _tried(plan: MemoryPlan, **changes: Any) -> MemoryPlan | None:
 
 
 Known = tuple[int, int | None]
-"""A number, and the bytes that it needs; None if it cannot be planned."""
+"""A number, and the bytes that it needs; None if they cannot be planned."""
 
 
 def _last(need: Callable[[int], int | None], most: int, low: Known, high: Known) -> int:
-    """The last number that needs at most ``most`` bytes, where ``low`` does, and ``high`` does not or is not to be tried.
+    """The largest number that needs at most ``most`` bytes, given that ``low`` does and ``high`` is excluded.
 
     Each plan takes a dry run. Bytes are nearly linear, so a few are enough; every third step halves what is left.
     """
@@ -209,7 +209,7 @@ def _last(need: Callable[[int], int | None], most: int, low: Known, high: Known)
 
 
 def _interpolated(one: Known, other: Known, most: int) -> int:
-    """The number that would need ``most`` bytes if they grew by equal steps; half of the way where that is not known."""
+    """The number that would need ``most`` bytes if bytes were linear; the middle where that is not known."""
     (low, less), (high, more) = one, other
     if less is None or more is None or more <= less:
         return (low + high) // 2

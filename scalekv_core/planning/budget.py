@@ -1,4 +1,4 @@
-"""Budgets in the units people use, each with a stated denominator: "10%", "10% of all", "650 tokens", "4GiB"."""
+"""Budgets in the units people use, each with its denominator: "10%", "10% of all", "650 tokens", "4GiB"."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BYTES = {"B": 1} | {
 
 @frozen
 class Budget:
-    """How much of the cache may be held: the mean capacity over layers and heads.
+    """How much of the cache may be held: a mean capacity over layers and heads.
 
     Attributes:
         amount: exact number, in ``unit``; a share is a fraction of 1.
@@ -54,7 +54,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str | Budget) -> Budget:
-        """The budget that a text stands for.
+        """Reads a budget from text.
 
         Raises:
             BudgetError: not one of the four forms, or nothing at all.
@@ -111,7 +111,7 @@ class Budget:
 
 
 def read_bytes(text: str) -> int:
-    """The bytes that a text such as '24GiB' stands for.
+    """Reads a number of bytes from text such as '24GiB'.
 
     Raises:
         InputError: it stands for none.
@@ -139,7 +139,7 @@ def _byte_unit(unit: str) -> int:
 
 
 def _plain_bytes(amount: Fraction) -> str:
-    """An exact number of bytes in the unit that takes the fewest characters; the larger unit of two as good."""
+    """Bytes as exact text, in the unit with the fewest characters; of two equally short ones the larger unit."""
     units = sorted(_BYTES.items(), key=lambda item: -item[1])
     forms = [f"{_plain(amount / size)} {unit}" for unit, size in units if amount >= size or unit == "B"]
     return min(forms, key=len)

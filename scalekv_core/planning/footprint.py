@@ -1,4 +1,4 @@
-"""What a plan will weigh, exactly, before anything is allocated."""
+"""The exact bytes of a plan, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Footprint:
 
     @property
     def most_planned(self) -> int:
-        """The most that is held after any scale."""
+        """Maximum bytes held after any scale."""
         return max(self.planned)
 
 
@@ -49,19 +49,19 @@ def footprint(plan: CachePlan, policy: Policy, geometry: CacheGeometry, *, ahead
 
 
 def scratch_bytes(plan: CachePlan, geometry: CacheGeometry, *, ahead: bool) -> int:
-    """Bytes of the buffers that history is read into; twice as many where the next one is copied while this one is read."""
+    """Bytes of the scratch buffers; twice as many if the next history is copied while the current one is read."""
     buffers = 1 + (ahead and _anything_comes(plan))
     return buffers * scratch_slots(plan) * geometry.slot_bytes * geometry.rows
 
 
 def _anything_comes(plan: CachePlan) -> bool:
-    """Whether one head group attends while another has a history that can come: not if there is but one group."""
+    """Whether another head group's history can be fetched during attention; with one group there is none."""
     groups = [group for groups in plan.groups for group in groups]
     return len(groups) > 1 and any(held for group in groups for held in group.held[:-1])
 
 
 def scratch_slots(plan: CachePlan) -> int:
-    """Heads x tokens of the largest history and map that one head group reads at once.
+    """Maximum of heads x tokens, history and map, that one head group reads at once.
 
     What is kept whole is read into memory of its own, but then the next map is read with all of it.
     """
@@ -75,7 +75,7 @@ def scratch_slots(plan: CachePlan) -> int:
 def layer_bytes(
     plan: CachePlan, policy: Policy, geometry: CacheGeometry, *, on_device: bool = False
 ) -> NDArray[np.int64]:
-    """[K, L] bytes that each layer holds after each scale; on the device alone, without codes that leave it."""
+    """[K, L] bytes that each layer holds after each scale; with ``on_device`` without codes in the host's memory."""
     codes = not (on_device and policy.codec.leaves_device)
     alike: dict[HeadGroup, list[int]] = {}
     for groups in plan.groups:
@@ -113,7 +113,7 @@ def _group_bytes(
 
 
 def _encoded_maps(plan: CachePlan, policy: Policy, group: HeadGroup, scale: int) -> int:
-    """Of how many tensors, encoded one after the other, what is held is made: maps, or one after a fold."""
+    """How many separately encoded tensors the held codes come from: one per map, or one after folding."""
     maps, before = 0, 0
     if steps := group.steps(plan.schedule):
         for step in steps[: scale + 1]:
@@ -128,14 +128,14 @@ def _encoded_maps(plan: CachePlan, policy: Policy, group: HeadGroup, scale: int)
 
 
 def _encoded_after(maps: int, step: Step, *, folded: bool) -> int:
-    """The same after one more step."""
+    """The number of encoded tensors after one more step."""
     if not step.held or not step.stored:
         return maps if step.held else 0
     return 1 if folded or step.begins_anew else maps + 1
 
 
 def _has_gaps(plan: CachePlan, group: HeadGroup, scale: int) -> bool:
-    """Whether tokens were dropped from what is held, so that positions (and counts) have to be stored."""
+    """Whether held tokens have gaps between them, so that positions (and counts) have to be stored."""
     if steps := group.steps(plan.schedule):
         return steps[scale].gaps
     cut, before = False, 0

@@ -1,4 +1,4 @@
-"""The least budget that works, in the unit that was asked for. A message that names it must be true, so each step is tried."""
+"""The smallest budget that works, for messages. Each step is tried, so that what a message says is true."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HUNDREDTH_OF_A_PERCENT = Fraction(1, 10_000)
 
 
 def least_budget(spending: Spending, asked: Budget) -> Budget | None:
-    """The least budget that works, in steps that read well; None if the whole history is not enough either.
+    """The smallest budget that works, in readable steps; None if even the whole history is not enough.
 
     Found by bisection between the budget that was asked, which does not work, and the whole history. It is in tokens where no
     step of the unit that was asked is enough: where all of the history is needed, and that is no round share.
@@ -42,7 +42,7 @@ def _bisect(spending: Spending, unit: Unit, too_little: Fraction) -> Budget | No
 
 
 def step_of(unit: Unit, whole: Fraction) -> Fraction:
-    """One token, a hundredth of a percent, or a tenth of a KiB, MiB or GiB."""
+    """The step of a unit: one token, a hundredth of a percent, or a tenth of a KiB, MiB or GiB."""
     if unit == "tokens":
         return Fraction(1)
     if unit != "bytes":

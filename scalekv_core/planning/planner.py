@@ -1,4 +1,4 @@
-"""From policy, budget and model to a plan that is known to be possible: every refusal happens here, before generation."""
+"""From policy, budget and model to a plan that is known to work: what can be refused is refused before generation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scalekv_core.shapes.geometry import CacheGeometry
 
 @frozen(eq=False, kw_only=True)
 class Planned:
-    """A policy under a budget, worked out for one model, schedule and batch.
+    """A policy under a budget, planned for one model, schedule and batch.
 
     Attributes:
         policy, budget, geometry: what was asked.
@@ -41,7 +41,7 @@ class Planned:
     footprint: Footprint
 
     def for_batch(self, rows: int, dtype: torch.dtype) -> Planned:
-        """The same plan for another batch, where the budget is not in bytes: as many tokens in each row, in other bytes."""
+        """The same plan for another batch: as many tokens per row, other bytes. Not for budgets in bytes."""
         geometry = evolve(self.geometry, rows=rows, dtype=dtype)
         if geometry == self.geometry:
             return self

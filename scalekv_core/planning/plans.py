@@ -1,4 +1,4 @@
-"""The plans of a policy for whatever a model generates: each schedule is planned once, and each batch is weighed once."""
+"""The plans of a policy for every schedule and batch that a model generates, each made once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scalekv_core.shapes.schedule import ScaleSchedule
 
 
 class Plans:
-    """Plans of one policy under one budget for one model, made when they are first asked for.
+    """Plans of one policy under one budget for one model, made when they are first needed.
 
     Args:
         policy: what to plan.
@@ -28,7 +28,7 @@ class Plans:
 
     @classmethod
     def beginning_with(cls, planned: Planned, *, profiles: Profiles, model: str | None = None) -> Plans:
-        """The plans of which one is there already."""
+        """Plans that start with one that is already made."""
         plans = cls(planned.policy, planned.budget, profiles=profiles, model=model)
         plans._made[_key(planned.geometry)] = planned
         return plans
@@ -47,7 +47,7 @@ class Plans:
         return self._made[key]
 
     def _weighed_anew(self, geometry: CacheGeometry) -> Planned | None:
-        """A plan of the same schedule for another batch; none where the batch decides what the budget buys."""
+        """A plan of the same schedule, for this batch; None where the batch decides what the budget buys."""
         if self.budget.unit == "bytes":
             return None
         alike = (planned for planned in self._made.values() if planned.geometry.schedule == geometry.schedule)

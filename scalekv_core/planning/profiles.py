@@ -14,7 +14,7 @@ from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
 
 GivenProfiles: TypeAlias = "AttentionProfile | Iterable[AttentionProfile] | Mapping[str, AttentionProfile] | None"
-"""What a user may give as ``profile=``: one, several, or several under names of the user's own."""
+"""What a user may pass as ``profile=``: one, several, or several by name."""
 
 
 @frozen
@@ -29,7 +29,7 @@ class Profiles:
 
     @classmethod
     def of(cls, given: GivenProfiles) -> Profiles:
-        """What a user gave.
+        """Reads what a user passed.
 
         Raises:
             ProfileError: something else than a profile, or two of one schedule.
@@ -52,7 +52,7 @@ class Profiles:
         return cls(by_schedule)
 
     def check(self, policy: Policy, geometry: CacheGeometry, model: str | None) -> None:
-        """Refuses, whatever the schedule of an image will be, profiles of another model and that there are none at all.
+        """Refuses profiles of another model, and none at all, whatever the schedule of an image will be.
 
         Raises:
             ProfileError: says which command makes the right one.
@@ -68,7 +68,7 @@ class Profiles:
             profile.check_model(geometry, model)
 
     def for_image(self, policy: Policy, geometry: CacheGeometry, model: str | None) -> AttentionProfile | None:
-        """The profile of this geometry's schedule; None if the policy needs none.
+        """The profile for this geometry's schedule; None if the policy needs none.
 
         Raises:
             ProfileError: there is none of this schedule, or as ``check``.

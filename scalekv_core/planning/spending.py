@@ -1,4 +1,4 @@
-"""How a budget is spent: what it buys, what the allocator makes of it, and whether the result can work."""
+"""Spending a budget: the slots it buys, the plan that the allocator makes of them, and whether that plan works."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scalekv_core.shapes.geometry import CacheGeometry, plural
 
 @frozen(eq=False)
 class Spending:
-    """A policy in a model, ready to be given budgets.
+    """A policy in a model, to be planned under any budget.
 
     Attributes:
         policy, geometry: of what.
@@ -42,7 +42,7 @@ class Spending:
         return stored_slot_bytes(self.policy, self.geometry)
 
     def whole(self, unit: Unit) -> Fraction:
-        """The whole history that enters the last scale, in this unit."""
+        """The whole history of the last scale in this unit."""
         schedule = self.geometry.schedule
         whole = {
             "history": Fraction(1),
@@ -53,7 +53,7 @@ class Spending:
         return whole[unit]
 
     def slots_bought(self, budget: Budget) -> int:
-        """Slots that a budget buys in one row, if every slot costs the same.
+        """Slots that a budget buys in one row if all slots cost the same.
 
         Raises:
             BudgetError: the budget is more than the whole history.
@@ -61,7 +61,7 @@ class Spending:
         return budget.slots(self.geometry, slot_bytes=self.slot_bytes, whole_bytes=self.whole_bytes)
 
     def spend(self, budget: Budget) -> tuple[int, CachePlan, Footprint]:
-        """(slots, plan, bytes) of a budget.
+        """The (slots, plan, bytes) of a budget.
 
         A codec that stores ranges beside its codes pays more for each slot the fewer there are, so a budget in bytes may buy
         fewer than the division says.
@@ -79,7 +79,7 @@ class Spending:
             slots = min(slots - 1, int(slots * budget.amount / weighs.most_planned))
 
     def allocate(self, slots: int) -> CachePlan:
-        """The allocator's plan; refused where it spends too much, or leaves the selector too little."""
+        """The allocator's plan; refused if it exceeds the budget or leaves the selector too few tokens."""
         policy, geometry = self.policy, self.geometry
         plan = self._plan(slots)
         plan.check_fits(geometry)
@@ -93,7 +93,7 @@ class Spending:
         return plan
 
     def _plan(self, slots: int) -> CachePlan:
-        """The allocator's plan; a text prefix is taken off the budget first, since all heads hold it."""
+        """The allocator's plan; a text prefix is subtracted from the budget first, since all heads hold it."""
         geometry, allocator = self.geometry, self.policy.allocator
         if not geometry.schedule.prefix:
             return allocator.allocate(geometry, self.roles, slots)
@@ -122,7 +122,7 @@ def stored_slot_bytes(policy: Policy, geometry: CacheGeometry) -> Fraction:
 
 
 def _refuse_too_little(policy: Policy, plan: CachePlan) -> None:
-    """Raises BudgetError where the plan asks the selector for fewer tokens than it can work with."""
+    """Raises BudgetError if the plan gives the selector fewer tokens than it needs."""
     schedule, prefix = plan.schedule, plan.schedule.prefix
     for scale in range(prefix, len(schedule) - 1):
         if scale not in schedule.alive[scale]:

@@ -1,1 +1,1 @@
-"""From names to strategies: hooks, and the registry of everything that installed plugins offer."""
+"""Plugins: the hooks they implement, and the registry that maps names to everything that they offer."""

@@ -1,4 +1,4 @@
-"""An adapter with its plugin: errors of the adapter name both."""
+"""Wraps a plugin's adapter, so that its errors name both adapter and plugin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scalekv_core.shapes.geometry import CacheGeometry
 
 
 class OwnedAdapter(ModelAdapter):
-    """The adapter of an offer. Errors of scalekv's own kinds and Ctrl-C pass through it, all others become PluginErrors.
+    """The wrapped adapter. Errors of scalekv and Ctrl-C pass through it; all others become PluginErrors.
 
     Args:
         offer: of an adapter.

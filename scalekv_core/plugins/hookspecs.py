@@ -68,7 +68,7 @@ def scalekv_cache_codecs() -> Mapping[str, Callable[[], CacheCodec]]:
 
 @hookspec
 def scalekv_model_adapters() -> Mapping[str, Callable[[], ModelAdapter]]:
-    """Model adapters: how a family of models is attached to."""
+    """Model adapters: how scalekv attaches to a family of models."""
     raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""From entry points to offers. All plugins register with one pluggy manager, which finds their hooks and orders them.
+"""Loads plugins from entry points. All register with one pluggy manager, which finds their hooks and orders them.
 
 A plugin with a fault leaves no trace but the problem, and the others go on working.
 """
@@ -47,7 +47,7 @@ class Loader:
             self._add(plugin, owner)
 
     def add(self, plugin: Any, owner: Owner) -> None:
-        """Adds a plugin that is there already."""
+        """Adds a plugin that is already imported."""
         with self._or_left_out(owner):
             self._add(plugin, owner)
 
@@ -57,7 +57,7 @@ class Loader:
         self.owners[owner.plugin], self._plugins[owner.plugin] = owner, plugin
 
     def offers(self) -> dict[tuple[str, str], Offer]:
-        """{(kind, name): offer} of all plugins. Of two that offer one name, the plugin that is called first keeps it.
+        """{(kind, name): offer} of all plugins. If two offer one name, the plugin that is called first keeps it.
 
         scalekv's own plugins are called first, then the others in pluggy's order: by ``tryfirst`` and ``trylast``, then in the
         order in which they came. The other plugin is left out as a whole.
@@ -100,7 +100,7 @@ class Loader:
                     )
 
     def _called(self, hook: str) -> Iterator[pluggy.HookImpl]:
-        """The implementations of a hook in the order in which they are called, as long as their plugins are in use."""
+        """The implementations of a hook in calling order, without plugins that are left out."""
         order = reversed(getattr(self._manager.hook, hook).get_hookimpls())
         for implementation in sorted(order, key=lambda one: self.owners[one.plugin_name].distribution != OWN):
             if implementation.plugin_name in self.owners:
@@ -135,7 +135,7 @@ def _join(offers: dict[tuple[str, str], Offer], new: list[Offer]) -> None:
 
 
 def installed_plugins(only: Iterable[str] | None) -> list[EntryPoint]:
-    """The entry points of plugins, or those that are named; scalekv's own first, then by distribution.
+    """The entry points of plugins, or the named ones; scalekv's own first, then by distribution.
 
     Raises:
         PluginError: no plugin is installed at all.

@@ -56,7 +56,7 @@ class Owner:
 
 @frozen
 class Problem:
-    """A plugin that is not in use, and why."""
+    """A plugin that is left out, and why."""
 
     owner: Owner
     reason: str
@@ -78,7 +78,7 @@ class Offer:
         return f"{self.kind} {self.name!r} of {self.owner}"
 
     def make(self) -> Any:
-        """What the factory returns.
+        """The object that the factory returns.
 
         Raises:
             PluginError: the factory failed, or returned something of another kind.
@@ -92,7 +92,7 @@ class Offer:
 
 @contextlib.contextmanager
 def foreign(what: str) -> Iterator[None]:
-    """A block of a plugin's code: any exception becomes a PluginError that names the plugin.
+    """A block that runs a plugin's code: any exception becomes a PluginError that names the plugin.
 
     Errors of ours and Ctrl-C pass through.
     """

@@ -44,7 +44,7 @@ class Registry:
 
     @classmethod
     def of(cls, *plugins: Any) -> Registry:
-        """A registry of these plugin modules or objects only; the first problem is raised.
+        """A registry of these plugin modules or objects only; raises the first problem.
 
         Raises:
             PluginError: a taken name, a misspelt hook, or something else than a mapping of factories.
@@ -59,7 +59,7 @@ class Registry:
 
     @classmethod
     def installed(cls, only: Iterable[str] | None = None) -> Registry:
-        """A registry of the installed plugins, or of those entry points that are named.
+        """A registry of the installed plugins, or of the named entry points.
 
         Raises:
             PluginError: no plugin is installed at all, or one that is named is not there.
@@ -79,7 +79,7 @@ class Registry:
         return sorted(name for offered, name in self.offers if offered == kind)
 
     def offer(self, kind: str, name: str) -> Offer:
-        """Who offers this name, and its factory.
+        """The plugin that offers this name, and its factory.
 
         Raises:
             UnknownName: no plugin does; the message lists what is there, and the plugins that failed to load.
@@ -89,7 +89,7 @@ class Registry:
         raise unknown_name(kind, name, self.names(kind), hint=self._failed())
 
     def make(self, kind: str, name: str, options: Mapping[str, Any] | None = None) -> Any:
-        """What the name stands for, with options set.
+        """The object that the factory of this name makes, with options set.
 
         Raises:
             UnknownName: the name is not there.
@@ -141,7 +141,7 @@ class Registry:
         return value
 
     def adapter_for(self, model: nn.Module) -> tuple[str, ModelAdapter]:
-        """(name, adapter) of the one that knows this model.
+        """(name, adapter) of the adapter that knows this model.
 
         Raises:
             SessionError: none does, or the model is inside of a wrapper.
@@ -164,7 +164,7 @@ class Registry:
         return next(iter(knowing.items()))
 
     def _failed(self) -> str:
-        """The plugins that are not in use, one per line: the name that is missing may be theirs."""
+        """The plugins that are left out, one per line: a missing name may be theirs."""
         return "".join(f"\n{problem}" for problem in self.problems)
 
 
@@ -220,6 +220,6 @@ def load_model(
 
 
 def _takes(function: Callable[..., object], name: str) -> bool:
-    """Whether a function has a parameter of this name, or takes any."""
+    """Whether a function has a parameter of this name, or takes any keyword."""
     parameters = inspect.signature(function).parameters
     return name in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())

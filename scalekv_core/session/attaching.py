@@ -1,4 +1,4 @@
-"""Attaching a session to one instance of a model, and restoring the instance exactly, whatever happens."""
+"""Attaches a session to one instance of a model, and restores the instance exactly, whatever happens."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from scalekv_core.session.attributes import Attributes
 
 _attached: WeakKeyDictionary[nn.Module, tuple[str, ClosingSource]] = WeakKeyDictionary()
 _attaching = threading.Lock()
-"""Held while it is looked up whether a model is attached and noted that it is: of two threads one is refused."""
+"""Held while the register of attached models is read and written, so that of two threads one is refused."""
 
 
 class ClosingSource(CacheSource, Protocol):
-    """What makes caches until it is closed."""
+    """A source of caches that can be closed."""
 
     def close(self) -> None:
-        """Ends it, and gives its memory back."""
+        """Ends it, and frees its memory."""
         ...
 
 
@@ -54,7 +54,7 @@ def attached(module: nn.Module, adapter: ModelAdapter, session: ClosingSource, o
 
 
 def _note(module: nn.Module, session: ClosingSource, owner: str) -> None:
-    """Notes that the module is attached; SessionError if it is already, in whichever thread."""
+    """Registers the module as attached; SessionError if it is already, by any thread."""
     with _attaching:
         if module in _attached:
             raise SessionError(
@@ -64,7 +64,7 @@ def _note(module: nn.Module, session: ClosingSource, owner: str) -> None:
 
 
 def unwrapped(model: Any) -> tuple[nn.Module, str | None, AttentionProfile | None]:
-    """(module, name, profile) of what a user gave: a torch module, or an image model, which has all three.
+    """(module, name, profile) of what a user passed: a torch module, or an image model, which has all three.
 
     Raises:
         SessionError: it is neither, or a wrapper around the module whose attention is meant.
@@ -84,4 +84,4 @@ def unwrapped(model: Any) -> tuple[nn.Module, str | None, AttentionProfile | Non
 
 
 _WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
-"""{class: attribute with the inner module}; the first is what torch.compile returns."""
+"""{wrapper class: attribute with the inner module}; the first is what torch.compile returns."""

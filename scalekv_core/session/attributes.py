@@ -1,4 +1,4 @@
-"""What a model's parts hold, so that it can be put back whatever an adapter has done to them when it is interrupted."""
+"""Saves the attributes of a model's parts, to restore them if an adapter is interrupted while it changes them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Attributes:
 
     @classmethod
     def of(cls, module: nn.Module) -> Attributes:
-        """As they are now."""
+        """Saves the attributes."""
         parts = tuple((part, dict(vars(part))) for part in module.modules())
         tables = tuple((x, dict(x)) for _, held in parts for x in held.values() if isinstance(x, dict))
         return cls(parts, tables)
 
     def restore(self) -> None:
-        """Puts them back."""
+        """Restores the attributes."""
         for table, held in self.tables:
             table.clear()
             table.update(held)

@@ -1,4 +1,4 @@
-"""Calibration: generate a few images with the unmodified cache and measure what every layer and head attends to."""
+"""Calibration: generates a few images with the unmodified cache and measures what each layer and head attends to."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Nobody(TokenSelector):
 
 @frozen(eq=False, kw_only=True)
 class _Sums:
-    """float64 sums over queries and rows; ``weight`` is how many there were."""
+    """float64 sums over queries and rows; ``weight`` counts them."""
 
     mass: Tensor  # [K, L, H, K]
     share: Tensor  # [K, L, H, F]
@@ -49,7 +49,7 @@ class _Sums:
 
 @define(eq=False)
 class Calibration:
-    """Sums of attention, gathered while images are generated inside :func:`calibrate`.
+    """Sums of attention, collected while images are generated inside :func:`calibrate`.
 
     Attributes:
         queries: how many queries of each map are measured (evenly spaced; all of a smaller map).
@@ -125,14 +125,14 @@ class Calibration:
         )
 
     def _begin(self, schedule: ScaleSchedule) -> None:
-        """Measures this schedule; the first image decides, since the caller of a model may choose its schedule."""
+        """Sets the schedule to measure: that of the first image, since callers may choose a schedule per image."""
         if self.images:
             raise SessionError(f"calibration of maps {self.geometry.schedule} was given {schedule}; do one at a time")
         self.geometry = evolve(self.geometry, schedule=schedule)
         self._sums = None
 
     def _shares(self, history: Tensor) -> Tensor:
-        """(H, F) sums over rows and queries of what the strongest tokens hold of the history's mass."""
+        """(H, F) sums over rows and queries of the share of the history's mass that the strongest tokens hold."""
         tokens = history.shape[3]
         if tokens == 0:
             return history.new_full((history.shape[1], len(self.fractions)), history.shape[0] * history.shape[2])
@@ -165,7 +165,7 @@ def calibrate(
     provenance: Mapping[str, str] | None = None,
     registry: Registry | None = None,
 ) -> Iterator[Calibration]:
-    """A block in which images are generated as usual, and measured: ``profile()`` of what it yields is the result.
+    """A block in which generated images are measured; it yields an object whose ``profile()`` is the result.
 
     Args:
         model: as for :func:`~scalekv_core.session.compress.compress`.

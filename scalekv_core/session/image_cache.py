@@ -1,4 +1,4 @@
-"""The cache of one image as a model's attention sees it: checked for whose it is, and whether the image is still going on."""
+"""The cache of one image, as a model's attention uses it; it checks that the image is its session's current one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scalekv_core.shapes.schedule import ScaleSchedule
 
 
 class ImageOwner(Protocol):
-    """What the cache of an image belongs to: a session."""
+    """The owner of an image's cache: a session."""
 
     policy: Policy
     geometry: CacheGeometry
@@ -38,12 +38,12 @@ class ImageOwner(Protocol):
         ...
 
     def finish(self, image: ImageReport) -> None:
-        """An image is complete."""
+        """Called when an image is complete."""
         ...
 
 
 class ImageCache:
-    """The cache that a model's attention talks to; made for real when the first tensors tell rows, dtype and device."""
+    """The cache that a model's attention uses; allocated when the first tensors show rows, dtype and device."""
 
     def __init__(self, session: ImageOwner, schedule: ScaleSchedule) -> None:
         self._session = session
@@ -81,7 +81,7 @@ class ImageCache:
             )
 
     def close(self) -> None:
-        """Ends the image: the report keeps the figures, the memory is given back."""
+        """Ends the image: the report keeps the figures, and the memory is freed."""
         if self._cache is not None and self._planned is not None and self._cache.complete:
             self._session.finish(
                 ImageReport(
@@ -130,7 +130,7 @@ def _check_fits(planned: Planned, device: torch.device) -> None:
 
 
 def _resident_on(device: torch.device, planned: Planned) -> Sequence[int]:
-    """Bytes that the device holds after each scale; the plan knows them, unless codes leave the device."""
+    """Bytes on the device after each scale; the plan's bytes, unless codes are stored in the host's memory."""
     if device.type == "cpu" or not planned.policy.codec.leaves_device:
         return planned.footprint.planned
     resident: list[int] = (

@@ -1,4 +1,4 @@
-"""What a session held, in three figures that are always shown side by side: planned, resident and peak bytes."""
+"""What a session held, as three figures that are always shown together: planned, resident and peak bytes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class ImageReport:
 
     @property
     def as_planned(self) -> bool:
-        """Whether exactly the planned bytes were held, after every scale."""
+        """Whether resident bytes equalled planned bytes after every scale."""
         return self.resident == self.planned.footprint.planned
 
 
 @frozen(eq=False, kw_only=True)
 class Report:
-    """The figures of a session, image by image; its text is about the last one."""
+    """The figures of a session, image by image; its text describes the last image."""
 
     policy: Policy
     images: tuple[ImageReport, ...]

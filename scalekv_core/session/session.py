@@ -1,4 +1,4 @@
-"""A session: what a model that is attached asks for a cache, from ``with compress(...)`` to the end of the block."""
+"""A session gives an attached model its caches, from ``with compress(...)`` to the end of the block."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Session:
             self._refuse_early(schedule_varies=adapter.schedule_varies)
 
     def _refuse_early(self, *, schedule_varies: bool) -> None:
-        """Refuses what cannot be done before anything is generated, as far as it does not depend on schedule and batch."""
+        """Refuses what cannot work under any schedule and batch, before anything is generated."""
         plans = self._plans
         if schedule_varies:
             plans.profiles.check(self.policy, self.geometry, plans.model)
@@ -80,7 +80,7 @@ class Session:
         return planned.read_ahead(True) if reads_ahead(self.policy.codec, device) else planned
 
     def new_cache(self, schedule: ScaleSchedule | Sequence[tuple[int, int, int]]) -> ImageCache:
-        """The cache of one image (or batch); a cache that was left open by an image that failed is closed."""
+        """The cache of one image (or batch); closes a cache that a failed image left open."""
         if self._closed:
             raise SessionError(
                 f"the block in which this model had policy {self.policy.name!r} is over, and a copy or a part of it "
@@ -94,7 +94,7 @@ class Session:
             return self._open
 
     def report(self) -> Report:
-        """What was held, image by image.
+        """What each image held.
 
         Raises:
             SessionError: no image was finished.
@@ -110,19 +110,19 @@ class Session:
             self._open = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Refuses copies: a model that is copied with its session would stay compressed for ever."""
+        """Refuses copies: a model that is copied with its session would stay compressed after the block."""
         raise SessionError(
             f"a model cannot be copied or saved while policy {self.policy.name!r} is attached to it; do it outside of the block"
         )
 
     def close(self) -> None:
-        """Ends the session: the figures stay, the memory is given back."""
+        """Ends the session: the figures remain, and the memory is freed."""
         self._closed = True
         self.discard()
         self._tables.clear()
 
     def check_used(self) -> None:
-        """Raises SessionError if the policy never ran, or dropped nothing although its plan says it should."""
+        """Raises SessionError if the policy never ran, or evicted nothing although its plan says so."""
         if not self._images:
             raise SessionError(
                 f"policy {self.policy.name!r} was attached, but no image was completed inside the block; "

@@ -1,4 +1,4 @@
-"""What torch.compile leaves alone: planning on the host is no work of the device, and cannot be traced."""
+"""Functions that torch.compile must not trace, since planning on the host is no work of the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def untraced(function: Function) -> Function:
-    """The same function, at which a graph is broken; the function itself if nothing is compiled.
+    """The same function, excluded from compiled graphs; the function itself if nothing is compiled.
 
     Asking for it imports PyTorch's compiler, which takes seconds, so it is asked only where it is imported already.
     """
