@@ -1,4 +1,4 @@
-"""What checks of every kind share: comparing bits, global random generators, and saying that a check does not apply."""
+"""Shared by all checks: comparing bits, global random generators, and exceptions for checks that do not apply."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NotApplicable(Exception):
 
 
 class Refused(NotApplicable):
-    """The strategy refuses this case, as it may: a budget that is too small, say. How many it refuses is reported."""
+    """The strategy refuses this case, as it may, for example because the budget is too small. Refusals are counted."""
 
 
 class NeverApplies(NotApplicable):
@@ -28,7 +28,7 @@ class NeverApplies(NotApplicable):
 
 
 class Blocked(NeverApplies):
-    """The check cannot be made since another one fails; if that one passes, this one fails.
+    """The check cannot run because another check fails; if that one passes, this one fails.
 
     Attributes:
         by: the name of the other check.
@@ -41,7 +41,7 @@ class Blocked(NeverApplies):
 
 
 def only_if(applies: Callable[[Any], bool], otherwise: str) -> Callable[[Anything], Anything]:
-    """Marks a check that bears only on some strategies of its kind, with the reason why not on others."""
+    """Marks a check that applies only to some strategies of its kind, with the reason why not to others."""
 
     def mark(check: Anything) -> Anything:
         check.only_if = (applies, otherwise)  # type: ignore[attr-defined]
@@ -51,7 +51,7 @@ def only_if(applies: Callable[[Any], bool], otherwise: str) -> Callable[[Anythin
 
 
 def made_on_few(share: int, *, real_sizes: int | None = None) -> Callable[[Anything], Anything]:
-    """Marks a check that takes long: it is made on one in ``share`` cases, and on so many of real size."""
+    """Marks a slow check: it runs on one in ``share`` cases, and on so many of real size."""
 
     def mark(check: Anything) -> Anything:
         check.share = share  # type: ignore[attr-defined]
@@ -80,13 +80,13 @@ def all_same(ones: list[Tensor], others: list[Tensor]) -> bool:
 
 
 def rounding(x: Tensor) -> Tensor:
-    """How far a number near each of x may be from one that its dtype has, subnormal ones included."""
+    """The rounding error of numbers near each of x in its dtype, subnormal ones included."""
     info = torch.finfo(x.dtype)
     return (x.float().abs() + info.tiny) * info.eps
 
 
 def refused(answer: object) -> str:
-    """What came instead of a tensor, in words."""
+    """Describes what was returned instead of a tensor."""
     return f"{answer.dtype} of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
 
 
@@ -127,7 +127,7 @@ def check_randomness(act: Callable[[], list[Tensor]]) -> None:
 
 @contextlib.contextmanager
 def restored_randomness() -> Iterator[None]:
-    """A block after which the global generators stand where they stood."""
+    """A block after which the global generators are restored."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         yield

@@ -29,13 +29,13 @@ Factories = Mapping[str, Callable[[], Any]]
 
 @frozen(eq=False)
 class BoundCheck:
-    """One check of one strategy, ready to be called."""
+    """One check of one strategy, as a callable."""
 
     subject: Subject
     check: Check
 
     def __call__(self) -> None:
-        """Makes it on as many cases as the Hypothesis profile says; skips with the reason where it applies to none."""
+        """Runs it on as many cases as the Hypothesis profile says; skips with the reason if it applies to none."""
         __tracebackhide__ = True
         trial = self._try(self.check)
         if trial.blocked is not None:
@@ -74,7 +74,7 @@ class BoundCheck:
 
 @frozen(eq=False)
 class Unmakeable:
-    """Stands in for the checks of something that cannot be made."""
+    """A check that fails with the reason why the strategy cannot be made."""
 
     error: Exception
 
@@ -90,7 +90,7 @@ def parametrize_with_checks(
     registry: Registry | None = None,
     specimens: Mapping[str, TestModel] | None = None,
 ) -> pytest.MarkDecorator:
-    """A decorator that gives a test one argument, ``check``: a check of a strategy, to be called.
+    """A decorator that gives a test one argument, ``check``: one check of one strategy, as a callable.
 
     Args:
         strategies: {name: factory}, of any kinds, or names from the registry, of every kind that has the name.

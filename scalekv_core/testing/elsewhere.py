@@ -1,4 +1,4 @@
-"""The same answers in another process: a strategy that depends on hashes of texts, on ids or on the clock gives others.
+"""Compares answers with those of another process; they differ if a strategy uses hashes of texts, ids or the clock.
 
 ``python -m scalekv_core.testing.elsewhere`` reads a pickled job from standard input and writes a digest.
 """
@@ -19,11 +19,11 @@ from torch import Tensor
 from scalekv_core.testing.common import NotApplicable
 
 Ask = Callable[[Any, Any], list[Tensor]]
-"""(strategy, case) -> what it answers."""
+"""(strategy, case) -> the strategy's answer."""
 
 
 def digests(ask: Ask, make: Callable[[], Any], cases: Sequence[Any]) -> list[str]:
-    """A digest of the answer to each case; "" where the question does not apply."""
+    """A digest of the answer for each case; "" where the question does not apply."""
     found = []
     for case in cases:
         try:

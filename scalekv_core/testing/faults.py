@@ -1,4 +1,4 @@
-"""What a failing check says of its fault, and when two checks fail for the same one."""
+"""Describes what a failing check found, and decides whether two checks fail for the same reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import scalekv_core
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of its message."""
+    """The first line of an exception's message."""
     return (str(error).strip().splitlines() or ["no reason given"])[0]
 
 
@@ -26,13 +26,13 @@ def in_words(error: BaseException) -> str:
 
 
 def is_foreign_file(name: str) -> bool:
-    """Whether a file of Python code is somebody's own: neither Python's, nor a library's, nor the core's."""
+    """Whether a file of Python code is a user's: neither Python's, nor a library's, nor the core's."""
     core, python = str(Path(scalekv_core.__file__).parent), sysconfig.get_path("stdlib")
     return not name.startswith((core, python, "<")) and "site-packages" not in name
 
 
 def fault_of(error: BaseException) -> str:
-    """What names the fault: the line of foreign code that raised, or the sentence."""
+    """Identifies the fault: the line of the user's code that raised, or the check's sentence."""
     if isinstance(error, AssertionError):
         return in_words(error) if error.__cause__ is None else fault_of(error.__cause__)
     frames = list(traceback.extract_tb(error.__traceback__))

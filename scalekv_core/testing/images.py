@@ -1,4 +1,4 @@
-"""Image an image through the cache without a model: queries, keys and values of every layer come from a case."""
+"""Runs an image through the cache without a model: a case gives queries, keys and values of every layer."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from scalekv_core.testing.cases import ImageCase, ModelCase, ProfileCase
 from scalekv_core.testing.common import Blocked, Refused, all_same
 
 AFFORDABLE = 2**23
-"""Dot products of one row, layer and head beyond which only some layers and heads of a model are generated."""
+"""Above so many dot products per row, layer and head, only some layers and heads of a model are run."""
 
 Layers = Sequence[tuple[Tensor, Tensor, Tensor]]
 
 
 class Attends(Protocol):
-    """A cache, ours or the one of an unmodified model."""
+    """A cache: scalekv's, or that of an unmodified model."""
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
@@ -35,12 +35,12 @@ class Attends(Protocol):
 
 
 def profile_of(case: ModelCase) -> AttentionProfile:
-    """What calibration might have measured of the model of this case."""
+    """A profile such as calibration might measure on the model of this case."""
     return ProfileCase(maps=case.maps, layers=case.layers, heads=case.heads, seed=case.seed).profile()
 
 
 def plan_for(policy: Policy, case: ImageCase) -> Planned:
-    """The plan of this policy for this case; Refused where it refuses the budget, Blocked where it has no valid plan."""
+    """The plan of this policy for this case; raises Refused for a refused budget, Blocked for an invalid plan."""
     profile = profile_of(case) if policy.needs_profile else None
     try:
         return plan_policy(policy, case.geometry, budget=case.budget or None, profile=profile)
@@ -51,7 +51,7 @@ def plan_for(policy: Policy, case: ImageCase) -> Planned:
 
 
 def affordable(planned: Planned) -> Planned:
-    """The plan as it is, or of the first and last layer and one head, where all of them would take minutes."""
+    """The plan, or that of the first and last layer and one head where the whole would take minutes."""
     schedule = planned.geometry.schedule
     if sum(n * seen for n, seen in zip(schedule.tokens, schedule.seen, strict=True)) <= AFFORDABLE:
         return planned
@@ -150,7 +150,7 @@ class Image:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the policy's codec says that it loses nothing."""
+        """Whether the policy's codec states that it is lossless."""
         codec, keys = self.planned.policy.codec, self.layers[0][1]
         return not bool(codec.error_bound(codec.encode(keys, "key"), "key").any())
 

@@ -70,7 +70,7 @@ class Check:
 
     @property
     def real_sizes(self) -> int | None:
-        """On how many cases of the size of real models it is made; None is the default of its type of case."""
+        """The number of cases of real size that it runs on; None is the default of its type of case."""
         return getattr(self.check, "real_sizes", None)
 
     def not_for(self, strategy: Any) -> str | None:
@@ -79,7 +79,7 @@ class Check:
         return None if applies(strategy) else otherwise
 
     def call(self, make: Callable[[], Any], test_model: TestModel | None, case: Case | None) -> None:
-        """Makes the check once."""
+        """Runs the check once."""
         arguments: dict[str, Any] = {"test_model": test_model} if self.needs_test_model else {}
         if self.case is not None:
             arguments["case"] = case
@@ -88,7 +88,7 @@ class Check:
 
 @cache
 def checks_of(kind: str) -> tuple[Check, ...]:
-    """The checks of a kind of strategy, in the order in which they are best read.
+    """The checks of a kind of strategy, in reading order.
 
     Raises:
         UnknownName: there is no such kind.

@@ -1,4 +1,4 @@
-"""A state machine that uses the cache under one policy as clumsily as it can, beside lists of tokens in plain Python.
+"""A state machine that calls the cache under one policy in any order, and compares it with plain lists of tokens.
 
 Maps are appended layer by layer and compressed as they come; images are broken off from outside and from inside, and
 followed by others of another batch or schedule. After every step the cache holds what the lists say.
@@ -25,7 +25,7 @@ from scalekv_core.testing.trying import only_for_of
 
 
 class Interrupt(KeyboardInterrupt):
-    """Control-C, at a moment that the machine chooses."""
+    """Ctrl-C, at a moment that the machine chooses."""
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -56,7 +56,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.forget()
 
     def forget(self) -> None:
-        """Nothing is generated, nothing is held."""
+        """Resets to an image before its first map, of which nothing is held."""
         self.held, self.scale, self.layer = {}, 0, 0
 
     @property
@@ -116,7 +116,7 @@ class CacheMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.open)
     @rule()
     def interrupt(self) -> None:
-        """Control-C in the middle of attention: the image is lost, the cache is not."""
+        """Ctrl-C in the middle of attention: the image is lost, the cache is not."""
         assert self.image is not None
         self.interrupting = True
         try:

@@ -1,4 +1,4 @@
-"""What a strategy has no business with: the terminal, warnings, and the settings of torch, numpy and the process."""
+"""Checks that a strategy leaves the terminal, warnings, and settings of torch, numpy and the process alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from scalekv_core.testing.faults import is_foreign_file
 
 
 def settings() -> dict[str, Any]:
-    """{setting: value} of whatever is global and not a strategy's to change."""
+    """{setting: value} of every global setting that a strategy must not change."""
     cuda = torch.backends.cuda
     return {
         "torch's default dtype": torch.get_default_dtype(),
@@ -65,7 +65,7 @@ def settings() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def restored_settings(before: Mapping[str, Any]) -> Iterator[None]:
-    """A block after which the settings that can be put back are what they were, so that later checks are not misled."""
+    """A block after which settings are restored where possible, so that later checks are not misled."""
     try:
         yield
     finally:

@@ -44,7 +44,7 @@ class Outcome:
     replay: str = ""
     fault: str = ""
     blocked: tuple[str, str, str] | None = field(default=None, repr=False)
-    """By which other check, why, and on which case it was not made."""
+    """The check that blocked it, why, and on which case."""
 
     @property
     def promise(self) -> str:
@@ -93,7 +93,7 @@ def outcome_of(
 
 
 def unblocked(outcome: Outcome, passed: Collection[str], subject: Subject) -> Outcome:
-    """A check that was not made because of another one fails if that one passed: nothing goes unchecked in silence."""
+    """Fails a check that was blocked by another one, if that one passed: no check is left out in silence."""
     if outcome.blocked is None or outcome.blocked[0] not in passed:
         return outcome
     by, reason, case = outcome.blocked
@@ -108,7 +108,7 @@ def unblocked(outcome: Outcome, passed: Collection[str], subject: Subject) -> Ou
 
 
 def too_slow(timeout: float) -> str:
-    """What a check says that takes longer."""
+    """The reason of a check that takes longer."""
     return f"no answer within {timeout:g} s of processor time"
 
 

@@ -1,4 +1,4 @@
-"""Cases of the size of real models, which generated cases never reach: VAR, Infinity, and an image that is wider than high.
+"""Cases as large as real models, which generated cases never are: VAR, Infinity, and a wide image.
 
 Every check is made on some of them after all small cases have passed, so that what fails is shown by the smallest case
 that Hypothesis finds, and by one of these only if no small one shows it.
@@ -102,11 +102,11 @@ POOLS: dict[type[Case], Callable[[], Sequence[Any]]] = {
     GenerationCase: tuple,
 }
 USUALLY = {ViewCase: 2, ProfileCase: 2, PlanCase: 3, ImageCase: 0, CodecCase: 2, GenerationCase: 0}
-"""On how many of the pool a check is made that does not say so itself: whole images take seconds."""
+"""The number of cases of the pool for a check that states none; whole images take seconds."""
 
 
 def cases_for(check: str, case: type[Case], wanted: int | None, seed: int) -> list[Any]:
-    """Some of the pool, others for another check and seed; the first ones for a check that needs all."""
+    """Some cases of the pool, different ones for each check and seed; the first ones for a check that needs all."""
     pool = POOLS[case]()
     number = min(USUALLY[case] if wanted is None else wanted, len(pool))
     if case is ViewCase and wanted is None:

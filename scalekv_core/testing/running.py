@@ -1,4 +1,4 @@
-"""The kit without a test suite: every check of one strategy as a row of a table, whatever the strategy does.
+"""Runs the checks without a test suite: every check of one strategy becomes a row of a table.
 
 A strategy that raises fails a check, one that hangs is stopped, and in either case the next check is made.
 """
@@ -98,7 +98,7 @@ def try_all(
 def _made(
     subject: Subject, worker: Worker, timeout: float, registry: Registry | None
 ) -> tuple[Subject, Any, Outcome | None]:
-    """The strategy, with a model for adapters; an outcome instead where it cannot be made or that takes too long."""
+    """The strategy, with a model for adapters; an outcome instead if it cannot be made, or not in time."""
     found: list[Any] = []
 
     def act() -> None:

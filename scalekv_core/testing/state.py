@@ -1,4 +1,4 @@
-"""What a strategy could remember with: the contents of its instance, its class and its module.
+"""Finds state that a strategy keeps: the contents of its instance, its class and its module.
 
 Strategies are values; a lookup table that depends on shapes alone is harmless, everything else that survives an image is a
 fault. Whether something survives is seen from outside: the contents are compared before and after, and put back as they
@@ -21,14 +21,14 @@ from attrs import frozen
 from torch import Tensor, nn
 
 _KNOWN = ("torch", "numpy", "attr", "attrs", "hypothesis", "pytest", "scalekv_core", *sys.stdlib_module_names)
-"""Top-level packages whose contents are not a strategy's."""
+"""Top-level packages that are not part of a strategy."""
 _CONTAINERS = (dict, list, set, collections.deque, bytearray)
 DEPTH = 6
-"""How many containers in containers are opened."""
+"""How deep nested containers are searched."""
 
 
 def is_foreign(module: str) -> bool:
-    """Whether a module is somebody's own: neither Python's, nor torch's, nor scalekv_core's."""
+    """Whether a module is a user's: neither Python's, nor torch's, nor scalekv_core's."""
     return module.partition(".")[0] not in _KNOWN
 
 
@@ -53,22 +53,22 @@ class Place:
 
 @frozen(eq=False)
 class Contents:
-    """All that a strategy could remember with, as it is now."""
+    """Everything that a strategy could keep state in, with its present contents."""
 
     places: tuple[Place, ...]
 
     @classmethod
     def of(cls, *strategies: Any) -> Contents:
-        """Of these strategies, their parts, their classes, and the modules that define them."""
+        """The contents of these strategies, their parts, their classes, and the modules that define them."""
         return cls(tuple(_places(strategies)))
 
     def restore(self) -> None:
-        """Puts everything back."""
+        """Restores the contents."""
         for place in self.places:
             _put_back(place)
 
     def changes(self, later: Contents) -> list[str]:
-        """Names of what is new, gone or another now."""
+        """Names of what was added, removed or replaced."""
         before = {place.name: place.contents for place in self.places}
         after = {place.name: place.contents for place in later.places}
         names = [name for name in before.keys() | after.keys() if name not in before or name not in after]
@@ -105,7 +105,7 @@ def _modules_of(cls: type) -> Iterator[types.ModuleType]:
 
 
 def _namespace(name: str, holder: Any, seen: set[int]) -> Iterator[Place]:
-    """The attributes of a class or module that are no code, and what their containers hold."""
+    """The attributes of a class or module except code, and what their containers hold."""
     if id(holder) in seen:
         return
     seen.add(id(holder))
@@ -121,7 +121,7 @@ def _namespace(name: str, holder: Any, seen: set[int]) -> Iterator[Place]:
 
 
 def _function(name: str, function: Callable[..., Any], seen: set[int]) -> Iterator[Place]:
-    """What a function remembers with: its attributes, its defaults, the variables that it closes over, its cache."""
+    """State of a function: its attributes, its defaults, the variables that it closes over, its cache."""
     if hasattr(function, "cache_info") and hasattr(function, "cache_clear"):
         yield Place(f"{name}'s cache", function, function.cache_info().currsize)
     inner = inspect.unwrap(function)

@@ -1,4 +1,4 @@
-"""Strategies under their names, ready to be checked: registered ones, and whatever a factory makes."""
+"""Named strategies that are ready to be checked: registered ones, and those that a factory makes."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class TestModel:
 
         @cache
         def tokens(rows: int, seed: int) -> list[Tensor]:
-            """Each token's neighbour, of a model that no adapter knows of."""
+            """Other tokens of the right form: those of an image, shifted by one."""
             model = card.load()
             return [x.roll(1, dims=1) for x in generate(model, rows, seed)[1 : 1 + len(model.schedule)]]
 
@@ -115,7 +115,7 @@ def shared(module: nn.Module) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What is new, gone or another, in words."""
+    """Describes what was added, removed or replaced."""
     new = [f"{name} is new" for name in after.keys() - before.keys()]
     gone = [f"{name} is gone" for name in before.keys() - after.keys()]
     other = [f"{name} is another" for name in before.keys() & after.keys() if not _is(before[name], after[name])]

@@ -1,4 +1,4 @@
-"""One check of one strategy on many cases: the only place where checks and Hypothesis meet.
+"""Runs one check of one strategy on many cases; the only module in which checks use Hypothesis.
 
 Every call makes a test function of its own. A ``@given`` that several strategies inherit would be refused by Hypothesis,
 and would share its examples among them.
@@ -26,9 +26,9 @@ from scalekv_core.testing.strategies import CASES, OnlyFor
 from scalekv_core.testing.testmodels import TestModel
 
 ENOUGH = 100
-"""Cases, of which one at least has to apply: few of them may all be refused by chance."""
+"""The number of cases of which at least one has to apply; of few cases all might be refused by chance."""
 SHRINKING_SECONDS = 5.0
-"""How long a failing case is made smaller, if the caller needs an answer rather than the very smallest case."""
+"""How long a failing case is shrunk if the caller needs an answer more than the smallest case."""
 EXPENSIVE = {"GenerationCase": 10, "only_for": 20}
 """How many times fewer examples are tried where one takes long: a whole model, or a model at its full size."""
 FULL = 20
@@ -67,7 +67,7 @@ class Subject:
 
 @define(eq=False)
 class Trial:
-    """What happened while a check was made on many cases.
+    """What happened while a check ran on many cases.
 
     Attributes:
         tried: cases that the check applied to.
@@ -131,7 +131,7 @@ def only_for_of(strategy: Any) -> OnlyFor:
 
 
 def try_cases(check: Check, subject: Subject, trial: Trial, *, examples: int, quiet: bool, seed: int | None) -> None:
-    """Makes a check on many small cases and some of real size; raises what the smallest failing one raised.
+    """Runs a check on many small cases and some of real size; raises the error of the smallest failing one.
 
     Args:
         check, subject: what is checked.

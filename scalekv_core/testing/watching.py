@@ -1,4 +1,4 @@
-"""Watching an adapter at work: caches that note every call and fail when told to, and a look inside before and after."""
+"""Watches an adapter: caches that record every call and can fail, and comparisons of a model before and after."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from scalekv_core.testing.testmodels import TestModel, differences, inside
 
 
 class Stop(Exception):
-    """What goes wrong in the middle of an image, on purpose."""
+    """A deliberate error in the middle of an image."""
 
 
 class CtrlC(KeyboardInterrupt):
@@ -45,7 +45,7 @@ class Call:
 
 @define(eq=False)
 class Watch:
-    """A source of caches that keep everything, as the unmodified model does, and that note every call.
+    """A source of caches that keep everything, as the unmodified model does, and record every call.
 
     Attributes:
         stop: the call, counted over all images, at which ``failure`` is raised.

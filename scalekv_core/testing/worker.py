@@ -1,4 +1,4 @@
-"""A thread in which foreign code is run, so that code that does not come back can be stopped or left behind.
+"""A thread for foreign code, which can be stopped or left behind if it does not return.
 
 One thread does one thing after the other: Hypothesis sets itself up anew in every thread. Time is the thread's processor
 time, so that other work on the machine fails no strategy; only code that waits (sleeps, or blocks) is judged by
@@ -28,7 +28,7 @@ class Hangs(BaseException):
 
 
 class Worker:
-    """Does what it is told, one thing after the other, until :meth:`close`."""
+    """Runs one function after the other, until :meth:`close`."""
 
     def __init__(self) -> None:
         self._threads = torch.get_num_threads()
@@ -61,7 +61,7 @@ class Worker:
         self._acts.put(None)
 
     def _processor_time(self) -> float:
-        """Seconds of the thread, or of the process where a thread's are not told."""
+        """Processor seconds of the thread, or of the process where a thread's are not known."""
         try:
             return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident or 0))
         except (AttributeError, OSError):
@@ -84,7 +84,7 @@ class Worker:
         self._thread.start()
 
     def _interrupt(self) -> Hangs:
-        """Stops Python code, again and again until it ends; what is stuck elsewhere is left behind."""
+        """Interrupts Python code until it ends; code that is stuck elsewhere is left behind."""
         for _ in range(round(GRACE / POLL)):
             identity = ctypes.c_ulong(self._thread.ident or 0)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(Hangs))

@@ -1,4 +1,4 @@
-"""What all cases share: a case is written as a line of text, and read from one.
+"""The base of all cases: a case is written as a line of text, and can be made again from it.
 
 A case holds sizes, names and a seed; tensors are made from it. Only what differs from the smallest case is written, so
 that the smallest failing case is a short line: ``maps=1x1,1x2 scale=1 content=tied``.
@@ -18,7 +18,7 @@ AnyCase = TypeVar("AnyCase", bound="Case")
 
 
 def read_maps(maps: str | ScaleSchedule) -> ScaleSchedule:
-    """The schedule that a text like ``1x1,2x3`` means.
+    """Reads a schedule from text like ``1x1,2x3``.
 
     >>> read_maps("1x1,2x2x3").maps
     ((1, 1, 1), (2, 2, 3))
@@ -33,13 +33,13 @@ class Case:
     """A small input for a check."""
 
     def __str__(self) -> str:
-        """The line: the first field, and every other one that is not what it is in the smallest case."""
+        """The case as a line: its first field, and every other one that differs from the smallest case."""
         smallest, names = type(self)(), [field.name for field in attrs.fields(type(self))]
         changed = [name for name in names if getattr(self, name) != getattr(smallest, name) or name == names[0]]
         return " ".join(f"{name}={_word(getattr(self, name))}" for name in changed)
 
     def with_several(self: AnyCase, **least: int) -> AnyCase:
-        """The case with at least so many rows, heads or whatever is named: one alone cannot be confused with another."""
+        """The case with at least so many rows, heads or other sizes, since a mix-up cannot show with only one."""
         return attrs.evolve(self, **{name: max(number, getattr(self, name)) for name, number in least.items()})
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
@@ -48,7 +48,7 @@ class Case:
 
     @classmethod
     def parse(cls: type[AnyCase], line: str) -> AnyCase:
-        """The case that a line stands for.
+        """Makes the case that a line describes.
 
         Raises:
             InputError: it has no such field, or a value is of another type.

@@ -68,7 +68,7 @@ class ProfileCase(ModelCase):
     name: str = "synthetic"
 
     def profile(self) -> AttentionProfile:
-        """Shares of attention that add up, concentration that only grows with the fraction."""
+        """Random shares of attention that sum to 1, with a concentration that grows with the fraction."""
         rng, scales, shape = np.random.default_rng(self.seed), len(self.maps), self.shape
         mass = np.zeros((*shape, scales), dtype=np.float32)
         for k in range(scales):

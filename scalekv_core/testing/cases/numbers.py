@@ -1,4 +1,4 @@
-"""Queries, keys and values of a kind: how large and how alike they are, and how they lie in memory."""
+"""Queries, keys and values: how large and how similar they are, and their layout in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 CONTENTS = ("ordinary", "tied", "equal", "repeated", "huge", "denormal", "zero")
 LAYOUTS = ("plain", "permuted", "sliced")
 LARGEST_LOGIT = 1e4
-"""What attention still does in float16: dot products stay finite."""
+"""The size of logits up to which attention works in float16: dot products stay finite."""
 
 
 def numbers(shape: tuple[int, ...], content: str, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
@@ -38,7 +38,7 @@ def numbers(shape: tuple[int, ...], content: str, dtype: torch.dtype, generator:
 
 
 def laid_out(x: Tensor, layout: str) -> Tensor:
-    """The same (B, H, N, D) numbers as a model's tensors lie in memory.
+    """The same (B, H, N, D) numbers, in a layout that a model's tensors have.
 
     ``plain``: contiguous. ``permuted``: (B, N, H, D) transposed, as a projection gives them. ``sliced``: a part of a larger
     buffer, as the cache's scratch and a joint projection give them.

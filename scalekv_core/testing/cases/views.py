@@ -22,7 +22,7 @@ from scalekv_core.testing.cases.numbers import CONTENTS, DTYPES, LAYOUTS, laid_o
 from scalekv_core.testing.common import Blocked
 
 SOFTMAX = {"usual": 1.0, "none": 0.0, "sharp": 4.0}
-"""How the factor on q.k relates to 1 / sqrt(D); ``none`` is a factor of 1, as in models that normalize queries and keys."""
+"""Ratios of the factor on q.k to 1 / sqrt(D); ``none`` is a factor of 1, for models that normalize queries and keys."""
 
 
 @frozen(kw_only=True, repr=False)
@@ -119,14 +119,14 @@ class ViewCase(Case):
         )
 
     def held_of_maps(self) -> list[int]:
-        """Tokens of each map of the history that are left, where it is equally many in every row and head."""
+        """Tokens of each map of the history that remain, where every row and head has equally many."""
         history = self.maps.history[self.scale]
         chosen = np.random.default_rng(self.seed).permutation(history)[: self.held]
         edges = [*self.maps.history[: self.scale], history]
         return [int(n) for n in np.histogram(chosen, bins=edges)[0]] if self.scale else []
 
     def _held(self) -> NDArray[np.int64]:
-        """[B, H, held] positions of the history, ascending, others in every row and head."""
+        """[B, H, held] positions of the history, ascending, different in every row and head."""
         rng, shape = np.random.default_rng(self.seed + 2), (self.rows, self.heads)
         if not self.even:
             order = rng.random((*shape, self.maps.history[self.scale])).argsort(axis=-1)

@@ -1,4 +1,4 @@
-"""What an adapter changes in a model, and what it leaves of that: nothing."""
+"""Checks that an adapter leaves nothing changed in a model once it is detached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an adapter leaves behind where an image fails or is interrupted: nothing."""
+"""Checks that an adapter leaves nothing behind where an image fails or is interrupted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scalekv_core.testing.watching import FAILURES, CtrlC, Inside, Steps, Watch,
 
 
 def generate_until_it_stops(test_model: TestModel, loaded: Any, case: GenerationCase) -> None:
-    """An image that fails in the middle; what went wrong has to come through."""
+    """An image that fails in the middle; the adapter has to let the error through."""
     try:
         test_model.generated(loaded, case.rows, case.seed)
     except FAILURES:
@@ -24,7 +24,7 @@ def generate_until_it_stops(test_model: TestModel, loaded: Any, case: Generation
 
 
 def middle(adapter: ModelAdapter, module: nn.Module, case: GenerationCase) -> int:
-    """The call at which this case stops, always one that happens."""
+    """The call at which this case stops; it always happens."""
     geometry = adapter.geometry(module)
     return case.stop % (geometry.layers * len(geometry.schedule))
 

@@ -1,4 +1,4 @@
-"""How selectors and mergers are asked: a case becomes a view, and the answer to it a list of tensors."""
+"""Calls selectors and mergers: a case becomes a view, and their answer a list of tensors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def answer(strategy: Viewer, case: ViewCase, view: CacheView) -> list[Tensor]:
 
 
 def ask(strategy: Viewer, case: ViewCase) -> list[Tensor]:
-    """The answer to the view of a case."""
+    """The answer for the view of a case."""
     return answer(strategy, case, view_of(strategy, case))
 
 

@@ -1,4 +1,4 @@
-"""What codes do not depend on: other rows, images, processes, seeds; and what a codec leaves alone."""
+"""Checks that codes do not depend on other rows, images, processes or seeds, and that a codec changes nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an image model by name is checked for, as far as it comes with its weights."""
+"""Checks of image models by name, as far as their weights are installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options are set to other values: a strategy is checked as its users set it, not only as its author does."""
+"""Checks a strategy with other values of its options, as users set them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an image under a policy does not depend on: other images, rows, processes, seeds; and what it leaves alone."""
+"""Checks that an image does not depend on other images, rows, processes or seeds, and that a policy changes nothing."""
 
 from __future__ import annotations
 

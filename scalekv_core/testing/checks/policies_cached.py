@@ -1,4 +1,4 @@
-"""What the cache holds under a policy: the tokens that were planned, as they were, where they belong."""
+"""Checks what the cache holds under a policy: the planned tokens, unchanged, in their places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a strategy remembers: blocks after which it has forgotten, and the questions that show what it has not."""
+"""Checks that a strategy keeps no state from one question to the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer to a view costs: memory beside the cache, time, a wait for the device."""
+"""Checks the cost of selectors and mergers: memory beside the cache, time, and waits for the device."""
 
 from __future__ import annotations
 
