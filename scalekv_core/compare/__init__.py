@@ -1,1 +1,1 @@
-"""Unmodified against compressed: metrics, pictures, and what was kept where."""
+"""Compares compressed with unmodified generation: metrics, pictures, studies, and which tokens were kept."""

@@ -1,4 +1,4 @@
-"""What one setting made of one image: a picture, its figures, what it took, or why there is none of it."""
+"""The result of one setting on one image: a picture, its figures and costs, or why there is none."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from attrs import frozen
 from PIL import Image
 
 WHOLE = -1
-"""The scale of a figure of the whole image."""
+"""The scale of a figure that is of the whole image."""
 
 
 @frozen(kw_only=True)
 class Figure:
-    """One number of one image.
+    """One figure of one image.
 
     Attributes:
         metric: its name.
@@ -38,7 +38,7 @@ class Figure:
 
 @frozen(eq=False, kw_only=True)
 class Cell:
-    """What one setting made of one image.
+    """The result of one setting on one image.
 
     Attributes:
         prompt, seed: which image.
@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def measured(self) -> tuple[float | int | None, ...]:
-        """The columns of what it took, in the order of the table ``cell``."""
+        """The cost columns in the order of the table ``cell``."""
         return self.seconds, self.unmodified_seconds, self.resident_bytes, self.peak_bytes, self.selection_share
 
 

@@ -1,4 +1,4 @@
-"""Which process works at which task, so that several processes can share one study."""
+"""Records which process works on which task, so that several processes can share one study."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sqlite3
 import time
 
 LEASE = 1800.0
-"""Seconds after which a task that a process on another machine began is taken for lost."""
+"""Seconds after which a task that another machine's process began counts as lost."""
 
 
 def claim(db: sqlite3.Connection, setting: int, batch: int) -> bool:
-    """Whether this process may work at a task now: no other process does, or the one that did has ended."""
+    """Whether this process may work on a task now: no other process does, or the one that did has ended."""
     host, pid = socket.gethostname(), os.getpid()
     row = db.execute("SELECT host, pid, at FROM claim WHERE setting = ? AND batch = ?", (setting, batch)).fetchone()
     if row is not None and row[:2] != (host, pid) and _alive(*row):
@@ -22,19 +22,19 @@ def claim(db: sqlite3.Connection, setting: int, batch: int) -> bool:
 
 
 def release(db: sqlite3.Connection, setting: int, batch: int) -> None:
-    """Forgets who works at a task that is finished."""
+    """Deletes the claim on a finished task."""
     db.execute("DELETE FROM claim WHERE setting = ? AND batch = ?", (setting, batch))
 
 
 def others(db: sqlite3.Connection) -> list[str]:
-    """Every other process that works at the study now, as ``host:pid``."""
+    """Every other process that works on the study now, as ``host:pid``."""
     mine = (socket.gethostname(), os.getpid())
     rows = db.execute("SELECT host, pid, MAX(at) FROM claim GROUP BY host, pid ORDER BY host, pid").fetchall()
     return [f"{host}:{pid}" for host, pid, at in rows if (host, pid) != mine and _alive(host, pid, at)]
 
 
 def _alive(host: str, pid: int, at: float) -> bool:
-    """Whether who made a claim can still finish it."""
+    """Whether the process of a claim can still finish its task."""
     if host != socket.gethostname():
         return time.time() - at < LEASE
     try:

@@ -48,7 +48,7 @@ def write_compact(store: Store, file: Path) -> None:
 
 
 def located(study: Path, registry: Registry) -> Path:
-    """Where a study lies: its folder or file, or, for the name of a model, the study that ships with it.
+    """The path of a study: its folder or file; for a model's name, the study that ships with it.
 
     Raises:
         InputError: there is no such folder, and no model of this name ships with a study.

@@ -1,4 +1,4 @@
-"""The SQLite file of a study: its tables, how it is opened, and what is said when it cannot be used."""
+"""The SQLite file of a study: its tables, how it is opened, and the errors when it cannot be used."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StudyError(ScaleKVError):
 
 
 def writable(file: Path) -> sqlite3.Connection:
-    """A connection that writes; the file is made if it is not there.
+    """A connection that can write; it makes the file if there is none.
 
     Write-ahead logging lets others read meanwhile, and a process that is killed leaves no half of a transaction.
 
@@ -58,7 +58,7 @@ def writable(file: Path) -> sqlite3.Connection:
 
 
 def readable(file: Path) -> sqlite3.Connection:
-    """A connection to a file that is there, also where nothing can be written."""
+    """A connection to an existing file, also if the file is read-only."""
     uri = file.resolve().as_uri()
     db = sqlite3.connect(f"{uri}?mode=rw", uri=True, timeout=WAIT, isolation_level=None)
     try:
@@ -83,7 +83,7 @@ def is_empty(db: sqlite3.Connection) -> bool:
 
 
 def check_version(db: sqlite3.Connection, file: Path) -> None:
-    """Raises InputError if the file is not a study, or one that this scalekv does not read."""
+    """Raises InputError if the file is no study, or one of a version that this scalekv does not read."""
     if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'study'").fetchone() is None:
         raise InputError(f"{file} is not a study of scalekv")
     row = db.execute("SELECT version FROM study").fetchone()
@@ -107,7 +107,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 @contextlib.contextmanager
 def named(folder: Path) -> Iterator[None]:
-    """What SQLite says of a file as one line: with the file, what is kept, and what to do."""
+    """An SQLite error as one line: the file, what is kept, and what to do."""
     try:
         yield
     except sqlite3.Error as error:

@@ -16,7 +16,7 @@ from scalekv_core.plugins.registry import Registry
 
 
 class Engine(Protocol):
-    """Where tasks run."""
+    """An engine: it runs tasks."""
 
     def run(self, tasks: Iterable[Task], loading: Loading, wanted: Callable[[Task], bool]) -> Iterator[Finished]:
         """Finished tasks, in any order.

@@ -1,4 +1,4 @@
-"""What a study's figures depend on beside its question: versions, devices, weights. Recorded, and compared before resuming."""
+"""What figures depend on beside the question: versions, devices, weights. It is recorded, and checked on resuming."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def environment(
 
 
 def device_name(device: str) -> str:
-    """The device as a person knows it."""
+    """The device by the name that people know."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{device} ({platform.machine()})"
 
 
@@ -48,7 +48,7 @@ def plugins(settings: Sequence[Setting], metrics: Sequence[str], registry: Regis
 
 
 def fingerprint(module: nn.Module) -> str | None:
-    """SHA-256 over names and bytes of all tensors of a model, whatever file they came from; None where that takes long."""
+    """SHA-256 over names and bytes of all tensors of a model, whatever file they came from; None for large models."""
     state = module.state_dict()
     if sum(tensor.nbytes for tensor in state.values()) > MOST_FINGERPRINTED:
         return None

@@ -51,7 +51,7 @@ def role_share(roles: LayerRoles, name: str) -> NDArray[np.float64]:
 
 
 def typical_layers(roles: LayerRoles) -> list[int]:
-    """The first, the middle and the last layer, and for each role the layer that plays it most.
+    """The first, the middle and the last layer, and for each role the layer with most heads in it.
 
     >>> drafter = np.zeros((3, 16, 2), dtype=np.int8)
     >>> drafter[:, 5] = 1
@@ -121,7 +121,7 @@ class KeptTokens:
 
 @frozen(eq=False, kw_only=True)
 class Explanation:
-    """What there is to show of one policy on one model.
+    """The data of all figures of one policy on one model.
 
     Attributes:
         planned: how much each head may hold.

@@ -24,7 +24,7 @@ SHARES, SCORES = "viridis", "magma"
 ROLES = ("#4c78a8", "#f2cf5b", "#54a24b", "#b279a2", "#9d755d", "#bab0ac")
 """One colour per role."""
 KEPT, EVICTED, NONE = "#e4572e", "#d4d4d4", "#ffffff"
-"""Colours of kept tokens, of evicted ones in the legend, and of cells where there is nothing to show."""
+"""Colours of kept tokens, of evicted ones in the legend, and of empty cells."""
 SMALL = 7
 """Points of the smallest text."""
 
@@ -179,7 +179,7 @@ def _cover(axis: Axes, pale: NDArray[np.float64], share: NDArray[np.float64]) ->
 
 
 def _kept_legend(figure: Figure, shown: Explanation) -> None:
-    """What the colours mean, below everything."""
+    """Adds the legend below all panels."""
     from matplotlib.patches import Patch
 
     folded = not isinstance(shown.planned.policy.merger, Drop)

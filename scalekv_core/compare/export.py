@@ -22,7 +22,7 @@ NUMBERS = ("value", "seconds", "unmodified_seconds", "selection_share")
 
 
 def export(store: Store, file: Path) -> None:
-    """Writes a study in the form that the file's name ends in; ``.sqlite`` is the compact copy.
+    """Writes a study in the format of the file's suffix; ``.sqlite`` is the compact copy.
 
     Raises:
         InputError: another ending, or the file cannot be written.

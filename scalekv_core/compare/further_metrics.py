@@ -24,7 +24,7 @@ from scalekv_core.models.metric import Pair, PairMetric, SetMetric
 EXTRA = "metrics"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 AT_ONCE = 16
-"""Images that a network looks at together."""
+"""Images that a network processes at a time."""
 
 
 def package(name: str, purpose: str, *, provider: str | None = None) -> Any:

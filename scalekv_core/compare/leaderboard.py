@@ -18,12 +18,12 @@ from scalekv_core.errors import InputError
 from scalekv_core.plugins.registry import Registry
 
 FREE = ("policies", "budgets", "codecs", "vary")
-"""What a submission chooses itself."""
+"""The fields of a question that a submission chooses itself."""
 
 
 @frozen(eq=False, kw_only=True)
 class Submission:
-    """A study under the name that it is shown by, with what it ran on."""
+    """A study with its display name and its environment."""
 
     name: str
     store: Store
@@ -52,7 +52,7 @@ def submissions(studies: Sequence[Path], registry: Registry) -> list[Submission]
 
 
 def check_protocol(found: Sequence[Submission], protocol: Path | None) -> None:
-    """Refuses studies that cannot stand in one table.
+    """Refuses studies that cannot be ranked in one table.
 
     Args:
         found: the studies.
@@ -72,7 +72,7 @@ def check_protocol(found: Sequence[Submission], protocol: Path | None) -> None:
 
 
 def _frozen(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What two studies must have run on beside asking the same."""
+    """What must be equal in the environments of two studies, beside their questions."""
     return {name: environment[name] for name in ("weights", "profiles")}
 
 
@@ -98,7 +98,7 @@ def _fixed_by(protocol: Path) -> dict[str, Any]:
 
 
 def merged(found: Sequence[Submission], registry: Registry) -> list[Results]:
-    """The settings of all studies, model by model, each with the study that it comes from."""
+    """The settings of all studies, model by model, each with its study."""
     by_study = [results_of(one.store, registry) for one in found]
     together = []
     for parts in zip(*by_study, strict=True):

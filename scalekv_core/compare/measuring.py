@@ -1,4 +1,4 @@
-"""The figures of a pair of generations, metric by metric. What a metric cannot say is not a number, with the reason."""
+"""The figures of a pair of generations, metric by metric. What a metric cannot give is NaN, with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the rest of a study will take, by the cells that are finished: nothing is guessed before there are any.
+"""Estimates the time that is left of a study from its finished cells; without any there is no estimate.
 
 All settings of a model take turns, so that the mean over its finished cells is that of those to come.
 """
@@ -17,7 +17,7 @@ from scalekv_core.compare.tasks import Task
 
 @frozen(kw_only=True)
 class Expected:
-    """The time that tasks will take.
+    """An estimate of the time that tasks will take.
 
     Attributes:
         seconds: of the models whose pace is known.
@@ -28,7 +28,7 @@ class Expected:
     unknown: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """As a person says it.
+        """The estimate as text for people.
 
         >>> print(Expected(seconds=4000.0, unknown=("var-tiny",)))
         1 h 07 min, and that of var-tiny: known after its first cells
@@ -43,7 +43,7 @@ class Expected:
 
 
 def duration(seconds: float) -> str:
-    """As a person says it.
+    """A number of seconds as text for people.
 
     >>> duration(42.4), duration(600), duration(4000), duration(200_000)
     ('42 s', '10 min', '1 h 07 min', '55 h 33 min')
@@ -55,7 +55,7 @@ def duration(seconds: float) -> str:
 
 
 def paces(store: Store) -> dict[str, float]:
-    """{model: seconds per cell} by when its cells were finished.
+    """{model: seconds per cell}, from the times at which its cells were finished.
 
     Each process counts from its first finished task to its last, so that neither loading a model nor the time between two
     sessions is in it; with several workers it is the pace of all together.
@@ -96,7 +96,7 @@ def expected(cells: Mapping[str, int], known: Mapping[str, float]) -> Expected:
 
 
 class Watch:
-    """The expected time of a study that runs: by the cells of this session, and until it has some by those before.
+    """The estimate for a running study, from the cells of this run, or of earlier runs until it has some.
 
     Args:
         cells: {model: how many are missing}.
@@ -110,7 +110,7 @@ class Watch:
         self._cells: dict[str, int] = {}
 
     def note(self, task: Task) -> None:
-        """A task is finished now; the first of a model starts its clock."""
+        """Records that a task is finished; the first task of a model starts its clock."""
         model, now = task.setting.model, time.monotonic()
         self._left[model] -= len(task.images)
         if model in self._first:
@@ -120,5 +120,5 @@ class Watch:
             self._first[model] = now
 
     def expected(self) -> Expected:
-        """Of the cells that are left."""
+        """The estimate for the remaining cells."""
         return expected(self._left, self._known)

@@ -1,4 +1,4 @@
-"""Pictures for people: images as PNG, and sheets of labelled rows that show at a glance what a policy does."""
+"""Images as PNG, and sheets of labelled rows that compare policies."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 INK, QUIET, TRACK, BAR, PAPER = "#1a1a1a", "#6b6b6b", "#e3e3e3", "#2f6db5", "#ffffff"
 GAP, SEAM = 8, 2
-"""Pixels between cells, and between a picture and what stands beside it."""
+"""Pixels between cells, and between a picture and its label."""
 NOT_A_NUMBER = (255, 0, 255)
-"""Colour of pixels that are not numbers: no image has it by chance."""
+"""Colour of NaN pixels, which no image has by chance."""
 
 
 @frozen(kw_only=True)
@@ -119,7 +119,7 @@ def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, layout: _Layout, r
 
 @frozen(kw_only=True)
 class _Layout:
-    """Where everything is, in pixels."""
+    """The layout of a sheet, in pixels."""
 
     size: tuple[int, int]
     label: int  # width of the text on the left
@@ -149,7 +149,7 @@ class _Layout:
         return 3 * GAP + self.label + index * (self.width + GAP)
 
     def fit(self, text: str, width: int, size: int) -> str:
-        """The text, shortened so that it is no wider."""
+        """The text, shortened to a width."""
         if _width(text, size) <= width:
             return text
         while text and _width(text + "...", size) > width:

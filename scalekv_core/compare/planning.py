@@ -1,4 +1,4 @@
-"""The plan of a setting of a study: made once, weighed before the study begins and used in every task."""
+"""The plan of a setting of a study: made once, sized before the study begins and used in every task."""
 
 from __future__ import annotations
 

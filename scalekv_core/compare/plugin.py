@@ -1,4 +1,4 @@
-"""The metrics that come with scalekv, announced as any plugin announces its own."""
+"""The plugin that offers the metrics of scalekv."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 @frozen
 class CLIPScore(PairMetric):
-    """How well the compressed image fits its prompt (Hessel et al. 2021): 100 times the cosine of their CLIP features."""
+    """CLIP score (Hessel et al. 2021): 100 times the cosine of the features of the compressed image and its prompt."""
 
     checkpoint: str = "openai/clip-vit-large-patch14"
 
@@ -59,7 +59,7 @@ class PickScore(PairMetric):
 
 @frozen
 class ImageReward(PairMetric):
-    """Reward of people's preferences (Xu et al. 2023, arXiv 2304.05977), for the compressed image.
+    """ImageReward: a model of human preference (Xu et al. 2023, arXiv 2304.05977), for the compressed image.
 
     Its package needs older versions of timm and transformers than other metrics, so that no extra has it.
     """

@@ -11,12 +11,12 @@ from typing import Any
 from scalekv_core.errors import InputError
 
 MOST = 100_000
-"""More prompts than this are a mistake in a file's name."""
+"""More prompts than this mean that the file is the wrong one."""
 MOST_BYTES = 64 << 20
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """The prompts in a file, in their order; a prompt that stands twice is taken once.
+    """The prompts in a file, in their order, without repetitions.
 
     Text has a prompt on every line; CSV has a column ``prompt``; JSONL has texts, or objects with a ``prompt``.
 
@@ -86,7 +86,7 @@ def named_sets() -> list[str]:
 
 
 def prompts_named(text: str) -> tuple[str, ...]:
-    """The prompts of a set by its name, or those in a file.
+    """The prompts of a set by its name, or those of a file.
 
     Raises:
         InputError: it is neither, or the file cannot be used.

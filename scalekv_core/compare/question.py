@@ -79,7 +79,7 @@ def read_policy(text: str) -> tuple[str, dict[str, str]]:
 
 @frozen(kw_only=True)
 class Question:
-    """Everything that decides what a study finds. Two studies are comparable if all but their settings are equal.
+    """Everything that a study's results depend on. Studies are comparable if all but their settings are equal.
 
     Attributes:
         models: names.
@@ -172,7 +172,7 @@ class Question:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the question; the same question has the same one on every machine."""
+        """SHA-256 of the question, equal on every machine."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
 
@@ -186,7 +186,7 @@ def has_option(policy: Policy, option: str) -> bool:
 
 
 def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """What differs between two records of a question or of an environment, a line each.
+    """The differences of two records of a question or an environment, a line each.
 
     >>> differences({"seeds": [0], "batch": 1}, {"seeds": [0, 1], "batch": 1})
     ['seeds: [0] here, [0, 1] there']

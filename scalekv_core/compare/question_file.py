@@ -43,7 +43,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 @frozen(kw_only=True)
 class QuestionFile:
-    """What a file may say; everything is optional."""
+    """The content of a question file; everything is optional."""
 
     models: tuple[str, ...] = field(default=(), converter=_texts)
     policies: tuple[str, ...] = field(default=(), converter=_texts)
@@ -61,7 +61,7 @@ class QuestionFile:
 
     @classmethod
     def load(cls, path: Path) -> QuestionFile:
-        """The content of a file.
+        """Reads a question file.
 
         Raises:
             InputError: it cannot be read, is not TOML, or has a key or value that is not understood.
@@ -83,7 +83,7 @@ class QuestionFile:
 
 
 def _read(key: str, value: Any) -> Any:
-    """A value of the file in the form of its field."""
+    """Converts a value of the file to the type of its field."""
     if key in ("vary", "prompts", "sampling"):
         if not isinstance(value, Mapping):
             raise ValueError(f"[{key}] must be a table; got {value!r}")

@@ -1,4 +1,4 @@
-"""From cells to answers: means with paired bootstrap intervals, ranks, frontiers, and which differences mean something.
+"""From cells to answers: means with paired bootstrap intervals, ranks, frontiers, and significant differences.
 
 All settings of a model generate the same images, so that they are compared image by image: the same resamples of images
 serve every setting, and an interval of a difference is one of paired differences.
@@ -20,7 +20,7 @@ Pool = Callable[[Floats], Floats]
 RESAMPLES = 2000
 LEAST_RESAMPLES = 200
 MOST_DRAWS = 1 << 22
-"""Resamples x images that are held at once; with more than 2,000 images there are fewer resamples."""
+"""Resamples x images that are in memory at once; with more than 2,000 images there are fewer resamples."""
 LEVEL = 0.95
 Key = TypeVar("Key")
 
@@ -60,12 +60,12 @@ class Resamples:
 
 
 def mean(values: Floats) -> Floats:
-    """The pool of a metric that does not say otherwise."""
+    """The pool of a metric that defines none."""
     return values.mean(axis=-1)
 
 
 def interval(values: Floats, resamples: Resamples, *, pool: Pool = mean) -> Interval:
-    """The figure of all images with its interval; images whose figure is not a number are counted and left out.
+    """The figure of all images with its interval; images whose figure is NaN are left out and counted.
 
     Args:
         values: (images,) with nan where there is none.
@@ -109,7 +109,7 @@ def _less(a: Floats, b: Floats) -> Floats:
 
 
 def _ends(resamples: Resamples, figure: Callable[[Resamples], Floats]) -> tuple[float, float]:
-    """The ends of the percentile interval; one image says nothing of how images differ."""
+    """The ends of the percentile interval; one image gives none."""
     if resamples.index.shape[1] < 2:
         return math.nan, math.nan
     pooled = figure(resamples)
@@ -121,7 +121,7 @@ def _ends(resamples: Resamples, figure: Callable[[Resamples], Floats]) -> tuple[
 
 @frozen(kw_only=True)
 class Ranked(Generic[Key]):
-    """A setting and its place.
+    """A setting and its rank.
 
     Attributes:
         key: which setting.
@@ -170,7 +170,7 @@ def ranking(
 
 
 def frontier(points: Sequence[tuple[float, float]], *, higher_is_better: bool = True) -> list[bool]:
-    """Which points no other beats: none costs as little and is as good, one of the two strictly.
+    """The points that no other point beats by being as cheap and as good, and better in one of the two.
 
     Args:
         points: (cost, figure) of each; where one is not a number the point is on no frontier.

@@ -1,4 +1,4 @@
-"""Runs a study by Ray: one actor for each device, which loads a model once; only the caller writes."""
+"""Runs a study on Ray: one actor for each device, which loads a model once; only the caller writes results."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class RayEngine:
 
 @define(eq=False)
 class _Hired:
-    """An actor, and the rest of the batch that it works at: it has the unmodified images of that."""
+    """An actor with the remaining tasks of its batch, of which it has the unmodified images."""
 
     actor: Any
     tasks: deque[Task] = field(factory=deque)
 
 
 class _Crew:
-    """The actors of a Ray engine, and what each is doing."""
+    """The actors of a Ray engine, and their current tasks."""
 
     def __init__(self, ray: Any, engine: RayEngine, loading: Loading, wanted: Callable[[Task], bool]) -> None:
         self._ray, self._tries, self._loading, self._wanted = ray, engine.tries, loading, wanted
@@ -123,7 +123,7 @@ class _Crew:
         return [finished]
 
     def _again(self, hired: _Hired, task: Task, error: Exception) -> list[Finished]:
-        """Another worker in place of a lost one begins with the task that was lost."""
+        """Replaces a lost worker by one that begins with the lost task."""
         hired.actor = self._actor.remote(self._loading)
         self._lost[task] = self._lost.get(task, 0) + 1
         if self._lost[task] < self._tries:

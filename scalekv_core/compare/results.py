@@ -1,4 +1,4 @@
-"""What a study has found so far, read from its store: arrays by setting and image, and the summary of each setting."""
+"""The results of a study so far, read from its store: arrays by setting and image, and a summary of each setting."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scalekv_core.shapes.geometry import format_bytes
 
 @frozen(eq=False, kw_only=True)
 class Row:
-    """One setting and all that is known of it.
+    """All results of one setting.
 
     Attributes:
         id: of the setting in the store.
@@ -68,12 +68,12 @@ class Row:
 
     @property
     def done(self) -> int:
-        """Images that are finished, failed ones too."""
+        """The number of finished images, failed ones included."""
         return int((~np.isnan(self.seconds)).sum()) + sum(self.failed.values())
 
     @property
     def times_faster(self) -> Floats:
-        """(images,) seconds unmodified by seconds."""
+        """(images,) speed-up: seconds of the unmodified model divided by seconds."""
         return self.unmodified_seconds / self.seconds
 
 
@@ -97,11 +97,11 @@ class Results:
 
     @property
     def resamples(self) -> Resamples:
-        """The same for every figure of these images."""
+        """The results of these images only."""
         return Resamples.of(max(1, len(self.images)))
 
     def pool(self, metric: str) -> Pool:
-        """How the figures of a metric are put together."""
+        """How a metric pools the figures of images."""
         known = self.metrics[metric]
         return known.pool if isinstance(known, PairMetric) else mean
 

@@ -1,4 +1,4 @@
-"""A study that is kept: what was asked, and the cells that are finished.
+"""The store of a study: its question and its finished cells.
 
 A task (one setting, one batch of images) is written in one transaction when it is finished, so that whatever ends the
 process ends it between two tasks. Rows have natural keys: a task that two processes finish is stored once. Figures are
@@ -25,7 +25,7 @@ from scalekv_core.compare.question import Question, Setting, differences
 from scalekv_core.errors import InputError
 
 UNMODIFIED = "unmodified"
-"""Key of the setting that stands for the model without scalekv."""
+"""Key of the setting that stands for the unmodified model."""
 
 _STARTED = int(time.time())
 """With its number it names a process: numbers are used again."""
@@ -45,7 +45,7 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path, question: Question, environment: Mapping[str, Any], *, command: str = "") -> Store:
-        """The study of this question in a folder: a new one, or the one that is there, to go on with it.
+        """Opens the study of this question in a folder, or makes a new one.
 
         Raises:
             InputError: the folder has a study of another question or environment, or cannot be written.
@@ -65,7 +65,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """The study in a folder, to be read.
+        """Opens the study in a folder for reading.
 
         Raises:
             InputError: there is none, or the file is something else.
@@ -97,11 +97,11 @@ class Store:
 
     @property
     def command(self) -> str:
-        """The command that began it."""
+        """The command that started the study."""
         return str(self.rows("SELECT command FROM study")[0][0] or "")
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """What a query finds.
+        """The rows that a query finds.
 
         Raises:
             StudyError: the file is damaged.
@@ -112,7 +112,7 @@ class Store:
     def add_setting(
         self, setting: Setting, *, planned: int | None, unmodified: int | None, refused: str | None
     ) -> None:
-        """Notes a setting with the bytes that it was planned to hold, or why it cannot be measured."""
+        """Records a setting with its planned bytes, or why it cannot be measured."""
         row = (setting.key, setting.model, setting.label, setting.policy, setting.budget, setting.codec)
         options = json.dumps(dict(setting.options), sort_keys=True)
         with database.named(self.folder), database.transaction(self.db):
@@ -148,13 +148,13 @@ class Store:
         return bool(row[0] == len(images))
 
     def claim(self, key: str, batch: int) -> bool:
-        """Whether this process may work at a task now: no other process does, or the one that did has ended."""
+        """Whether this process may work on a task now: no other process does, or the one that did has ended."""
         with database.named(self.folder), database.transaction(self.db):
             return claims.claim(self.db, self._setting(key), batch)
 
     @property
     def others(self) -> list[str]:
-        """Other processes that work at this study now."""
+        """Other processes that work on this study now."""
         with database.named(self.folder):
             return claims.others(self.db)
 

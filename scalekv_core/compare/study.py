@@ -1,4 +1,4 @@
-"""A study from its question to its last cell: plan it, run what is missing, and say what is."""
+"""A study from its question to its last cell: plans it, runs the missing cells, and reports its state."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PlannedSetting:
 
 @frozen(eq=False, kw_only=True)
 class StudyPlan:
-    """What a study will do, known before anything is generated.
+    """The plan of a study, known before anything is generated.
 
     Attributes:
         question: what is asked.
@@ -67,12 +67,12 @@ class StudyPlan:
 
     @property
     def cells(self) -> int:
-        """Settings x images."""
+        """The number of cells: settings x images."""
         return sum(len(self.question.images(setting.model)) for setting in self.measured)
 
     @property
     def tasks(self) -> Iterator[Task]:
-        """In the order in which they run, each made when it is asked for."""
+        """The tasks in running order, each made when it is needed."""
         return tasks_of(self.question, self.measured)
 
 
@@ -98,7 +98,7 @@ def plan_study(question: Question, models: Mapping[str, ImageModel], registry: R
 
 
 def check_question(question: Question, registry: Registry) -> None:
-    """Refuses what can be refused before a model is loaded: a name, an option, a metric, a prompt.
+    """Refuses a wrong name, option, metric or prompt before a model is loaded.
 
     Raises:
         UnknownName, InputError, MissingExtra: as :func:`plan_study`.
@@ -147,7 +147,7 @@ def _check_prompts(name: str, question: Question, registry: Registry) -> None:
 
 @frozen(eq=False, kw_only=True)
 class Progress:
-    """How far a study is: cells done, cells in all, and the last task."""
+    """The progress of a study: cells done, cells in all, and the last task."""
 
     done: int
     total: int
@@ -183,7 +183,7 @@ class Study:
         engine: Engine | None = None,
         command: str = "",
     ) -> Study:
-        """The study in a folder: a new one, or the rest of the one that is there.
+        """Opens the study in a folder, to go on with it, or makes a new one.
 
         Raises:
             InputError: the folder holds a study of another question, of other versions or weights.
@@ -206,7 +206,7 @@ class Study:
         return self.plan.cells - self.store.cells
 
     def run(self) -> Iterator[Progress]:
-        """Runs what is missing; yields after every task. Can be left at any time and begun again.
+        """Runs the missing cells; yields after every task. It can be stopped at any time and resumed.
 
         What another process works at is left to it, and taken over where that process has ended meanwhile.
         """
@@ -257,7 +257,7 @@ class Study:
 def begun(
     plan: StudyPlan, folder: Path, models: Mapping[str, ImageModel], *, device: str, registry: Registry
 ) -> Store | None:
-    """What there is of a study in a folder, without writing to it; None if nothing is there.
+    """The store of a study that exists in a folder, opened for reading; None if there is none.
 
     Raises:
         InputError: the folder holds another study.

@@ -34,7 +34,7 @@ class Task:
 
     @property
     def where(self) -> tuple[str, int]:
-        """The model and the batch; tasks of one have their unmodified images in common."""
+        """The model and the batch; tasks with the same ones share their unmodified images."""
         return self.setting.model, self.batch
 
 

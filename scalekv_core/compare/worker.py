@@ -25,7 +25,7 @@ Finished = tuple[Task, list[Cell], list[Cell] | None]
 
 @frozen(kw_only=True)
 class Loading:
-    """How a worker gets a model.
+    """How a worker loads a model.
 
     Attributes:
         question: of the study.

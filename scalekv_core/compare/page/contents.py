@@ -1,4 +1,4 @@
-"""What stands on the page of a study, as plain values: texts, tables, plot data, thumbnails. The template only places them."""
+"""The contents of a study's page as plain values: texts, tables, plot data, thumbnails. The template places them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scalekv_core.plugins.registry import Registry
 
 @frozen(eq=False, kw_only=True)
 class Page:
-    """The whole page.
+    """The contents of a whole page.
 
     Attributes:
         title, command: of the study.
@@ -34,12 +34,12 @@ class Page:
 
     @property
     def data(self) -> list[Any]:
-        """What the script of the page shows, as JSON can hold it."""
+        """The data for the script of the page, as JSON values."""
         return [part["data"] for part in self.models]
 
 
 def page_of(store: Store, registry: Registry) -> Page:
-    """The page of a study as far as it is."""
+    """The page of a study, finished or not."""
     question = store.question
     return Page(
         title=f"scalekv study: {', '.join(question['models'])}",

@@ -15,9 +15,9 @@ from scalekv_core.compare.results import Results, Row
 from scalekv_core.shapes.geometry import format_bytes
 
 PAIRED = 8
-"""Settings whose differences are shown each to each."""
+"""Settings that the table of paired differences has at most."""
 MOST_CELLS = 50_000
-"""Cells up to which each is on the page; more are exported."""
+"""Cells up to which the page lists each one; for larger studies the export has them."""
 
 Ranks = Mapping[str, Mapping[int, Ranked[int]]]
 

@@ -18,13 +18,13 @@ from scalekv_core.compare.results import Results, Row
 WORST = 12
 """Images on the sheet."""
 SHOWN = 6
-"""Settings on the sheet, of the frontier."""
+"""Settings of the frontier on the sheet."""
 THUMBNAIL = 192
-"""Pixels of a side at most."""
+"""Maximum side of a thumbnail in pixels."""
 SMALL = 96
-"""Pixels of a side up to which a thumbnail is kept without loss."""
+"""Side in pixels up to which a thumbnail is stored losslessly."""
 AMPLIFY = 4
-"""By how much difference maps are amplified."""
+"""Factor by which difference maps are amplified."""
 
 
 def sheet_of(results: Results, shown: Sequence[Row], metric: str, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _spread(rows: Sequence[Row]) -> list[Row]:
 
 
 def _worst_first(results: Results, shown: Sequence[Row], metric: str) -> list[int]:
-    """Images from the worst to the best; those that are not a number for a setting come first, identical ones last."""
+    """Images from worst to best; images whose figure is NaN for a setting come first, identical ones last."""
     sign = 1 if results.higher_is_better(metric) else -1
     figures = np.stack([row.figures[metric] for row in shown]) * sign
     lost = np.isnan(figures).any(axis=0)
@@ -77,7 +77,7 @@ def _row_of(results: Results, shown: Sequence[Row], i: int, metric: str, questio
 
 
 def _open(file: Path | None) -> Image.Image | None:
-    """The picture; None where the file is gone or damaged."""
+    """The picture; None if the file is missing or damaged."""
     if file is None:
         return None
     try:
@@ -92,7 +92,7 @@ def _difference(picture: Image.Image | None, original: Image.Image | None) -> Im
 
 
 def data_uri(picture: Image.Image | None) -> str | None:
-    """A thumbnail inside of the page."""
+    """A thumbnail as a data URL, embedded in the page."""
     if picture is None:
         return None
     small = picture.copy()

@@ -1,4 +1,4 @@
-"""Figures as a reader sees them, and as JSON holds them: infinity and what is not a number by name, never as 0."""
+"""Figures as text and as JSON; infinity and NaN are written by name, never as 0."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DIGITS = 5
 
 
 def figure_text(figure: Interval) -> str:
-    """A figure; what is not a number and what is infinite by name."""
+    """A figure as text; NaN and infinity by name."""
     if math.isnan(figure.value):
         return "no number"
     return "identical" if math.isinf(figure.value) else short(figure.value)
 
 
 def interval_text(figure: Interval) -> str:
-    """The ends of its interval, and how many images are missing."""
+    """The ends of a figure's interval, and how many images are missing."""
     missing = f"{figure.missing} missing" if figure.missing else ""
     if math.isnan(figure.low) or figure.low == figure.high:
         return missing
@@ -30,7 +30,7 @@ def interval_text(figure: Interval) -> str:
 
 
 def short(value: float) -> str:
-    """A number in a few digits.
+    """A number with a few digits.
 
     >>> short(12.3456), short(0.00012), short(float("inf"))
     ('12.35', '0.00012', '∞')
@@ -41,7 +41,7 @@ def short(value: float) -> str:
 
 
 def plain(value: float | None) -> Plain:
-    """A number that JSON can hold: infinity as a text, null for what is not a number.
+    """A number as JSON can hold it: infinity as text, NaN as null.
 
     >>> plain(0.1234567), plain(float("-inf")), plain(float("nan"))
     (0.12346, '-inf', None)
@@ -52,5 +52,5 @@ def plain(value: float | None) -> Plain:
 
 
 def median(values: NDArray[np.float64]) -> float | None:
-    """The median of what are numbers; None if nothing is."""
+    """The median of the figures that are not NaN; None if all are."""
     return None if np.isnan(values).all() else float(np.nanmedian(values))
