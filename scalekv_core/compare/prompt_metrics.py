@@ -43,7 +43,7 @@ class CLIPScore(PairMetric):
 
 @frozen
 class PickScore(PairMetric):
-    """Which image people would pick for its prompt (Kirstain et al. 2023, arXiv 2305.01569): that of the compressed image."""
+    """PickScore: people's preference for the compressed image (Kirstain et al. 2023, arXiv 2305.01569)."""
 
     checkpoint: str = "yuvalkirstain/PickScore_v1"
     processor: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

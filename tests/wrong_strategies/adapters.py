@@ -11,7 +11,7 @@ from tests.wrong_strategies.catalogue import fails
 
 
 class Through:
-    """A cache that hands everything on; what is wrong is put between."""
+    """A cache that passes everything on; subclasses put a fault in between."""
 
     def __init__(self, cache):
         self.cache = cache
@@ -79,7 +79,7 @@ class RoundsWeights(ToyAdapter):
 
 @fails("restores_after_an_exception")
 class HoldsTheCache(ToyAdapter):
-    """Keeps the image's cache in the model until the image is done, and an image that fails is never done."""
+    """Keeps the image's cache in the model until the image is finished, which a failed image never is."""
 
     def attach(self, model, source):
         kept = {}
@@ -123,7 +123,7 @@ class Swallows(Wrapping):
 
 @fails("goes_on_after_an_exception")
 class OneCacheForAll(ToyAdapter):
-    """Makes a new cache only after the last one was closed, and does not close that of an image that fails."""
+    """Makes a cache only after the previous one is closed, and does not close that of a failed image."""
 
     def attach(self, model, source):
         open_caches = []
@@ -163,7 +163,7 @@ class NeverCloses(Wrapping):
 
 @fails("attention_is_the_caches")
 class AttendsForItself(Wrapping):
-    """Shows everything to the cache, and goes on with attention of its own."""
+    """Passes everything to the cache, but goes on with attention of its own."""
 
     class wrapper(Through):
         def __init__(self, cache):

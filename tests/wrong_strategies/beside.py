@@ -1,4 +1,4 @@
-"""Strategies that answer rightly and do something wrong beside it: they print, hoard, remember, dawdle, or go by names.
+"""Strategies with right answers and bad side effects: they print, hoard, remember, are slow, or depend on names.
 
 One class holds the fault; it is put into the method that every strategy of a kind has.
 """
@@ -255,7 +255,7 @@ def nobodys_role() -> Policy:
 
 @frozen
 class OneImageAtATime(ByPlace):
-    """Keeps in its class how many layers it has seen since the first map, which another image disturbs."""
+    """Counts in its class the layers since the first map, so that another image disturbs it."""
 
     seen: ClassVar[list[int]] = [0]
 
@@ -319,7 +319,7 @@ class EveryPair(ByValue):
 @fails("memory_is_linear")
 @frozen
 class EveryPairOfPositions(IntoNearest):
-    """Looks for the nearest among all tokens before it looks who is kept."""
+    """Searches all tokens for the nearest before it looks at which ones are kept."""
 
     def assign(self, view, kept):
         apart = (view.positions.unsqueeze(3) - view.positions.unsqueeze(2)).abs()

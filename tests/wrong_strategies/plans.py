@@ -278,7 +278,7 @@ _CLASSIFIED = [0]
 @fails("repeats_itself")
 @frozen
 class Undecided(LayerClassifier):
-    """Changes its mind from call to call."""
+    """Assigns other roles from call to call."""
 
     def classify(self, profile, geometry):
         _CLASSIFIED[0] += 1
@@ -288,7 +288,7 @@ class Undecided(LayerClassifier):
 @fails("remembers_nothing")
 @frozen
 class FirstModel(LayerClassifier):
-    """Thinks differently of all models once it has seen a second one."""
+    """Assigns other roles to every model once it has seen a second one."""
 
     _seen: set[int] = field(factory=set, repr=False, eq=False, init=False)
 

@@ -1,4 +1,4 @@
-"""Wrong policies: right parts that do not go together, or one wrong part in a whole that would be right."""
+"""Wrong policies: right parts that do not fit together, or one wrong part among right ones."""
 
 from __future__ import annotations
 

@@ -444,7 +444,7 @@ class HoldsAList(ByPlace):
 
 
 class Claims(ByValue):
-    """What claims more than it keeps."""
+    """A selector that claims more than it keeps to."""
 
     claimed: ClassVar[str]
 

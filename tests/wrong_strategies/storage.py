@@ -123,7 +123,7 @@ def unless_kept(target: Tensor, kept: Tensor) -> Tensor:
 
 @fails("is_a_value")
 class NotFrozen(IntoNearest):
-    """Can be written to, for it is not decorated, and its base is."""
+    """Is not decorated as its base is, and so can be written to."""
 
     def __setattr__(self, name, value):
         object.__setattr__(self, name, value)

@@ -1,4 +1,4 @@
-"""What no policy can break, a cache could: the checks of a whole policy notice that too, and so does the machine."""
+"""Faults that only a cache can have: the checks of a whole policy find them, and so does the state machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.wrong_strategies.table import WRONG, subject_of
 
 
 class CountsPlaces(KVCache):
-    """Numbers what it holds anew at every scale."""
+    """Numbers its tokens anew at every scale."""
 
     def _view(self, *args):
         view = super()._view(*args)
@@ -81,7 +81,7 @@ class KeepsTheUnread(ShowsTheUnread):
 
 
 class LosesTheText(ShowsTheUnread):
-    """Takes the text for a map, of which a policy may keep what it likes."""
+    """Takes the text for a map, whose tokens a policy may evict."""
 
     def changed(self, step):
         return {"text": 0, "offered": step.remaining} if step.offered else {}
@@ -121,7 +121,7 @@ WRONG_CACHES = {
 
 @pytest.mark.parametrize(("name", "cache"), WRONG_CACHES.items())
 def test_a_wrong_cache_fails_its_check(name: str, cache: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a policy in which nothing is wrong."""
+    """The policy has no fault, so the check fails because of the cache."""
     monkeypatch.setattr(images, "KVCache", cache)
     outcome = try_check(check_named("policy", name), Subject("policy", "latest", toy.latest))
 
@@ -129,7 +129,7 @@ def test_a_wrong_cache_fails_its_check(name: str, cache: type, monkeypatch: pyte
 
 
 def test_every_check_is_failed_by_a_wrong_strategy() -> None:
-    """A check that nothing fails may check nothing."""
+    """Every check is failed by some strategy, since one that nothing fails may check nothing."""
     failed = {(subject_of(wrong).kind, wrong.check) for wrong in WRONG} | {("policy", name) for name in WRONG_CACHES}
 
     assert set() == {(kind, one.name) for kind in KINDS for one in checks_of(kind)} - failed
@@ -148,13 +148,13 @@ few = settings(
 
 @pytest.mark.parametrize("cache", [CountsPlaces, StoresTheLast, NeverForgets])
 def test_the_machine_catches_wrong_caches(cache: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the order of calls."""
+    """The state machine finds the fault whatever the order of calls."""
     monkeypatch.setattr(images, "KVCache", cache)
     with pytest.raises((AssertionError, SessionError)):
         run_state_machine_as_test(machine_for(toy.latest), settings=few)
 
 
 def test_the_machine_catches_wrong_policies() -> None:
-    """Here one that changes the keys it is shown."""
+    """The machine also finds a policy that changes the keys it is shown."""
     with pytest.raises(AssertionError, match="a kept key or value has changed"):
         run_state_machine_as_test(machine_for(changes_keys), settings=few)

@@ -22,7 +22,7 @@ def worker() -> Iterator[Worker]:
 
 
 EXAMPLES = {"adapter": 10, "model": 10}
-"""How many cases are tried of each kind; 20 of all others."""
+"""Cases that are tried of each kind; 20 of all others."""
 SLOW = ("is_quick", "another_process_agrees")
 """Checks that take seconds, or a process, each time: of selectors here, of the other kinds in the thorough suite."""
 
@@ -37,7 +37,7 @@ def params() -> list[ParameterSet]:
 
 @pytest.mark.parametrize("wrong", params())
 def test_a_wrong_strategy_fails_its_check(wrong: Wrong, worker: Worker) -> None:
-    """Within the few examples of the quick profile, with a reason and a case to replay."""
+    """The check finds it in the few examples of the quick profile, with a reason and a case to replay."""
     subject = subject_of(wrong)
     outcome = try_check(
         check_named(subject.kind, wrong.check),
