@@ -46,8 +46,8 @@ from scalekv_core.testing.kinds import KINDS, checks_of
 PAGES = Path(__file__).parent
 MODELS = ("var-tiny", "infinity-tiny")
 """Those that ship with a study."""
-PARTS_STUDY = PAGES / "data" / "parts.sqlite"
-"""Policies of var-tiny with other mergers and codecs, by the same protocol."""
+BESIDE = ("parts", "further")
+"""Studies of var-tiny by the same protocol, beside the one that ships: other mergers and codecs, and further policies."""
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 TABLE = re.compile(r"(?P<titles>^\|.*\|\n)^\|[ :|-]+\|\n(?P<rows>(?:^\|.*\|\n)+)", re.MULTILINE)
@@ -163,11 +163,11 @@ def table_of_checks(kind: str) -> str:
 
 @cache
 def studied(model: str) -> Results:
-    """What the study that ships with a model found, and for var-tiny the study of parts behind it."""
+    """What the study that ships with a model found, and for var-tiny the further studies behind it."""
     known = registry()
     found = [Submission(name=model, store=Store.open(known.make("model", model).study))]
     if model == "var-tiny":
-        found.append(Submission(name="parts", store=Store.open(PARTS_STUDY)))
+        found += [Submission(name=name, store=Store.open(PAGES / "data" / f"{name}.sqlite")) for name in BESIDE]
         check_protocol(found, None)
     (results,) = merged(found, known)
     return results
