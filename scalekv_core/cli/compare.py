@@ -72,7 +72,14 @@ class Run:
     """Where a study runs."""
 
     out: Annotated[
-        Path, args.option(STORE, "--out", metavar="DIR", help="Folder of the study; one that is there is resumed.")
+        Path,
+        args.option(
+            STORE,
+            "--out",
+            metavar="DIR",
+            parser=args.read_directory,
+            help="Folder of the study; one that is there is resumed.",
+        ),
     ] = Path("scalekv-study")
     weights: Annotated[
         list[str] | None,

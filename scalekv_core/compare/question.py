@@ -12,6 +12,7 @@ from attrs import asdict, evolve, field, frozen
 
 from scalekv_core.contracts.policy import PARTS, Policy
 from scalekv_core.errors import InputError
+from scalekv_core.models.requests import check_seeds
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.plugins.registry import Registry
 
@@ -116,6 +117,7 @@ class Question:
             if not self.prompts.get(model):
                 raise InputError(f"model {model!r} has no prompt in this study; give it at least one")
             _check_each_once(f"prompt for model {model!r}", self.prompts[model])
+        check_seeds(self.seeds, len(self.seeds), who="a study")
         _check_each_once("seed", self.seeds)
         if self.batch < 1:
             raise InputError(f"a study generates at least 1 image at once; got a batch of {self.batch}")

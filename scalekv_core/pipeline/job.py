@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -98,14 +98,14 @@ def seeds_of(seeds: int | Sequence[int] | None, images: int | None, *, who: str)
     >>> seeds_of([7], 3, who="--seed"), seeds_of([1, 5], None, who="--seed")
     ([7, 8, 9], [1, 5])
     """
-    given = [seeds] if isinstance(seeds, int) else list(seeds or [0])
-    if images is not None and images < 1:
-        raise InputError(f"{who} generates at least 1 image of each prompt; got {images}")
+    given = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else [seeds or 0]
+    if images is not None and (not isinstance(images, int) or images < 1):
+        raise InputError(f"{who} generates at least 1 image of each prompt; got {images!r}")
+    given = check_seeds(given or [0], len(given or [0]), who=who)
     if len(given) == 1:
         given = [given[0], given[0] + (images or 1) - 1]
         first, last = check_seeds(given, len(given), who=who)
         return list(range(first, last + 1))
-    given = check_seeds(given, len(given), who=who)
     if images not in (None, len(given)):
         raise InputError(
             f"{images} images of each prompt need one seed (of the first image) or {images}; got {len(given)}"

@@ -74,6 +74,13 @@ def test_what_cannot_be_meant_is_refused(change: dict[str, object], message: str
         asked(**change)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.9])
+def test_seeds_are_checked_before_anything_runs(seed: float) -> None:
+    """As `generate` does; no folder is made for a study that cannot be measured."""
+    with pytest.raises(InputError, match=r"^a study needs seeds that are whole numbers from 0 to 2\*\*64 - 1; got "):
+        asked(seeds=(seed,))
+
+
 def test_the_same_question_has_the_same_fingerprint() -> None:
     """On every machine, and another one another."""
     assert asked().fingerprint == asked().fingerprint

@@ -187,6 +187,15 @@ def test_a_call_that_cannot_be_done_is_one_line(digits: Pipeline, how: dict[str,
 
 
 @pytest.mark.parametrize(
+    "how", [{"seed": 1.9}, {"seed": float("nan")}, {"seed": "0"}, {"seed": [1.9]}, {"num_images_per_prompt": "2"}]
+)
+def test_numbers_of_a_wrong_type_are_one_line(digits: Pipeline, how: dict[str, Any]) -> None:
+    """Not an error of Python's."""
+    with pytest.raises(InputError, match=r"^model 'var-tiny' (needs seeds|generates at least 1 image)"):
+        digits("3", **how)
+
+
+@pytest.mark.parametrize(
     "prompt", ["a red circle " * 770, "a red circle left of " * 500 + "a blue square", "x" * 10_000]
 )
 def test_a_prompt_of_ten_thousand_characters_is_one_short_line(captions: Pipeline, prompt: str) -> None:
