@@ -36,6 +36,13 @@ def read_directory(text: str) -> Path:
     return Path(text)
 
 
+def read_file(text: str) -> Path:
+    """The path; an empty text is no name of a file."""
+    if not text:
+        raise typer.BadParameter("an empty text names no file")
+    return Path(text)
+
+
 _POLICY_HELP = "Name of the policy; see [b]scalekv policies[/b]."
 _MODEL_HELP = "Name of the image model; see [b]scalekv models[/b]."
 

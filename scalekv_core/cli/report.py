@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from scalekv_core.cli.arguments import read_file
+
 
 def report(
     studies: Annotated[
@@ -29,6 +31,7 @@ def report(
         typer.Option(
             "--out",
             metavar="FILE.html",
+            parser=read_file,
             help="Where it goes. [dim]default: report.html in the first study's folder; MODEL.html for one that ships[/dim]",
         ),
     ] = None,

@@ -39,6 +39,18 @@ def test_a_study_is_planned_run_and_ranked(run) -> None:
     assert Path("study/study.sqlite").is_file()
 
 
+@pytest.mark.parametrize(
+    "command", [(*ASKED, "--out", ""), ("report", "study", "--out", "")], ids=["compare", "report"]
+)
+def test_an_empty_text_names_nothing_to_write(run, command: tuple[str, ...]) -> None:
+    """Though it would be the current directory."""
+    ran = run(*command)
+
+    assert 2 == ran.code
+    assert "an empty text names no" in " ".join(ran.err.replace("│", " ").split())
+    assert not Path("study.sqlite").exists()
+
+
 def test_the_same_command_runs_nothing_twice(run) -> None:
     """A second run shows the same ranking; another question is refused with the differences."""
     first, again = run(*ASKED), run(*ASKED)
