@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
 from scalekv_adapters.cards import profiles_beside
 from scalekv_adapters.hart.bare import BareHART, size_bound
@@ -66,7 +66,8 @@ class HARTCard(ModelCard):
         check_sampling(self.name, sampling)
 
     def size_bound(self, *, aspect: str | None = None, size: str | None = None) -> SizeBound:
-        return size_bound(self.config, self.tokenizer)
+        bound = size_bound(self.config, self.tokenizer)
+        return evolve(bound, weights=bound.weights + self.text_encoder_bytes(torch.float32))
 
     def text_encoder_bytes(self, dtype: torch.dtype) -> int:
         return TEXT_WEIGHTS * dtype.itemsize

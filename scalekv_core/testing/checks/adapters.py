@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.errors import BudgetError
 from scalekv_core.session.attaching import attached
 from scalekv_core.session.session import Session
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.testing.cases import GenerationCase
 from scalekv_core.testing.checks.whole import live_tensors, reached_from
-from scalekv_core.testing.common import NeverApplies, NotApplicable, all_same, made_on_few, same_bits
+from scalekv_core.testing.common import NeverApplies, NotApplicable, Refused, all_same, made_on_few, same_bits
 from scalekv_core.testing.testmodels import TestModel, differences, inside
 from scalekv_core.testing.toy import Even, Latest, ToyModel
 from scalekv_core.testing.watching import Watch, stored_bytes, watched
@@ -235,9 +236,12 @@ def check_holds_what_was_planned(make: Make, test_model: TestModel, case: Genera
     """Under a budget tokens are dropped, and after every scale resident bytes are planned bytes."""
     adapter, loaded, module = start(make, test_model)
     policy = Policy(name="latest", allocator=Even(), selector=Latest(), budget=case.budget)
-    session = Session(module, adapter, policy, check=True)
-    with attached(module, adapter, session, "the kit"):
-        test_model.generated(loaded, case.rows, case.seed)
+    try:
+        session = Session(module, adapter, policy, check=True)
+        with attached(module, adapter, session, "the kit"):
+            test_model.generated(loaded, case.rows, case.seed)
+    except BudgetError as error:
+        raise Refused(f"this budget is too small for the model: {error}") from error
     for image in session.report().images:
         planned = image.planned.footprint.planned
         assert image.as_planned, f"after the scales {planned} bytes are planned and {image.resident} are resident"
