@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -36,7 +37,8 @@ from scalekv_core.testing import toy
 
 # A module that is first imported while a test replaces the registry would keep the replacement.
 for _module in pkgutil.walk_packages(scalekv_core.__path__, "scalekv_core."):
-    if not _module.name.endswith("__main__"):
+    needs_extra = _module.name == "scalekv_core.app.page" and importlib.util.find_spec("gradio") is None
+    if not _module.name.endswith("__main__") and not needs_extra:
         importlib.import_module(_module.name)
 
 happening: list[Callable[[], None]] = []
