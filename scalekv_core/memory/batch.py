@@ -18,6 +18,9 @@ from scalekv_core.models.bare_model import BareModel
 from scalekv_core.models.card import ModelCard
 from scalekv_core.shapes.geometry import CacheGeometry
 
+FEW = 2
+"""Images of the smaller dry run; as many or fewer are run themselves."""
+
 
 @frozen(kw_only=True)
 class Batch:
@@ -72,9 +75,13 @@ class Batch:
 
     @property
     def dry_run(self) -> DryRun:
-        """The bytes that generating takes beside weights and cache."""
-        one = _dry_run(self._of(1))
-        return one if self.images == 1 else one.extrapolated(_dry_run(self._of(2)), self.images)
+        """The bytes that generating takes beside weights and cache.
+
+        Extrapolated from two and three images: the first may take a constant part that further images do not.
+        """
+        if self.images <= FEW:
+            return _dry_run(self)
+        return _dry_run(self._of(FEW)).extrapolated(_dry_run(self._of(FEW + 1)), self.images, first=FEW)
 
     @property
     def decoding(self) -> int:

@@ -56,16 +56,17 @@ class DryRun:
         """Maximum bytes while generating."""
         return int(self.stages.max())
 
-    def extrapolated(self, two: DryRun, images: int) -> DryRun:
-        """The figures of ``images`` images, extrapolated from those of one (self) and of two."""
-        stages = self.stages + (images - 1) * (two.stages - self.stages)
+    def extrapolated(self, larger: DryRun, images: int, *, first: int = 1) -> DryRun:
+        """The figures of ``images`` images, extrapolated from those of ``first`` images (self) and of one more."""
+        more = images - first
+        stages = self.stages + more * (larger.stages - self.stages)
         opening, attending, between, closing = (tuple(stage) for stage in stages.tolist())
         return DryRun(
             opening=opening,
             attending=attending,
             between=between,
             closing=closing,
-            kept=self.kept + (images - 1) * (two.kept - self.kept),
+            kept=self.kept + more * (larger.kept - self.kept),
         )
 
 

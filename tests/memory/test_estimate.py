@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from attrs import evolve
@@ -170,16 +169,11 @@ TOY_AND_TINY = pytest.mark.parametrize(
 
 @TOY_AND_TINY
 def test_every_image_takes_as_much_as_the_next(card: Callable[[], ModelCard]) -> None:
-    """Bytes are linear in the number of images, so two dry runs are enough for all batches.
-
-    At the first map the most is that of two parts, each of them linear; it is small, and never decides what a batch takes.
-    """
+    """Bytes are linear from two images on, so two dry runs are enough for all batches."""
     bare = card().bare()
-    one, two, seven = (dry_run(bare, images) for images in (1, 2, 7))
+    two, three, seven = (dry_run(bare, images) for images in (2, 3, 7))
 
-    expected = one.extrapolated(two, 7)
-    assert np.array_equal(expected.stages[:, 1:], seven.stages[:, 1:])
-    assert (expected.most, expected.kept) == (seven.most, seven.kept)
+    assert seven == two.extrapolated(three, 7, first=2)
 
 
 def test_the_reference_plans_for_the_model_that_it_was_released_for() -> None:
