@@ -19,6 +19,7 @@ from scalekv_adapters.convnet import Decoder, Encoder
 from scalekv_adapters.decoding import decode_in_parts
 from scalekv_adapters.vqvae_parts import PARTS, conv
 from scalekv_core.errors import InputError
+from scalekv_core.models.weights import State, numbered, shape_of
 
 SIDES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 SIDES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
@@ -99,6 +100,26 @@ class Codebook(nn.Module):
         self.embedding = nn.Embedding(config.codes, config.code_width)
         self.quant_resi = SharedConvs(config.code_width)
         self.register_buffer("ema_vocab_hit_SV", torch.zeros(len(config.patch_sides), config.codes))
+
+
+def vqvae_config(state: State, patch_sides: tuple[int, ...]) -> VQVAEConfig:
+    """The sizes of a VQVAE, read off its weights, all but the sides of its maps.
+
+    Raises:
+        CheckpointError: a weight is missing or has another number of dimensions.
+    """
+    codes, code_width = shape_of(state, "quantize.embedding.weight", 2)
+    base, *_ = shape_of(state, "encoder.conv_in.weight", 4)
+    levels = range(numbered(state, "encoder.down."))
+    widths = [shape_of(state, f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in levels]
+    return VQVAEConfig(
+        codes=codes,
+        code_width=code_width,
+        base_channels=base,
+        multipliers=tuple(width // base for width in widths),
+        blocks=numbered(state, "encoder.down.0.block."),
+        patch_sides=patch_sides,
+    )
 
 
 class VQVAE(nn.Module):

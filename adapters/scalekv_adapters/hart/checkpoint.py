@@ -17,10 +17,10 @@ from torch import Tensor
 
 from scalekv_adapters.hart.config import HARTConfig
 from scalekv_adapters.hart.generation import HART
-from scalekv_adapters.vqvae import VQVAE, VQVAEConfig
+from scalekv_adapters.vqvae import VQVAE, vqvae_config
 from scalekv_core.errors import CheckpointError
 from scalekv_core.models.requests import shortened
-from scalekv_core.models.weights import State, Weights, WeightsFormat, fill, find_weights, numbered, shape_of
+from scalekv_core.models.weights import State, WeightsFormat, fill, find_weights, numbered, shape_of
 
 TRAINING = ("lvl_1L", "attn_bias_for_masking")
 """Buffers of training."""
@@ -107,27 +107,10 @@ def load_tokenizer(
     """The tokenizer of a checkpoint, in evaluation mode; the file does not tell the sides of its maps."""
     weights = find_weights(path, TokenizerFormat(), known=FORMATS)
     with weights.named_in_errors():
-        config = tokenizer_config(weights, patch_sides)
+        config = vqvae_config(weights.shapes, patch_sides)
     with torch.device("meta"):
         model = VQVAE(config)
     return fill(model, weights, device=device, dtype=dtype, allow_nonfinite=allow_nonfinite)
-
-
-def tokenizer_config(weights: Weights, patch_sides: tuple[int, ...]) -> VQVAEConfig:
-    """The sizes of a tokenizer, read off its weights."""
-    state = weights.shapes
-    codes, code_width = shape_of(state, "quantize.embedding.weight", 2)
-    base, *_ = shape_of(state, "encoder.conv_in.weight", 4)
-    levels = range(numbered(state, "encoder.down."))
-    widths = [shape_of(state, f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in levels]
-    return VQVAEConfig(
-        codes=codes,
-        code_width=code_width,
-        base_channels=base,
-        multipliers=tuple(width // base for width in widths),
-        blocks=numbered(state, "encoder.down.0.block."),
-        patch_sides=patch_sides,
-    )
 
 
 def read_config(path: Path) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scalekv_adapters.var.config import PUBLISHED, VARConfig, tokens_per_level
 from scalekv_adapters.var.generation import VAR
-from scalekv_adapters.vqvae import SIDES_256, VQVAE, VQVAEConfig
+from scalekv_adapters.vqvae import SIDES_256, VQVAE, vqvae_config
 from scalekv_core.errors import CheckpointError
 from scalekv_core.models.weights import State, Weights, WeightsFormat, fill, find_weights, numbered, shape_of
 
@@ -108,7 +108,10 @@ def load_vqvae(
     path = Path(path)
     weights = find_weights(path, VQVAEFormat(), known=FORMATS)
     with weights.named_in_errors():
-        config = vqvae_config(weights, patch_sides)
+        scales, _ = shape_of(weights.shapes, "quantize.ema_vocab_hit_SV", 2)
+        if scales != len(patch_sides):
+            raise CheckpointError(f"it has {scales} scales; you asked for patch_sides {patch_sides}")
+        config = vqvae_config(weights.shapes, patch_sides)
     with torch.device("meta"):
         model = VQVAE(config)
     return fill(model, weights, device=device, dtype=dtype, allow_nonfinite=allow_nonfinite)
@@ -133,26 +136,6 @@ def var_config(weights: Weights, wanted: VARConfig | None) -> VARConfig:
         shared_adaln="shared_ada_lin.1.weight" in state,
         attn_l2_norm=HEAD_SCALES in state,
         mlp_ratio=hidden / width,
-    )
-
-
-def vqvae_config(weights: Weights, patch_sides: tuple[int, ...]) -> VQVAEConfig:
-    """The sizes of a VQVAE, read off its weights, all but the sides of its maps."""
-    state = weights.shapes
-    scales, _ = shape_of(state, "quantize.ema_vocab_hit_SV", 2)
-    codes, code_width = shape_of(state, "quantize.embedding.weight", 2)
-    base, *_ = shape_of(state, "encoder.conv_in.weight", 4)
-    levels = range(numbered(state, "encoder.down."))
-    widths = [shape_of(state, f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in levels]
-    if scales != len(patch_sides):
-        raise CheckpointError(f"it has {scales} scales; you asked for patch_sides {patch_sides}")
-    return VQVAEConfig(
-        codes=codes,
-        code_width=code_width,
-        base_channels=base,
-        multipliers=tuple(width // base for width in widths),
-        blocks=numbered(state, "encoder.down.0.block."),
-        patch_sides=patch_sides,
     )
 
 
