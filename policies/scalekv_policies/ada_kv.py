@@ -17,15 +17,15 @@ from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.contracts.strategies import LayerClassifier
-from scalekv_core.errors import ProfileError
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_policies.by_score import ByScore
 from scalekv_policies.snapkv import SnapSelector
+from scalekv_policies.validators import needed
 
 
 @frozen(kw_only=True)
 class HeadDemand(LayerClassifier):
-    """One role; a head's score is how much of its layer's budget its strongest tokens win (algorithm 1 of the paper).
+    """One role; a head's score is how much of its layer's budget its strongest tokens win.
 
     The paper takes the strongest tokens of all heads of a layer together, as many as the layer may hold, and counts how many are
     each head's. It does so for each prompt; here the weights are those of calibration: of every head the share of the history's
@@ -40,10 +40,8 @@ class HeadDemand(LayerClassifier):
     budget: float = field(default=0.1, validator=[gt(0.0), lt(1.0)])
 
     def classify(self, profile: AttentionProfile | None, geometry: CacheGeometry) -> LayerRoles:
-        if profile is None:
-            raise ProfileError("classifier 'ada-kv' needs an attention profile; make one with: scalekv calibrate")
-        alike = LayerRoles.alike("any", geometry)
-        return LayerRoles(alike.names, alike.labels, self.demand(profile))
+        profile = needed(profile, "ada-kv")
+        return LayerRoles.alike("any", geometry, self.demand(profile))
 
     def demand(self, profile: AttentionProfile) -> NDArray[np.float64]:
         """[K, L, H] the share of the history that each head wins; ``budget`` is the mean over the heads of a layer."""

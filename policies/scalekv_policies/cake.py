@@ -19,15 +19,15 @@ from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.contracts.strategies import LayerClassifier
 from scalekv_core.contracts.view import CacheView
-from scalekv_core.errors import ProfileError
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_policies.by_score import ByScore
 from scalekv_policies.snapkv import SnapSelector
+from scalekv_policies.validators import needed
 
 
 @frozen(kw_only=True)
 class LayerPreference(LayerClassifier):
-    """One role; a layer's score is its preference, from calibration (equations 3 to 5 of the paper)::
+    """One role; a layer's score is its preference, from calibration::
 
         P(k, l) = H(k, l)^(1 / dispersion)  x  V(k, l)^(1 / shift)
 
@@ -45,14 +45,12 @@ class LayerPreference(LayerClassifier):
     shift: float = field(default=1.0, validator=gt(0.0))
 
     def classify(self, profile: AttentionProfile | None, geometry: CacheGeometry) -> LayerRoles:
-        if profile is None:
-            raise ProfileError("classifier 'cake' needs an attention profile; make one with: scalekv calibrate")
+        profile = needed(profile, "cake")
         entropy, variance = (
             profile.measured(name).mean(axis=2, dtype=np.float64).clip(min=0) for name in ("entropy", "column_variance")
         )
         preference = entropy ** (1 / self.dispersion) * variance ** (1 / self.shift)
-        alike = LayerRoles.alike("any", geometry)
-        return LayerRoles(alike.names, alike.labels, np.tile(preference[..., None], (1, 1, geometry.heads)))
+        return LayerRoles.alike("any", geometry, np.tile(preference[..., None], (1, 1, geometry.heads)))
 
 
 @frozen(kw_only=True)
@@ -61,10 +59,10 @@ class MeanAndVariance(SnapSelector):
 
         s_j = sum over i in W of alpha_ij  +  gamma  x  |W|  x  variance over i in W of alpha_ij
 
-    (equation 8 of the paper, times the number of queries). Its pooling is an average.
+    That is the paper's mean plus gamma times the variance, times the number of queries. Its pooling is an average.
 
     Attributes:
-        gamma: how much the variance counts; the paper's 200.
+        gamma: how much the variance counts.
     """
 
     pooling: Literal["max", "avg"] = field(default="avg", validator=in_(("max", "avg")))

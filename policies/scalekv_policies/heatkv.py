@@ -18,10 +18,11 @@ from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.contracts.strategies import BudgetAllocator, LayerClassifier
-from scalekv_core.errors import BudgetError, ProfileError
+from scalekv_core.errors import BudgetError
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_policies.uniform import UniformSelector
+from scalekv_policies.validators import needed
 
 
 @frozen
@@ -37,14 +38,12 @@ class ScaleAttention(LayerClassifier):
     needs_profile: ClassVar[bool] = True
 
     def classify(self, profile: AttentionProfile | None, geometry: CacheGeometry) -> LayerRoles:
-        if profile is None:
-            raise ProfileError("classifier 'heatkv' needs an attention profile; make one with: scalekv calibrate")
+        profile = needed(profile, "heatkv")
         scales = len(geometry.schedule)
         scores = np.zeros((scales, geometry.layers, geometry.heads))
         for source in range(scales - 1):
             scores[source] = profile.mass[source + 1 :, :, :, source].mean(axis=0, dtype=np.float64)
-        alike = LayerRoles.alike("any", geometry)
-        return LayerRoles(alike.names, alike.labels, scores)
+        return LayerRoles.alike("any", geometry, scores)
 
 
 @frozen(kw_only=True)
@@ -63,7 +62,6 @@ class WholeMapsPerHead(BudgetAllocator):
       leaves them unused.
     * The released code also brings removals forward while a scale is generated, layer by layer, so that the budget holds there
       too. Here the budget holds after every scale, and planned peak memory counts what is held in between.
-
     * Heads that hold other maps are stored apart, so one layer launches attention up to H times. The released code has a kernel
       of its own for that.
 

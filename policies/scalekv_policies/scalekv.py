@@ -23,11 +23,10 @@ from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.contracts.strategies import BudgetAllocator, LayerClassifier, ScoringSelector
 from scalekv_core.contracts.view import CacheView
-from scalekv_core.errors import ProfileError
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_policies.maps import patch_centres, pool_average, pool_max
 from scalekv_policies.shares import fair_shares, refuse_less_than_one_each
-from scalekv_policies.validators import is_odd
+from scalekv_policies.validators import is_odd, needed
 
 PAPER = "Memory-Efficient Visual Autoregressive Modeling with Scale-Aware KV Cache Compression, NeurIPS 2025, arXiv 2505.19602"
 REFINER, DRAFTER = "refiner", "drafter"
@@ -67,8 +66,7 @@ class ScaleKVClassifier(LayerClassifier):
     drafters: float = field(default=1 / 16, validator=[ge(0.0), lt(1.0)])
 
     def classify(self, profile: AttentionProfile | None, geometry: CacheGeometry) -> LayerRoles:
-        if profile is None:
-            raise ProfileError("classifier 'scalekv' needs an attention profile; make one with: scalekv calibrate")
+        profile = needed(profile, "scalekv")
         index = self.selectivity(profile)
         later = index[1:]
         z = (later - later.mean(axis=1, keepdims=True)) / (later.std(axis=1, keepdims=True) + _EPSILON)

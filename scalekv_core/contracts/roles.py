@@ -37,10 +37,10 @@ class LayerRoles:
             )
 
     @classmethod
-    def alike(cls, name: str, geometry: CacheGeometry) -> LayerRoles:
-        """The same role everywhere."""
+    def alike(cls, name: str, geometry: CacheGeometry, scores: NDArray[np.floating] | None = None) -> LayerRoles:
+        """The same role everywhere; scores tell layers and heads apart, if there are any."""
         shape = (len(geometry.schedule), geometry.layers, geometry.heads)
-        return cls((name,), np.zeros(shape, dtype=np.int8))
+        return cls((name,), np.zeros(shape, dtype=np.int8), scores)
 
     def with_prefix(self) -> LayerRoles:
         """The same with a text prefix in front, at which every head plays the role that it plays at the first map."""
