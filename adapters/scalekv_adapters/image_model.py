@@ -14,6 +14,7 @@ from scalekv_core.models.image_model import Generation, ImageModel
 from scalekv_core.models.requests import Seeds
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.models.steps import OnScale, ScaleStep
+from scalekv_core.session.tracing import untraced
 
 
 class FamilyModel(ImageModel):
@@ -44,8 +45,8 @@ class FamilyModel(ImageModel):
         prompts = self.check_prompts(prompts)
         seeds = self.check_seeds(prompts, seeds)
         how = sampling or self.sampling
-        batch = self.batch(prompts, how, negative_prompt)
-        return generate(
+        batch = untraced(self.batch)(prompts, how, negative_prompt)
+        return untraced(generate)(  # the loop is Python; compile the blocks
             batch,
             seeds=None if how.greedy else seeds,
             forced=forced or (),

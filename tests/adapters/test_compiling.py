@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from scalekv_core import compress
+from scalekv_core import compress, load_model
 from scalekv_core.session.session import Session
 from tests.adapters.small import small_infinity, small_var
 from tests.adapters.test_finite import generate_infinity, generate_var
@@ -38,3 +38,16 @@ def test_a_compiled_generate_gives_the_same_images(family: str, how: tuple[str, 
         assert torch.equal(want, generate(compiled).images)
     if session is not None:
         assert [how != ("full", None)] == [image.dropped for image in session.report().images]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("name", "prompt"), [("var-tiny", "3"), ("infinity-tiny", "a red circle")])
+def test_a_compiled_generate_of_a_loaded_model_gives_the_same_images(name: str, prompt: str) -> None:
+    """In a block and outside of one."""
+    model = load_model(name)
+    compiled = torch.compile(model.generate, backend="eager")
+    for how in (None, ("uniform", "10%")):
+        with compressed(model.module, how):
+            want = model.generate([prompt], seeds=[0]).images
+        with compressed(model.module, how):
+            assert torch.equal(want, compiled([prompt], seeds=[0]).images)
