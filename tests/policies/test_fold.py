@@ -128,12 +128,12 @@ def test_folding_helps_whoever_selects(digits):
 
 @pytest.mark.thorough
 def test_folding_helps_scalekv():
-    """Folding gains a tenth on average, 5 to 18 % on ten images; the test asks for half of that on fifty images."""
+    """Folding gains a tenth over ninety images; on ten it gains anything from 5 to 18 %."""
     folding = shared_registry().policy("scalekv", merger="fold")
-    batches = [ten_digits(range(first, first + 10)) for first in range(100, 600, 100)]
+    batches = [ten_digits(range(first, first + 10)) for first in range(100, 1000, 100)]
     without, with_it = (sum(divergence(ten, policy) for ten in batches) for policy in ("scalekv", folding))
 
-    assert 0.95 * without > with_it
+    assert 0.9 * without > with_it
 
 
 def test_weighing_by_attention_stays_nearer_than_by_counts(digits):
