@@ -153,6 +153,8 @@ def main(arguments: list[str]) -> None:
     os.environ.setdefault("HYPOTHESIS_PROFILE", "same")
     recorder = Recorder()
     pytest.main(["-q", "-p", "no:cacheprovider", *(arguments or ["-m", "not cuda"])], plugins=[recorder])
+    if not recorder.found:  # --help, or no such test
+        return
     found: Found = defaultdict(set)
     if arguments:
         for place, messages in read_page().items():
