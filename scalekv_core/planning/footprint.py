@@ -94,7 +94,7 @@ def _group_bytes(
     if tokens == 0:
         return 0
     cut = _has_gaps(plan, group, scale)
-    words = len(policy.selector.statistics) + cut + (cut and not policy.merger.drops)
+    words = len(policy.selector.statistics) + cut + (not policy.merger.drops and _is_counted(plan, group, scale))
     maps = _encoded_maps(plan, policy, group, scale)
     codes = sum(
         policy.codec.nbytes(
@@ -135,7 +135,7 @@ def _encoded_after(maps: int, step: Step, *, folded: bool) -> int:
 
 
 def _has_gaps(plan: CachePlan, group: HeadGroup, scale: int) -> bool:
-    """Whether held tokens have gaps between them, so that positions (and counts) have to be stored."""
+    """Whether held tokens have gaps between them, so that positions have to be stored."""
     if steps := group.steps(plan.schedule):
         return steps[scale].gaps
     cut, before = False, 0
@@ -143,3 +143,14 @@ def _has_gaps(plan: CachePlan, group: HeadGroup, scale: int) -> bool:
         cut = bool(held) and (cut or held < before + new)
         before = held
     return cut
+
+
+def _is_counted(plan: CachePlan, group: HeadGroup, scale: int) -> bool:
+    """Whether a merger that folds has left counts: from the first gap on, for as long as anything of that history is held."""
+    steps = group.steps(plan.schedule)
+    if not steps:
+        return _has_gaps(plan, group, scale)
+    counted = False
+    for step in steps[: scale + 1]:
+        counted = bool(step.held) and (step.gaps or (counted and not step.begins_anew))
+    return counted

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from attrs import define, evolve, field, frozen
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -154,7 +154,14 @@ def test_attention_sees_what_is_read_and_held(case: Case, share: int, passes: in
                         assert tokens[: case.schedule.tokens[0]] == list(range(case.schedule.tokens[0]))
 
 
+# Its second map is cut and folded; its third no longer reads that map, so that the counts go with it.
+FOLDED_AND_FORGOTTEN = ScaleSchedule(
+    [(1, 1, 1), (1, 3, 3), (1, 1, 1), (1, 1, 1)], reads=[[], [0], [0, 1], [0]], prefix=True
+)
+
+
 @given(cases(CODECS), st.integers(20, 100), st.sampled_from(["drop", "fold"]), st.booleans())
+@example(Case(FOLDED_AND_FORGOTTEN, 1, 1, 1, Policy.named("uniform"), 0), 20, "fold", False)
 def test_planned_bytes_are_resident(case: Case, share: int, merger: str, observed: bool) -> None:
     """After every scale, under every codec, folding or not."""
     case = evolve(
