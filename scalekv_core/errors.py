@@ -92,6 +92,15 @@ def shortened(given: object, *, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 5 - half]} ... {text[-half:]}"
 
 
+def first_line(error: object, otherwise: str = "no reason given") -> str:
+    """The first line of what an error says, or another word where it says nothing.
+
+    >>> first_line(ValueError("too short\nby 3")), first_line(ValueError(), "ValueError")
+    ('too short', 'ValueError')
+    """
+    return (str(error).strip().splitlines() or [otherwise])[0]
+
+
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtra:
     """The error for an optional dependency that is not installed.
 

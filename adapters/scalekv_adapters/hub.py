@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scalekv_core.errors import CheckpointError, MissingExtra, missing_extra
+from scalekv_core.errors import CheckpointError, MissingExtra, first_line, missing_extra
 
 
 def fetched(repository: str, patterns: Sequence[str], *, otherwise: str) -> Path:
@@ -28,7 +28,7 @@ def fetched(repository: str, patterns: Sequence[str], *, otherwise: str) -> Path
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns)))
     except Exception as error:  # the hub's client raises its own errors, and those of whatever carries its requests
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0].partition(". ")[0].rstrip(".")
+        reason = first_line(error).partition(". ")[0].rstrip(".")
         raise CheckpointError(
             f"{repository} cannot be fetched from the hub ({type(error).__name__}: {reason}); {otherwise}"
         ) from None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scalekv_adapters.kept_features import KeptFeatures, cache_folder
-from scalekv_core.errors import CheckpointError, InputError, NonFiniteError, missing_extra
+from scalekv_core.errors import CheckpointError, InputError, NonFiniteError, first_line, missing_extra
 from scalekv_core.models.requests import shortened
 
 LONGEST_PROMPT = 512
@@ -130,7 +130,7 @@ class T5Encoder:
         try:
             yield
         except Exception as error:  # whatever transformers raises at the sight of damaged files
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error, type(error).__name__)
             raise CheckpointError(f"the {what} of the T5 in {self.folder} cannot be loaded: {reason}") from error
 
 

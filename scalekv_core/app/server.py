@@ -14,7 +14,7 @@ from scalekv_core.app.calls import Place
 from scalekv_core.app.engine import Engine, Settings
 from scalekv_core.app.turns import LONGEST_LINE, Turns
 from scalekv_core.app.views import Views
-from scalekv_core.errors import InputError, missing_extra
+from scalekv_core.errors import InputError, first_line, missing_extra
 from scalekv_core.pipeline.out_of_memory import is_out_of_memory
 from scalekv_core.plugins.registry import Registry
 
@@ -101,6 +101,6 @@ def listening(registry: Registry, settings: Settings, *, host: str = HOST, port:
 
 def _in_one_line(error: Exception) -> str | None:
     if is_out_of_memory(error):
-        reason = str(error).splitlines()[0] if str(error) else "the machine has none left"
+        reason = first_line(error, "the machine has none left")
         return f"out of memory: {reason}; give a smaller budget, or a smaller image"
     return None

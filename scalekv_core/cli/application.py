@@ -114,7 +114,7 @@ def tell(error: Exception, told: Sequence[str] = ()) -> int | None:
         error: what a command raised.
         told: lines that were printed before and need not be printed again.
     """
-    from scalekv_core.errors import ScaleKVError
+    from scalekv_core.errors import ScaleKVError, first_line
     from scalekv_core.pipeline.out_of_memory import is_out_of_memory
 
     if isinstance(error, ScaleKVError):
@@ -127,6 +127,6 @@ def tell(error: Exception, told: Sequence[str] = ()) -> int | None:
         console.complain(f"{os.fsdecode(error.filename)} cannot be used ({error.strerror})")
         return 2
     if is_out_of_memory(error):
-        console.complain(f"out of memory: {str(error).splitlines()[0]}")
+        console.complain(f"out of memory: {first_line(error)}")
         return 2
     return None

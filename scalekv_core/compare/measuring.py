@@ -9,7 +9,7 @@ import torch
 
 from scalekv_core.compare.cells import WHOLE, Figure, reason_of
 from scalekv_core.compare.question import Question
-from scalekv_core.errors import InputError, MissingExtra, ScaleKVError
+from scalekv_core.errors import InputError, MissingExtra, ScaleKVError, first_line
 from scalekv_core.models.metric import Pair, PairMetric
 from scalekv_core.plugins.registry import Registry
 
@@ -43,7 +43,7 @@ def figures_of(pair: Pair, metrics: Mapping[str, PairMetric]) -> list[list[Figur
         try:
             measured = _measured(name, metric, pair)
         except Exception as error:  # of a plugin: it costs this figure, and not the others
-            reason = str(error).splitlines()[0] if isinstance(error, InputError) else reason_of(error)
+            reason = first_line(error) if isinstance(error, InputError) else reason_of(error)
             measured = [[Figure(metric=name, scale=WHOLE, value=math.nan, note=reason)] for _ in found]
         for figures, new in zip(found, measured, strict=True):
             figures += new

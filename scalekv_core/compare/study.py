@@ -20,7 +20,7 @@ from scalekv_core.compare.question import Question, Setting
 from scalekv_core.compare.store import UNMODIFIED, Store
 from scalekv_core.compare.tasks import Task, tasks_of
 from scalekv_core.compare.worker import Finished, Loading
-from scalekv_core.errors import InputError, ScaleKVError, shortened
+from scalekv_core.errors import InputError, ScaleKVError, first_line, shortened
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.models.metric import SetMetric
@@ -114,7 +114,7 @@ def _planned(setting: Setting, question: Question, model: ImageModel, registry: 
     try:
         made = planned_setting(setting, question, model, registry)
     except ScaleKVError as error:
-        return PlannedSetting(setting=setting, footprint=None, refused=str(error).splitlines()[0])
+        return PlannedSetting(setting=setting, footprint=None, refused=first_line(error))
     return PlannedSetting(setting=setting, footprint=made.footprint)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import attrs
 import cattrs
 
-from scalekv_core.errors import InputError
+from scalekv_core.errors import InputError, first_line
 
 _converter = cattrs.Converter(detailed_validation=False)
 
@@ -162,5 +162,4 @@ def _describe(hint: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    text = error.args[0] if error.args else error
-    return str(text).splitlines()[0]
+    return first_line(error.args[0] if error.args else error)

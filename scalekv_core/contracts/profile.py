@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from scalekv_core.errors import ProfileError
+from scalekv_core.errors import ProfileError, first_line
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
 
@@ -167,10 +167,8 @@ class AttentionProfile:
                     provenance=header["provenance"],
                 )
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, ProfileError) as error:
-            raise ProfileError(
-                f"{path} is not a profile that scalekv calibrate wrote ({_first_line(error)})"
-            ) from error
+            raise ProfileError(f"{path} is not a profile that scalekv calibrate wrote ({_reason(error)})") from error
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no detail'}"
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error, 'no detail')}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scalekv_core.cache.kv_cache import KVCache
 from scalekv_core.contracts.plan import CachePlan
 from scalekv_core.contracts.policy import Policy
-from scalekv_core.errors import ContractError
+from scalekv_core.errors import ContractError, first_line
 from scalekv_core.memory.dry_run import META, MetaTracker, on_meta
 from scalekv_core.planning.planner import Planned
 
@@ -54,7 +54,7 @@ def _while_attending(cache: _CountedCache, q: torch.Tensor, x: torch.Tensor, pla
     except (NotImplementedError, RuntimeError) as error:  # what torch raises where values are asked for
         raise ContractError(
             f"policy {planned.policy.name!r} cannot be planned: a part of it reads the values of tensors, and a dry run has "
-            f"none ({str(error).splitlines()[0]}); scalekv check {planned.policy.name} says which part"
+            f"none ({first_line(error)}); scalekv check {planned.policy.name} says which part"
         ) from error
     return cache.tracker.lap() - held - (cache.scratch_bytes - scratch)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from scalekv_core.errors import InputError, unknown_name
+from scalekv_core.errors import InputError, first_line, unknown_name
 
 Seeds = Sequence[int | torch.Generator] | torch.Generator
 """One seed per image, or a generator in place of one or of all."""
@@ -127,7 +127,7 @@ def read_device(device: str | torch.device) -> torch.device:
         NotImplementedError,
         TypeError,
     ) as error:  # what torch raises differs by device
-        reason = str(error).splitlines()[0].split(". ")[0]
+        reason = first_line(error).split(". ")[0]
         raise InputError(f"device {shortened(str(device))} cannot be used ({reason}); there is {here}") from error
     if found.type == "meta":
         raise InputError(

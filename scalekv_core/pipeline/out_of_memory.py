@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from scalekv_core.errors import ScaleKVError
+from scalekv_core.errors import ScaleKVError, first_line
 from scalekv_core.memory import free
 from scalekv_core.memory.fit import need_in_words, plan_if_possible
 from scalekv_core.memory.suggestions import Suggestions
@@ -51,7 +51,7 @@ def explaining_out_of_memory(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = str(error).splitlines()[0] if str(error) else "the machine has none left"
+        reason = first_line(error, "the machine has none left")
         parts = [f"out of memory {_cache_of(job, planned)}", details(), f"{suggestion} ({reason})"]
         raise OutOfMemory("; ".join(filter(None, parts))) from error
 

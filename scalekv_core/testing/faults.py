@@ -9,11 +9,6 @@ from pathlib import Path
 import scalekv_core
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message."""
-    return (str(error).strip().splitlines() or ["no reason given"])[0]
-
-
 def in_words(error: BaseException) -> str:
     """What went wrong, in one line: a check's own sentence, or what the strategy raised."""
     text = str(error).strip().split("\nassert ")[0].splitlines()

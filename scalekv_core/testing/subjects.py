@@ -9,9 +9,8 @@ from attrs import frozen
 
 from scalekv_core.contracts.options import set_options
 from scalekv_core.contracts.policy import Policy
-from scalekv_core.errors import InputError, ScaleKVError
+from scalekv_core.errors import InputError, ScaleKVError, first_line
 from scalekv_core.plugins.registry import Registry, shared_registry
-from scalekv_core.testing.faults import first_line
 from scalekv_core.testing.kinds import kind_of
 from scalekv_core.testing.outcomes import too_slow
 from scalekv_core.testing.testmodels import TestModel, find_test_model

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scalekv_adapters.hart.context import Context
-from scalekv_core.errors import CheckpointError, InputError, missing_extra
+from scalekv_core.errors import CheckpointError, InputError, first_line, missing_extra
 from scalekv_core.models.requests import shortened
 
 SYSTEM_PROMPT = "system_prompt.txt"
@@ -76,7 +76,7 @@ class QwenEncoder:
         except InputError:
             raise
         except Exception as error:  # whatever transformers raises at the sight of damaged files
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error, type(error).__name__)
             raise CheckpointError(f"the language model in {self.folder} cannot be loaded: {reason}") from error
         model = model.to(self.device).eval()
         return {prompt: self._features(model, system, *both) for prompt, both in ids.items()}

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from scalekv_core.contracts.policy import Policy
+from scalekv_core.errors import first_line
 from scalekv_core.session.attaching import attached
 from scalekv_core.session.session import Session
 from scalekv_core.testing.cases import GenerationCase
@@ -162,5 +163,5 @@ def _complaint(act: Callable[[], list[Tensor]]) -> str | None:
     try:
         quietly(act)
     except AssertionError as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return None

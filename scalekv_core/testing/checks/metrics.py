@@ -10,7 +10,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from scalekv_core.errors import ScaleKVError
+from scalekv_core.errors import ScaleKVError, first_line
 from scalekv_core.models.image_model import Generation
 from scalekv_core.models.metric import Metric, Pair, PairMetric
 from scalekv_core.shapes.schedule import ScaleSchedule
@@ -77,7 +77,7 @@ def usable(make: Make) -> PairMetric:
         if metric.models:
             metric.measure(pair_of(GenerationCase(), metric))
     except ScaleKVError as error:
-        raise NeverApplies(str(error).splitlines()[0]) from None
+        raise NeverApplies(first_line(error)) from None
     return metric
 
 
