@@ -19,7 +19,7 @@ from scalekv_core.shapes.schedule import ScaleSchedule
 
 def _heads_differ(_: Any, __: Any, value: tuple[float, float]) -> None:
     if len(value) != 2 or not 0 < value[0] <= value[1]:
-        raise ValueError(f"'head_scales' are the least and the greatest, above 0; got {value}")
+        raise InputError(f"'head_scales' are the least and the greatest, above 0; got {value}")
 
 
 @frozen(kw_only=True)

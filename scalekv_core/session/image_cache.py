@@ -108,7 +108,9 @@ class ImageCache:
                 f"attention came with keys of (rows, heads, tokens, width) = {tuple(k.shape)}"
             )
         if q.shape[1] != geometry.query_heads:
-            raise SessionError(f"the adapter said {geometry.query_heads} query heads; attention came with {q.shape[1]}")
+            raise SessionError(
+                f"the adapter reported {geometry.query_heads} query heads; attention came with {q.shape[1]}"
+            )
         self._planned = session.planned(self._schedule, rows=k.shape[0], dtype=k.dtype, device=k.device)
         _check_fits(self._planned, k.device)
         self._cache = KVCache(self._planned.plan, session.policy, **session.cache_options)

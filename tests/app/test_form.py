@@ -8,6 +8,7 @@ import torch
 from scalekv_core import InputError, Registry, UnknownName
 from scalekv_core.app import menus
 from scalekv_core.app.form import Form, Request, read
+from scalekv_core.testing.toy import ToyCard
 
 
 def reading(registry: Registry, **fields: object) -> Request:
@@ -53,6 +54,13 @@ def test_what_is_wrong_is_refused(
     """A wrong field is refused before any model is loaded."""
     with pytest.raises(error, match=line):
         reading(registry, **fields)
+
+
+def test_a_model_without_an_example_needs_a_prompt(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty field means the example, which a plugin's model may lack."""
+    monkeypatch.setattr(ToyCard, "example", "")
+    with pytest.raises(InputError, match="model 'toy' has no example; write a prompt"):
+        reading(registry)
 
 
 def test_menus_have_every_installed_name(registry: Registry) -> None:

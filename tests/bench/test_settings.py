@@ -75,3 +75,10 @@ def test_the_processors_time_is_that_of_a_cpu(settings):
         evolve(settings, clock="processor", device="cuda")
     with pytest.raises(ValueError, match="clock"):
         evolve(settings, clock="sun")
+
+
+@pytest.mark.parametrize("scales", [(0.0, 1.0), (3.0, 2.0), (1.0, 2.0, 3.0)])
+def test_factors_of_heads_ascend_from_above_0(settings, scales):
+    """Others would turn attention round, or leave it without a largest."""
+    with pytest.raises(InputError, match="'head_scales' are the least and the greatest, above 0"):
+        evolve(settings, head_scales=scales)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from scalekv_core import ScaleKVError
+from scalekv_core import InputError, ScaleKVError
 from scalekv_core.app.engine import Engine, Settings
 from scalekv_core.app.form import Form
 from scalekv_core.app.server import free_port
@@ -60,6 +61,25 @@ def test_a_port_in_use(run: Callable[..., Any], taken: int) -> None:
 
     assert 2 == ran.code
     assert f"scalekv: port {taken} on 127.0.0.1 is in use; give another with --port" == ran.complaint
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied"), "no permission to listen on port 80; give --port with a number above 1023"),
+        (OSError(99, "Cannot assign requested address"), "cannot listen on ::, port 80: Cannot assign requested address"),
+    ],
+    ids=["a port of the system", "another reason"],
+)  # fmt: skip
+def test_a_port_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, error: OSError, line: str) -> None:
+    """What the operating system answers, in one line."""
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(InputError, match=re.escape(line)):
+        free_port("::", 80)
 
 
 def test_without_gradio_the_extra_is_named(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,3 +197,19 @@ def test_python_without_assertions_is_refused(run, monkeypatch: pytest.MonkeyPat
 
     assert 2 == ran.code
     assert "without -O" in ran.complaint
+
+
+def test_a_check_that_does_not_apply_is_one_line(run) -> None:
+    """Asked for alone, it has checked nothing."""
+    ran = run("check", "toy-latest", "--kind", "selector", "--check", "options_work")
+
+    assert 2 == ran.code
+    assert "nothing of selector 'toy-latest' was checked: it has no options with other values" in ran.complaint
+
+
+def test_a_class_of_another_kind_is_one_line(run) -> None:
+    """The kind that it is stands in the message."""
+    ran = run("check", "scalekv_core.testing.toy:Latest", "--kind", "merger")
+
+    assert 2 == ran.code
+    assert "'scalekv_core.testing.toy:Latest' is a selector, not a merger; give --kind selector" in ran.complaint

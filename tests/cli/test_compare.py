@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,7 @@ def test_a_recommendation_names_what_fits(run) -> None:
         (("--prompts", "none.txt"), "prompt file none.txt cannot be read: No such file or directory"),
         (("--engine", "warp"), "no engine is called 'warp'"),
         (("--weights", "vat=x"), "--weights 'vat=x' names model 'vat', which the study does not have"),
+        (("--model", "second", "--weights", "x"), "--weights 'x': say whose, MODEL=PATH, since the study has 2 models"),
         (("--study", "none.toml"), "study file none.toml cannot be read: No such file or directory"),
     ],
 )
@@ -140,6 +143,38 @@ def test_a_folder_without_a_study_is_one_line(run) -> None:
     ):
         ran = run(*command)
         assert (2, True) == (ran.code, "there is no study in" in ran.complaint)
+
+
+def test_an_export_needs_a_known_suffix(run) -> None:
+    """The message lists them."""
+    run(*ASKED)
+    ran = run("compare", "--out", "study", "--export", "study.xml")
+
+    assert 2 == ran.code
+    assert "--export writes .csv, .jsonl, .parquet, .sqlite; got study.xml" in ran.complaint
+
+
+def test_a_study_of_another_version_is_refused(run) -> None:
+    """And one whose record cannot be read; both before anything is changed."""
+    run(*ASKED)
+    with closing(sqlite3.connect("study/study.sqlite")) as db:
+        db.execute("UPDATE study SET question = '{', version = 0")
+        db.commit()
+        assert "is a study of version 0; this scalekv reads version 1" in run("report", "study").complaint
+        db.execute("UPDATE study SET version = 1")
+        db.commit()
+
+    assert "is damaged: its question cannot be read" in run("report", "study").complaint
+
+
+def test_a_model_without_a_set_of_prompts_is_one_line(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no set that ships is in its language."""
+    monkeypatch.setattr(toy.ToyCard, "accepts", lambda self, prompt: False)
+    without = [word for word in ASKED if word not in ("--prompts", "digits")]
+    ran = run(*without)
+
+    assert 2 == ran.code
+    assert "no set of prompts is in the language of model 'toy'; give --prompts FILE" in ran.complaint
 
 
 def test_a_page_is_written(run) -> None:

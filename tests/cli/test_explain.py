@@ -102,6 +102,10 @@ class TestKeptTokens:
             model.generate(["3"], seeds=[0])
 
         assert [1.0, 2.0, 6.0] == kept.counts(layer=0)
+        with pytest.raises(ValueError, match="there is no layer 3; the image had layers 0 to 2"):
+            kept.counts(layer=3)
+        with pytest.raises(ValueError, match="there is no head 4; the image had heads 0 to 3"):
+            kept.counts(layer=0, head=4)
 
     def test_nothing_drawn_is_an_error(self) -> None:
         """Explaining without a generated image is an error."""

@@ -505,3 +505,12 @@ def test_weights_that_are_not_finite_may_be_allowed(run, monkeypatch) -> None:
     for option in ([], ["--allow-nonfinite"]):
         assert 0 == run(*TOY, "--policy", "windowed", "--no-baseline", *option).code
     assert [False, True] == asked
+
+
+def test_a_model_without_an_example_needs_a_prompt(run, monkeypatch) -> None:
+    """What is left out is the model's example, which a plugin's model may lack."""
+    monkeypatch.setattr(toy.ToyCard, "example", "")
+    ran = run("generate", "--model", "toy", "--policy", "windowed")
+
+    assert 2 == ran.code
+    assert "model 'toy' has no example; name a prompt: scalekv generate PROMPT ..." in ran.complaint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from scalekv_core.compare.results import needed, recommend, results_of
 from scalekv_core.compare.store import UNMODIFIED, Store
 from scalekv_core.compare.study import failures, unmeasured
 from scalekv_core.compare.tasks import tasks_of
-from scalekv_core.errors import InputError, UnknownName
+from scalekv_core.errors import CheckpointError, InputError, UnknownName
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.planning.planner import Planned
 from scalekv_core.plugins.registry import Registry
@@ -255,6 +256,52 @@ def test_figures_by_scale_are_kept(study_in: StudyIn, tmp_path: Path, registry: 
 
     assert 0.0 == scales[0]
     assert len(scales) == study.store.db.execute("SELECT MAX(scale) + 1 FROM figure").fetchone()[0]
+
+
+def test_a_study_of_which_nothing_can_be_measured_is_refused(study_in: StudyIn, tmp_path: Path) -> None:
+    """With the reason of the first setting."""
+    with pytest.raises(InputError, match="no setting of this study can be measured: 'uniform 1B'"):
+        study_in(tmp_path, asked(policies=("uniform",), budgets=("1B",)))
+
+
+def test_nothing_is_recommended_by_a_metric_without_figures(
+    study_in: StudyIn, tmp_path: Path, registry: Registry
+) -> None:
+    """A study that has not begun has none."""
+    (results,) = results_of(study_in(tmp_path).store, registry)
+    with pytest.raises(InputError, match="the study has no figure of 'forced-kl' for model 'toy'"):
+        recommend(results, 2**30, "forced-kl")
+
+
+@pytest.mark.parametrize(
+    ("figures", "got"), [(torch.zeros(3), r"\(3,\)"), (0.5, "float")], ids=["too many", "no tensor"]
+)
+def test_a_metric_returns_one_figure_per_image(
+    study_in: StudyIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: object, got: str
+) -> None:
+    """Otherwise it has no figure, and its cells say why."""
+    from tests.compare.conftest import Brightness
+
+    monkeypatch.setattr(Brightness, "measure", lambda self, pair: figures)
+    study = study_in(tmp_path, asked(policies=("uniform",), budgets=("50%",), metrics=("brightness",)))
+    list(study.run())
+    ((note,),) = study.store.rows("SELECT DISTINCT note FROM figure WHERE note NOT NULL")
+
+    assert re.search(rf"metric 'brightness' must return one figure per image, of shape \(1,\); got {got}", note)
+
+
+def test_a_metric_whose_weights_are_not_at_hand_is_refused_first(
+    study_in: StudyIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what the metric says."""
+    from tests.compare.conftest import Brightness
+
+    def check_available(self: Brightness) -> None:
+        raise CheckpointError("its weights are not there")
+
+    monkeypatch.setattr(Brightness, "check_available", check_available)
+    with pytest.raises(InputError, match="metric 'brightness' cannot be used: its weights are not there"):
+        study_in(tmp_path, asked(metrics=("brightness",)))
 
 
 def test_a_recommendation_fits(study_in: StudyIn, tmp_path: Path, registry: Registry) -> None:

@@ -105,6 +105,13 @@ def test_impossible_capacities_are_refused(capacity: np.ndarray, message: str) -
         CachePlan(SCHEDULE, capacity)
 
 
+def test_a_text_prefix_cannot_be_evicted() -> None:
+    """A capacity below its tokens is refused for as long as a later map reads it."""
+    schedule = ScaleSchedule([(1, 5), (1, 1), (2, 2)], prefix=True)
+    with pytest.raises(ContractError, match="after scale 1 is 4; the text prefix takes 5 and is kept"):
+        CachePlan(schedule, np.array([5, 4, 0])[:, None, None])
+
+
 @pytest.mark.parametrize(
     ("quota", "message"),
     [

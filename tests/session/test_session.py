@@ -838,6 +838,23 @@ def test_an_adapter_with_the_wrong_shape_is_found_out(model: ToyImageModel) -> N
         draw(model)
 
 
+@frozen
+class Grouped(toy.ToyAdapter):
+    """Describes two query heads for each key/value head, where there is one."""
+
+    def geometry(self, model: nn.Module) -> CacheGeometry:
+        return evolve(super().geometry(model), group=2)
+
+
+def test_an_adapter_with_the_wrong_groups_is_found_out(model: ToyImageModel) -> None:
+    """The session compares the query heads, too."""
+    with (
+        pytest.raises(SessionError, match="the adapter reported 8 query heads; attention came with 4"),
+        compress(model, toy.latest(), registry=Registry.of(evolve_toy(adapter=Grouped))),
+    ):
+        draw(model)
+
+
 def test_a_policy_that_breaks_its_contract_stops_the_image(model: ToyImageModel) -> None:
     """The error leaves the model usable."""
 

@@ -259,6 +259,13 @@ def test_missing_unknown_and_other_tensors_are_named(state, save):
     assert "1 have another shape (head.bias: (5,) instead of (32,))" in message
 
 
+def test_a_scalar_where_a_table_belongs_is_told(state, save):
+    """With its shape."""
+    weights = state() | {"cfg_uncond": torch.tensor(0.0)}
+    with pytest.raises(CheckpointError, match=r"is no Infinity: cfg_uncond has the shape \(\)"):
+        load_infinity(save(weights))
+
+
 def test_incomplete_files_say_what_they_lack(state, vae_state, save):
     """The error names the missing tensor from which a size would be read."""
     weights = state()

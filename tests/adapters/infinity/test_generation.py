@@ -290,3 +290,20 @@ def test_an_infinity_without_vae_draws_nothing(infinity, text):
         InputError, match=r"has no VAE, so it generates no images; build it with Infinity\(config, vae\)"
     ):
         Infinity(infinity.config).generate(text, seeds=None)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "guidance", "message"),
+    [
+        (1, 1.0, "a negative prompt by guidance, which is off; set guidance above 1"),
+        (2, 3.0, "one negative prompt for each of 1 prompts; got 2"),
+    ],
+)
+def test_negative_prompts_that_do_not_fit_are_refused(infinity, plain_text, prompts, guidance, message):
+    """Without guidance they would have no effect."""
+    features = plain_text(3).features
+    with pytest.raises(InputError, match=message):
+        infinity.generate(
+            PackedText.pack([features]), negative=PackedText.pack([features] * prompts), seeds=None,
+            guidance=guidance,
+        )  # fmt: skip

@@ -273,3 +273,10 @@ def test_networks_of_two_families_are_told_apart(make_vqvae, state, save):
     both = [*INFINITY, *FORMATS]
     assert [VQVAEFormat()] == formats_in(save(make_vqvae().state_dict()), both)
     assert [VARFormat()] == formats_in(save(state), both)
+
+
+def test_scales_are_read_off_a_table_that_must_be_there(state, save):
+    """Without it the sizes of the maps are not known."""
+    del state["lvl_1L"]
+    with pytest.raises(CheckpointError, match="it lacks 'lvl_1L'"):
+        load_var(save(state))

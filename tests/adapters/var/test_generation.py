@@ -221,3 +221,11 @@ def test_maps_that_it_was_not_trained_with_are_refused(plain_var):
         InputError, match=r"generate the maps 1x1 2x2 6x6, and was trained with maps of \(1, 4, 9, 16, 25, 36\)"
     ):
         plain_var.generate(LABELS, seeds=SEEDS)
+
+
+def test_a_decoder_on_another_device_is_refused(make_var):
+    """The error says where both are and what to do."""
+    model = make_var("saln0_l2n1")
+    model.vqvae.to("meta")
+    with pytest.raises(InputError, match=r"the VAR is on cpu and its VQVAE on meta; move one of them with \.to\(\)"):
+        model.generate([3], seeds=[1])
