@@ -95,8 +95,8 @@ def shortened(given: object, *, most: int = 60) -> str:
 def first_line(error: object, otherwise: str = "no reason given") -> str:
     """The first line of what an error says, or another word where it says nothing.
 
-    >>> first_line(ValueError("too short\nby 3")), first_line(ValueError(), "ValueError")
-    ('too short', 'ValueError')
+    >>> first_line(ValueError()), first_line(ValueError("too short"), "none")
+    ('no reason given', 'too short')
     """
     return (str(error).strip().splitlines() or [otherwise])[0]
 
