@@ -1,0 +1,1 @@
+"""InfinityStar: text and images to clips, frame by frame of maps that grow."""
