@@ -30,7 +30,7 @@ test-all: .venv/ready  ## the test suite with many examples and all that takes l
 LOWEST_PYTHON ?= $(firstword $(foreach minor,10 11 12 13 14,$(shell python3.$(minor) -c 'print("python3.$(minor)")' 2>/dev/null)) $(PYTHON))
 PINNED_TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TESTS ?= -m 'not thorough'
-EXTRAS := '.[hub,plot,testing,text]' pytest-xdist torchmetrics
+EXTRAS := '.[hub,plot,testing,text,video]' pytest-xdist torchmetrics
 
 lowest:  ## the tests with the lowest versions of all dependencies; TORCH=VERSION takes another torch, TESTS=... some tests
 	$(LOWEST_PYTHON) -m venv build/lowest

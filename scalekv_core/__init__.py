@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scalekv_core.cache.clock import Clock
     from scalekv_core.cache.kv_cache import KVCache
+    from scalekv_core.compare.clips import save_clip
     from scalekv_core.contracts.adapter import AttentionCache, CacheSource, ModelAdapter
     from scalekv_core.contracts.encoded import Encoded
     from scalekv_core.contracts.plan import CachePlan
@@ -112,12 +113,14 @@ __all__ = [
     "load_model",
     "plan_memory",
     "plan_policy",
+    "save_clip",
     "shared_registry",
 ]
 
 _MODULES = {
     "cache.clock": ("Clock",),
     "cache.kv_cache": ("KVCache",),
+    "compare.clips": ("save_clip",),
     "contracts.adapter": ("AttentionCache", "CacheSource", "ModelAdapter"),
     "contracts.encoded": ("Encoded",),
     "contracts.plan": ("CachePlan",),

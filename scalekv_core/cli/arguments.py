@@ -127,6 +127,13 @@ Size = Annotated[
         help="Number of pixels: 0.06M, 0.25M, 0.60M or 1M. [dim]default: the model's[/dim]",
     ),
 ]  # fmt: skip
+Clip = Annotated[
+    str | None,
+    option(
+        RUN, "--clip", metavar="KIND",
+        help="How clips are written: gif, mp4 (extra [b]video[/b]) or png, a file for each frame. [dim]default: gif[/dim]",
+    ),
+]  # fmt: skip
 Weights = Annotated[
     Path | None, option(RUN, "--weights", metavar="PATH", help="The model's weights, unless they are built in.")
 ]

@@ -139,7 +139,7 @@ def look(
 
     kept = KeptTokens()
     generation = watch(model, job, planned, observer=kept)
-    image = generation.images[row % len(generation.images)]
+    image = generation.frames[row % len(generation.frames), :, -1]  # of a clip the last frame
     return Explanation(planned=planned, kept=kept, image=image, layers=layers, head=head, row=row)
 
 

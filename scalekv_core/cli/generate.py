@@ -42,15 +42,17 @@ def generate(
     place: args.Place,
     random_weights: args.RandomWeights = False,
     out: args.OutDirectory = Path(defaults.OUT),
+    clip: args.Clip = None,
     baseline: Baseline = True,
     full: FormerBaseline = None,
     check: Check = False,
 ) -> None:
     """Generate images with the unmodified model and with a compressed cache, and compare.
 
-    Writes baseline.png, compressed.png, side_by_side.png and record.json; for several policies one sheet, policies.png.
+    Writes baseline.png, compressed.png, side_by_side.png and record.json; for several policies one sheet, policies.png. Of
+    clips these are contact sheets, beside the clips under the same names.
     """
-    from scalekv_core.cli import choice, generating, jobs, record, saving, writing
+    from scalekv_core.cli import choice, clips, generating, jobs, record, saving, writing
     from scalekv_core.memory import fit, free
     from scalekv_core.pipeline import loading
 
@@ -63,6 +65,7 @@ def generate(
         prompts=prompts, seeds=seed, images=images, paired=paired, shape=shape, random_weights=random_weights
     )
     job = jobs.job_of(name, request, sampling=jobs.sampling_of(name, sampling), dtype=loading.read_dtype(place.dtype))
+    kind = clips.kind_of_clips(name, job.batch.card, clip)
     memory = free.memory_for_process(loading.read_device(place.device))
     given = loading.load_profile(compression.profile)
     plans = choice.plan_all(job, chosen, policies, given or loading.profile_of(job.batch, place.weights), memory=memory)
@@ -72,7 +75,7 @@ def generate(
             memory=memory,
             suggestion="the compressed run fits: leave the comparison out with --no-baseline",
         )
-    writing.check_files(out, saving.names([one.policy for one in plans], baseline=baseline))
+    writing.check_files(out, saving.names([one.policy for one in plans], baseline=baseline, clips=kind))
     loaded = loading.load_model(
         job.batch, weights=place.weights, device=place.device, allow_nonfinite=place.allow_nonfinite
     )
@@ -88,17 +91,17 @@ def generate(
         profile=given,
         profile_file=compression.profile,
     )
-    names = saving.save(out, facts, loaded.name, job, generated, unmodified)
+    names = saving.save(out, facts, loaded.name, job, generated, unmodified, clips=kind)
     with console.naming(f"the pictures are in {out}"):
-        print_figures(generated)
+        print_figures(generated, job.labels)
         console.heading(f"written to {out}: {', '.join(names)}")
         if saving.FORMER_BASELINE in names:
             console.say(f"{saving.FORMER_BASELINE} is {saving.BASELINE} under its former name, for the last time")
 
 
-def print_figures(generated: Sequence[Generated]) -> None:
+def print_figures(generated: Sequence[Generated], labels: Sequence[str]) -> None:
     """The tables: in detail for one policy, a line each for several."""
-    from scalekv_core.cli import tables
+    from scalekv_core.cli import clips, tables
 
     if len(generated) > 1:
         tables.print_comparison(generated)
@@ -106,3 +109,4 @@ def print_figures(generated: Sequence[Generated]) -> None:
     console.heading(f"{generated[0].policy.name}, {generated[0].image.planned.budget}")
     tables.print_memory(generated[0])
     tables.print_fidelity(generated[0])
+    clips.print_frames(generated[0], labels)

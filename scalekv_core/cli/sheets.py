@@ -16,6 +16,8 @@ from scalekv_core.models.image_model import Generation
 from scalekv_core.pipeline.job import Job
 from scalekv_core.shapes.geometry import format_bytes
 
+IMAGE, CONTACT_SHEET = 144, 288
+"""Pixels of a picture's width on the sheet of several policies."""
 NOTE = f"right of each image: its absolute difference to the unmodified image, {AMPLIFY} times"
 
 
@@ -38,11 +40,12 @@ def policy_sheet(model: str, job: Job, generated: Sequence[Generated], unmodifie
     """One row per policy, below the unmodified model's: its images, each beside its difference map, and its memory as a
     share of the unmodified model's.
     """
+    cell = CONTACT_SHEET if generated[0].generation.is_clip else IMAGE
     if unmodified is None:
-        return sheet([policy_row(one) for one in generated], columns=job.labels, heading=heading(model, job))
+        return sheet([policy_row(one) for one in generated], columns=job.labels, heading=heading(model, job), cell=cell)
     rows = [attrs.evolve(policy_row(one), beside=differences(one, unmodified)) for one in generated]
     first = unmodified_row(generated[0], unmodified)
-    return sheet([first, *rows], columns=job.labels, heading=heading(model, job), note=NOTE)
+    return sheet([first, *rows], columns=job.labels, heading=heading(model, job), note=NOTE, cell=cell)
 
 
 def differences(generated: Generated, unmodified: Generation) -> list[Image.Image]:

@@ -48,7 +48,9 @@ def print_fidelity(generated: Generated) -> None:
     images = "identical images" if fidelity.identical else f"PSNR {decibel(fidelity.psnr)}"
     console.say(f"{images}, SSIM {number(fidelity.ssim) or 'not defined for images so small'}")
     made = console.table("scale", "map", SAME, FORCED, KL)
-    for scale, name in enumerate(str(generated.image.planned.geometry.schedule).split(" ")):
+    maps = str(generated.image.planned.geometry.schedule).split(" ")
+    silent = len(maps) - len(fidelity.agreement)  # a text in front generates nothing
+    for scale, name in enumerate(maps[silent:]):
         forced, kl = (None if v is None else v[scale] for v in (fidelity.forced_agreement, fidelity.kl))
         console.row(made, scale, name, percent(fidelity.agreement[scale]), percent(forced), number(kl))
     console.row(made, "all", "", *_over_scales(fidelity))

@@ -10,6 +10,8 @@ from typing import Any
 from attrs import frozen
 from PIL import Image
 
+from scalekv_core.compare.pictures import contact_sheet
+
 WHOLE = -1
 """The scale of a figure that is of the whole image."""
 
@@ -78,8 +80,14 @@ def reason_of(error: Exception) -> str:
 
 
 def as_png(image: Any) -> bytes:
-    """(3, H, W) in [0, 1] as a PNG."""
+    """(3, H, W) in [0, 1] as a PNG; of a clip (3, F, H, W) its contact sheet."""
+    if image.dim() == 4:
+        return _png(contact_sheet(image))
     pixels = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+    return _png(Image.fromarray(pixels))
+
+
+def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
+    picture.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -1,7 +1,7 @@
 """Metrics of other packages: perceptual ones, and those that need the weights of another network.
 
 Nothing is downloaded. A metric whose package or weights are missing says in one line how to get them, before anything is
-generated. Images go to these packages as they are stored, in [0, 1].
+generated. Images go to these packages as they are stored, in [0, 1]; of a clip every frame, and its figure is their mean.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from attrs.validators import ge, instance_of
 from torch import Tensor
 
 from scalekv_core.errors import InputError, missing_extra
+from scalekv_core.models.frames import every_frame, mean_by_clip
+from scalekv_core.models.image_model import Generation
 from scalekv_core.models.metric import Pair, PairMetric, SetMetric
 
 EXTRA = "metrics"
@@ -45,11 +47,12 @@ class MultiScaleSSIM(PairMetric):
     def measure(self, pair: Pair) -> Tensor:
         image = package("torchmetrics.functional.image", "metric 'ms-ssim'")
         least = 11 * 2**4 - 15  # five resolutions of an 11-pixel window
-        if min(pair.compressed.images.shape[2:]) < least:
+        if min(pair.compressed.images.shape[-2:]) < least:
             raise InputError(f"metric 'ms-ssim' needs images of at least {least} pixels a side")
         measure = image.multiscale_structural_similarity_index_measure
-        both = pair.compressed.images.float(), pair.unmodified.images.float()
-        return torch.as_tensor(measure(*both, data_range=1.0, reduction="none")).double().reshape(-1)
+        both = _frames(pair.compressed), _frames(pair.unmodified)
+        figures = torch.as_tensor(measure(*both, data_range=1.0, reduction="none")).double()
+        return mean_by_clip(figures, len(pair.prompts))
 
 
 @frozen
@@ -63,13 +66,18 @@ class FLIP(PairMetric):
 
     def measure(self, pair: Pair) -> Tensor:
         flip = package("flip_evaluator", "metric 'flip'", provider="flip-evaluator")
-        both = zip(_pixels(pair.unmodified.images), _pixels(pair.compressed.images), strict=True)
+        both = zip(_pixels(pair.unmodified), _pixels(pair.compressed), strict=True)
         figures = [flip.evaluate(before, after, "LDR", applyMagma=False)[1] for before, after in both]
-        return torch.tensor(figures, dtype=torch.float64)
+        return mean_by_clip(torch.tensor(figures, dtype=torch.float64), len(pair.prompts))
 
 
-def _pixels(images: Tensor) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
-    for image in images.detach().float().cpu().clamp(0, 1):
+def _frames(generation: Generation) -> Tensor:
+    """(B F, 3, H, W) float32: of a clip every frame; an image is a clip of one frame."""
+    return every_frame(generation.images).float()
+
+
+def _pixels(generation: Generation) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
+    for image in _frames(generation).detach().cpu().clamp(0, 1):
         yield np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
@@ -88,9 +96,10 @@ class LPIPS(PairMetric):
     def measure(self, pair: Pair) -> Tensor:
         lpips = package("torchmetrics.functional.image.lpips", "metric 'lpips'")
         measure = lpips.learned_perceptual_image_patch_similarity
-        both = zip(pair.compressed.images.float(), pair.unmodified.images.float(), strict=True)
+        both = zip(_frames(pair.compressed), _frames(pair.unmodified), strict=True)
         figures = [measure(a[None], b[None], net_type=self.network, normalize=True) for a, b in both]
-        return torch.stack([torch.as_tensor(figure) for figure in figures]).double().reshape(-1)
+        stacked = torch.stack([torch.as_tensor(figure) for figure in figures]).double()
+        return mean_by_clip(stacked, len(pair.prompts))
 
 
 @frozen

@@ -20,6 +20,7 @@ from attrs import frozen
 from torch import Tensor
 
 from scalekv_core.errors import InputError
+from scalekv_core.models.frames import as_clips
 from scalekv_core.models.image_model import Generation
 
 PIECE = 1 << 24
@@ -32,6 +33,7 @@ NAN = "not a number"
 _INFINITE = {
     "psnr": "infinite: identical images have no noise",
     "image_psnr": "infinite where images are identical",
+    "frame_psnr": "infinite where frames are identical",
     "kl": "infinite: the compressed model excludes a value that the unmodified model may choose",
 }
 
@@ -43,7 +45,8 @@ class Fidelity:
     Attributes:
         psnr: dB of all images together, that is of their mean squared error; infinite if they are identical.
         ssim: mean structural similarity; None where the images are too small for its window.
-        image_psnr, image_ssim: image by image.
+        image_psnr, image_ssim: image by image; of a clip the PSNR of all its frames together, and their mean similarity.
+        frame_psnr, frame_ssim: of clips, for each the figures frame by frame; None for images.
         agreement: per scale, the share of tokens that are the same when both models generate on their own.
         tokens: per scale, the number of tokens that this is a share of.
         forced_agreement: per scale, the share of choices that are the same, given the unmodified model's tokens.
@@ -58,6 +61,8 @@ class Fidelity:
     tokens: tuple[int, ...]
     forced_agreement: tuple[float, ...] | None = None
     kl: tuple[float, ...] | None = None
+    frame_psnr: tuple[tuple[float, ...], ...] | None = None
+    frame_ssim: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def identical(self) -> bool:
@@ -69,7 +74,7 @@ class Fidelity:
         """{figure: why} of all figures that are not finite, so that a missing figure is not taken for a good one."""
         found = {}
         for name, figure in attrs.asdict(self).items():
-            values = figure if isinstance(figure, tuple) else (figure,)
+            values = _flat(figure)
             if any(value is not None and math.isnan(value) for value in values):
                 found[name] = f"{NAN}: the model computed something that is not one"
             elif any(value is not None and math.isinf(value) for value in values):
@@ -99,7 +104,9 @@ def compare(compressed: Generation, unmodified: Generation, forced: Generation |
         InputError: the two differ in shape or schedule, or only one of them has logits.
     """
     _check_same(compressed, unmodified)
-    image_ssim = ssim(compressed.images, unmodified.images)
+    error = frame_errors(compressed.images, unmodified.images)
+    similar = frame_ssim(compressed.images, unmodified.images)
+    image_ssim = None if similar is None else similar.mean(dim=1)
     kl = None
     if forced is not None and forced.logits is not None:
         if unmodified.logits is None:
@@ -108,14 +115,16 @@ def compare(compressed: Generation, unmodified: Generation, forced: Generation |
             )
         kl = divergence(forced.logits, unmodified.logits, unmodified.tokens)
     return Fidelity(
-        psnr=float(psnr(compressed.images[None].flatten(1), unmodified.images[None].flatten(1))),
+        psnr=float(psnr_of(error.mean())),
         ssim=None if image_ssim is None else float(image_ssim.mean()),
-        image_psnr=tuple(psnr(compressed.images, unmodified.images).tolist()),
+        image_psnr=tuple(psnr_of(error.mean(dim=1)).tolist()),
         image_ssim=None if image_ssim is None else tuple(image_ssim.tolist()),
         agreement=agreement(compressed.tokens, unmodified.tokens),
         tokens=tuple(tokens.numel() for tokens in unmodified.tokens),
         forced_agreement=None if forced is None else agreement(forced.choices, unmodified.tokens),
         kl=kl,
+        frame_psnr=_rows(psnr_of(error)) if compressed.is_clip else None,
+        frame_ssim=_rows(similar) if compressed.is_clip and similar is not None else None,
     )
 
 
@@ -129,7 +138,34 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
     tensor([6.0206,    inf], dtype=torch.float64)
     """
     error = (images.double() - reference.double()).square().flatten(1).mean(dim=1)
+    return psnr_of(error)
+
+
+def frame_errors(images: Tensor, reference: Tensor) -> Tensor:
+    """(B, F) mean squared error of every frame, one frame after the other, since a clip in float64 is large.
+
+    Args:
+        images, reference: (B, 3, H, W), F = 1, or (B, 3, F, H, W).
+    """
+    both = zip(as_clips(images).unbind(dim=2), as_clips(reference).unbind(dim=2), strict=True)
+    return torch.stack([(a.double() - b.double()).square().flatten(1).mean(dim=1) for a, b in both], dim=1)
+
+
+def psnr_of(error: Tensor) -> Tensor:
+    """The PSNR, in dB, of mean squared errors of values in [0, 1]."""
     return -10 * error.log10()
+
+
+def frame_ssim(images: Tensor, reference: Tensor) -> Tensor | None:
+    """(B, F) structural similarity of every frame, as `ssim`; None where a side is shorter than its window.
+
+    Args:
+        images, reference: (B, 3, H, W), F = 1, or (B, 3, F, H, W).
+    """
+    both = zip(as_clips(images).unbind(dim=2), as_clips(reference).unbind(dim=2), strict=True)
+    found = [ssim(a, b) for a, b in both]
+    figures = [one for one in found if one is not None]
+    return torch.stack(figures, dim=1) if figures else None
 
 
 def ssim(images: Tensor, reference: Tensor) -> Tensor | None:
@@ -211,6 +247,15 @@ def _divergence(logits: Tensor, reference: Tensor) -> float:
         impossible = (theirs == -torch.inf) & ~mine.isnan()  # what is never chosen costs nothing
         total += float(terms.masked_fill_(impossible, 0.0).double().sum())
     return 0.0 if total < 0 else total / rows  # rounding can leave a little less than 0; nan is not less
+
+
+def _flat(figure: object) -> list[float | None]:
+    """The numbers of a figure, however it is nested."""
+    return [one for part in figure for one in _flat(part)] if isinstance(figure, tuple) else [figure]  # type: ignore[list-item]
+
+
+def _rows(figures: Tensor) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in figures.tolist())
 
 
 def _check_same(compressed: Generation, unmodified: Generation) -> None:

@@ -23,7 +23,7 @@ class PSNR(PairMetric):
     unit: ClassVar[str] = "dB"
 
     def measure(self, pair: Pair) -> Tensor:
-        return metrics.psnr(pair.compressed.images, pair.unmodified.images)
+        return metrics.psnr_of(metrics.frame_errors(pair.compressed.images, pair.unmodified.images).mean(dim=1))
 
     def pool(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The PSNR of all images together, which is that of their mean squared error."""
@@ -34,16 +34,16 @@ class PSNR(PairMetric):
 
 @frozen
 class SSIM(PairMetric):
-    """Structural similarity to the unmodified image (Wang et al. 2004); 1 for identical images."""
+    """Structural similarity to the unmodified image (Wang et al. 2004), of a clip the mean over its frames; 1 if identical."""
 
     def measure(self, pair: Pair) -> Tensor:
-        found = metrics.ssim(pair.compressed.images, pair.unmodified.images)
+        found = metrics.frame_ssim(pair.compressed.images, pair.unmodified.images)
         if found is None:
             raise InputError(
                 f"metric 'ssim' needs images of at least {metrics.WINDOW} pixels a side; "
-                f"model {pair.model!r} generates {tuple(pair.compressed.images.shape[2:])}"
+                f"model {pair.model!r} generates {tuple(pair.compressed.images.shape[-2:])}"
             )
-        return found
+        return found.mean(dim=1)
 
 
 @frozen

@@ -1,17 +1,22 @@
-"""Images as PNG, and sheets of labelled rows that compare policies."""
+"""Images as PNG, contact sheets of clips, and sheets of labelled rows that compare policies."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil, sqrt
 
 import torch
 from attrs import field, frozen
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from scalekv_core.models.frames import is_clip
+
 INK, QUIET, TRACK, BAR, PAPER = "#1a1a1a", "#6b6b6b", "#e3e3e3", "#2f6db5", "#ffffff"
 GAP, SEAM = 8, 2
 """Pixels between cells, and between a picture and its label."""
+CONTACT = 9
+"""Frames on the contact sheet of a clip."""
 NOT_A_NUMBER = (255, 0, 255)
 """Colour of NaN pixels, which no image has by chance."""
 
@@ -38,19 +43,41 @@ class Row:
 def as_images(images: Tensor) -> list[Image.Image]:
     """One picture for each of the (B, 3, H, W) in [0, 1]; what is outside is clipped, what is not a number is magenta.
 
+    The picture of a clip, of (B, 3, F, H, W), is a contact sheet of up to nine of its frames.
+
     >>> as_images(torch.zeros(2, 3, 4, 6))[0].size
     (6, 4)
     >>> as_images(torch.full((1, 3, 1, 1), torch.nan))[0].getpixel((0, 0))
     (255, 0, 255)
+    >>> as_images(torch.zeros(1, 3, 20, 4, 6))[0].size
+    (18, 12)
     """
+    if is_clip(images):
+        return [contact_sheet(clip) for clip in images]
     values = images.detach().float().cpu().permute(0, 2, 3, 1)
     pixels = (values.nan_to_num(0.0, 1.0, 0.0).clamp(0, 1) * 255).round().to(torch.uint8)
     pixels[values.isnan().any(dim=3)] = torch.tensor(NOT_A_NUMBER, dtype=torch.uint8)
     return [Image.fromarray(image.numpy()) for image in pixels]
 
 
+def shown_frames(frames: int, *, most: int = CONTACT) -> list[int]:
+    """Which frames of a clip a sheet shows: the first, the last, and evenly between.
+
+    >>> shown_frames(3), shown_frames(81, most=5), shown_frames(1)
+    ([0, 1, 2], [0, 20, 40, 60, 80], [0])
+    """
+    shown = min(frames, most)
+    return [round(number * (frames - 1) / max(1, shown - 1)) for number in range(shown)]
+
+
+def contact_sheet(clip: Tensor) -> Image.Image:
+    """Up to nine frames of a clip (3, F, H, W) in [0, 1] in rows, pixel by pixel as they are."""
+    frames = shown_frames(clip.shape[1])
+    return grid(as_images(clip[:, frames].transpose(0, 1)), columns=ceil(sqrt(len(frames))))
+
+
 def difference(images: Tensor, reference: Tensor, *, amplify: float) -> Tensor:
-    """(B, 3, H, W) the absolute difference, ``amplify`` times; not a number where one of the images is not."""
+    """The absolute difference of images or clips, ``amplify`` times; not a number where one of them is not."""
     return ((images.float() - reference.float()).abs() * amplify).clamp(0, 1)
 
 

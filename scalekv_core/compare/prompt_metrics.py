@@ -1,7 +1,7 @@
 """Metrics of how well an image fits its prompt, by networks that were trained on images and texts.
 
 Nothing is downloaded: weights are read from the cache of Hugging Face, and a metric whose weights are not there says how to
-get them. Each network is loaded once.
+get them. Each network is loaded once. The figure of a clip is the mean over its frames.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from scalekv_core.compare.further_metrics import package
 from scalekv_core.errors import InputError, MissingExtra
+from scalekv_core.models.frames import every_frame, mean_by_clip
 from scalekv_core.models.metric import Pair, PairMetric
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -38,7 +39,8 @@ class CLIPScore(PairMetric):
 
     def measure(self, pair: Pair) -> Tensor:
         found = [_compared(self.checkpoint, self.checkpoint, *both) for both in _images(pair)]
-        return torch.stack([100 * (out.image_embeds * out.text_embeds).sum() for out in found]).double().clamp(min=0)
+        figures = torch.stack([100 * (out.image_embeds * out.text_embeds).sum() for out in found]).double().clamp(min=0)
+        return mean_by_clip(figures, len(pair.prompts))
 
 
 @frozen
@@ -54,7 +56,8 @@ class PickScore(PairMetric):
 
     def measure(self, pair: Pair) -> Tensor:
         found = [_compared(self.checkpoint, self.processor, *both) for both in _images(pair)]
-        return torch.stack([out.logits_per_image.reshape(()) for out in found]).double()
+        figures = torch.stack([out.logits_per_image.reshape(()) for out in found]).double()
+        return mean_by_clip(figures, len(pair.prompts))
 
 
 @frozen
@@ -85,15 +88,17 @@ class ImageReward(PairMetric):
     def measure(self, pair: Pair) -> Tensor:
         model = _reward(self.folder.expanduser())
         with torch.no_grad():
-            return torch.tensor([model.score(prompt, image) for image, prompt in _images(pair)], dtype=torch.float64)
+            figures = [model.score(prompt, image) for image, prompt in _images(pair)]
+        return mean_by_clip(torch.tensor(figures, dtype=torch.float64), len(pair.prompts))
 
 
 def _images(pair: Pair) -> list[tuple[Image.Image, str]]:
-    """The compressed images as they are stored, each with its prompt."""
-    pixels = pair.compressed.images.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
+    """The compressed images as they are stored, each with its prompt; of clips every frame."""
+    frames = every_frame(pair.compressed.images)
+    prompts = [prompt for prompt in pair.prompts for _ in range(len(frames) // len(pair.prompts))]
+    pixels = frames.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
     return [
-        (Image.fromarray(np.ascontiguousarray(x)), prompt)
-        for x, prompt in zip(pixels.numpy(), pair.prompts, strict=True)
+        (Image.fromarray(np.ascontiguousarray(x)), prompt) for x, prompt in zip(pixels.numpy(), prompts, strict=True)
     ]
 
 

@@ -106,6 +106,7 @@ def check_question(question: Question, registry: Registry) -> None:
     question.settings(registry)
     pair_metrics(question, registry)
     _check_models(question, registry)
+    _check_sets(question, registry)
     for name in question.models:
         _check_prompts(name, question, registry)
 
@@ -132,6 +133,16 @@ def _check_models(question: Question, registry: Registry) -> None:
     for name, model, own in missing:
         if sum(metric == name for metric, _, _ in missing) == len(question.models):
             raise InputError(f"metric {name!r} has no figures of model {model!r}: it measures {own} only; leave it out")
+
+
+def _check_sets(question: Question, registry: Registry) -> None:
+    """Refuses a metric of sets of images where a model generates clips, of which a study keeps contact sheets only."""
+    clips = [model for model in question.models if registry.make("model", model).fps is not None]
+    sets = [name for name in question.metrics if isinstance(registry.make("metric", name), SetMetric)]
+    if clips and sets:
+        raise InputError(
+            f"metric {sets[0]!r} compares sets of images, and model {clips[0]!r} generates clips; leave one of them out"
+        )
 
 
 def _check_prompts(name: str, question: Question, registry: Registry) -> None:

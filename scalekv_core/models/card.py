@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 from attrs import field, frozen
-from attrs.validators import instance_of
+from attrs.validators import gt, instance_of, optional
 
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
@@ -32,6 +32,7 @@ class ModelCard(FormerNames, ABC):
         weights: where its weights come from, as a person reads it.
         geometry: the shape of its cache, for one row.
         sampling: how it chooses tokens by default.
+        fps: frames a second of its clips; None if it generates images.
     """
 
     former_names: ClassVar[Mapping[str, str]] = {"draws": "accepts"}
@@ -40,6 +41,7 @@ class ModelCard(FormerNames, ABC):
     weights: str = field(validator=instance_of(str))
     geometry: CacheGeometry
     sampling: Sampling = field(factory=Sampling)
+    fps: float | None = field(default=None, validator=optional(gt(0)))
 
     needs_weights: ClassVar[bool] = False
     """Whether its weights do not ship."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.errors import InputError
 from scalekv_core.models.former_names import FormerNames
+from scalekv_core.models.frames import as_clips, is_clip
 from scalekv_core.models.parts import Parts
 from scalekv_core.models.requests import Seeds, check_prompts, check_seeds
 from scalekv_core.models.sampling import Sampling
@@ -21,10 +22,10 @@ from scalekv_core.shapes.schedule import ScaleSchedule
 
 @frozen(eq=False, kw_only=True)
 class Generation:
-    """What a model generated for a batch of B images.
+    """What a model generated for a batch of B images, or of B clips.
 
     Attributes:
-        images: (B, 3, H, W) in [0, 1].
+        images: (B, 3, H, W) in [0, 1]; of a model of clips (B, 3, F, H, W) with all F frames.
         tokens: per scale (B, n) or (B, n, bits): what the image was decoded from.
         choices: the same shapes: what the model itself chose; differs from ``tokens`` only where tokens were forced.
         logits: per scale (B, n, V) after guidance, if they were asked for.
@@ -34,6 +35,16 @@ class Generation:
     tokens: tuple[Tensor, ...]
     choices: tuple[Tensor, ...]
     logits: tuple[Tensor, ...] | None = None
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether these are clips."""
+        return is_clip(self.images)
+
+    @property
+    def frames(self) -> Tensor:
+        """(B, 3, F, H, W) in [0, 1]: an image is a clip of one frame."""
+        return as_clips(self.images)
 
 
 class ImageModel(FormerNames, ABC):
@@ -95,7 +106,7 @@ class ImageModel(FormerNames, ABC):
         keep_logits: bool = False,
         on_scale: OnScale | None = None,
     ) -> Generation:
-        """One image per prompt; an image depends on its own prompt and seed only, not on its batch.
+        """One image (or clip) per prompt; an image depends on its own prompt and seed only, not on its batch.
 
         Args:
             prompts: one per image, in the model's language (digits for var-tiny, text for Infinity).

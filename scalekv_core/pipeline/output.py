@@ -10,16 +10,19 @@ from torch import Tensor
 
 from scalekv_core.compare.pictures import as_images
 from scalekv_core.errors import InputError, shortened
+from scalekv_core.models.frames import is_clip
 from scalekv_core.models.image_model import Generation
 from scalekv_core.pipeline.job import Job
 from scalekv_core.session.report import Report
 
 FORMS: Mapping[str, Callable[[Tensor], Any]] = {
-    "pil": as_images,
+    "pil": lambda images: (
+        [as_images(clip.transpose(0, 1)) for clip in images] if is_clip(images) else as_images(images)
+    ),
     "tensor": lambda images: images,
-    "numpy": lambda images: images.permute(0, 2, 3, 1).float().cpu().numpy(),
+    "numpy": lambda images: images.movedim(1, -1).float().cpu().numpy(),
 }
-"""{output: what makes it of images (B, 3, H, W) in [0, 1]}."""
+"""{output: what makes it of images (B, 3, H, W), or clips (B, 3, F, H, W), in [0, 1]}."""
 
 
 @frozen(eq=False, kw_only=True)
@@ -27,7 +30,8 @@ class PipelineOutput:
     """What one call of a pipeline generated: B images, one for each prompt and seed.
 
     Attributes:
-        images: as ``output`` said: a list of PIL images; "tensor" is (B, 3, H, W) and "numpy" (B, H, W, 3), in [0, 1].
+        images: as ``output`` said: a list of PIL images, of clips a list of their frames for each; "tensor" is (B, 3, H, W) and
+            "numpy" (B, H, W, 3), in [0, 1], with all frames (B, 3, F, H, W) and (B, F, H, W, 3).
         report: planned, resident and peak bytes of the cache; None if the model was unmodified, or was stopped.
         seconds: from the first text token to the decoded images.
         stopped: the scale, from 0, after which the callback stopped; None if the images are complete. Images that were

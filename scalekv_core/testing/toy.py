@@ -179,10 +179,10 @@ class ToyAdapter(ModelAdapter):
 
 
 class ToyImageModel(ImageModel):
-    """The toy model with prompts "0" to "9" and pictures of its codes."""
+    """The toy model with prompts "0" to "9" and pictures of its codes, or clips where its last map has several frames."""
 
-    def __init__(self, module: ToyModel) -> None:
-        self.name = "toy"
+    def __init__(self, module: ToyModel, name: str = "toy") -> None:
+        self.name = name
         self.module = module
         self.schedule = module.schedule
         self.sampling = SAMPLING
@@ -201,10 +201,10 @@ class ToyImageModel(ImageModel):
     ) -> Generation:
         prompts, seeds = self.check_prompts(prompts), self.check_seeds(prompts, seeds)
         if not all(prompt in "0123456789" and len(prompt) == 1 for prompt in prompts):
-            raise InputError(f"model 'toy' generates from the prompts 0 to 9; got {', '.join(prompts)}")
+            raise InputError(f"model {self.name!r} generates from the prompts 0 to 9; got {', '.join(prompts)}")
         forced, scales = forced or (), len(self.schedule.without_prefix)
         if len(forced) > scales:
-            raise InputError(f"model 'toy' has {scales} scales; got forced tokens of {len(forced)}")
+            raise InputError(f"model {self.name!r} has {scales} scales; got forced tokens of {len(forced)}")
         labels = torch.tensor([int(prompt) for prompt in prompts])
         tokens, choices, logits = cast(ToyModel, self.module).draw(labels, forced, on_scale)
         return Generation(
@@ -216,10 +216,11 @@ class ToyImageModel(ImageModel):
 
 
 def picture(tokens: Tensor, schedule: ScaleSchedule, scale: int = -1) -> Tensor:
-    """(B, 3, H, W) of the tokens (B, n) of a map, the last one by default; of a video the last frame."""
-    _, height, width = schedule.maps[-1]
-    pixels = tokens.view(-1, *schedule.maps[scale])[:, -1:].expand(-1, 3, -1, -1) / (CODES - 1)
-    return F.interpolate(pixels, size=(8 * height, 8 * width))
+    """(B, 3, H, W) of the tokens (B, n) of a map, the last one by default; (B, 3, F, H, W) where that has F frames."""
+    frames, height, width = schedule.maps[-1]
+    pixels = tokens.view(-1, 1, *schedule.maps[scale]).expand(-1, 3, -1, -1, -1) / (CODES - 1)
+    clips = F.interpolate(pixels, size=(frames, 8 * height, 8 * width))
+    return clips if frames > 1 else clips[:, :, 0]
 
 
 class BareToy(BareModel):
@@ -252,6 +253,7 @@ class ToyCard(ModelCard):
     geometry: CacheGeometry = GEOMETRY
     sampling: Sampling = SAMPLING
     passes: int = 1
+    name: str = "toy"
 
     def load(
         self,
@@ -263,7 +265,7 @@ class ToyCard(ModelCard):
     ) -> ImageModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return ToyImageModel(self._module(self.geometry).to(device, dtype).eval())
+            return ToyImageModel(self._module(self.geometry).to(device, dtype).eval(), self.name)
 
     def _module(self, shape: CacheGeometry, layers: int | None = None) -> ToyModel:
         return ToyModel(
@@ -298,6 +300,8 @@ VIDEO_CARD = ToyCard(
     summary="random codes with text in front, a picture and a clip, on grouped heads; for tests",
     geometry=VIDEO_GEOMETRY,
     passes=2,
+    name="toy-video",
+    fps=4,
 )
 
 
@@ -342,4 +346,4 @@ def scalekv_model_adapters() -> dict[str, Callable[[], ModelAdapter]]:
 
 @hookimpl
 def scalekv_image_models() -> dict[str, Callable[[], ModelCard]]:
-    return {"toy": ToyCard}
+    return {"toy": ToyCard, "toy-video": lambda: VIDEO_CARD}

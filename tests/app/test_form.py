@@ -65,7 +65,8 @@ def test_a_model_without_an_example_needs_a_prompt(registry: Registry, monkeypat
 
 def test_menus_have_every_installed_name(registry: Registry) -> None:
     """The menus list a plugin's models and policies too; models without weights are marked and come last."""
-    assert [("second", "second"), ("toy", "toy"), ("unshipped (needs weights)", "unshipped")] == menus.models(registry)
+    shipped = [(name, name) for name in ("second", "toy", "toy-video")]
+    assert [*shipped, ("unshipped (needs weights)", "unshipped")] == menus.models(registry)
     assert [("toy-latest", "toy-latest")] == menus.policies(registry)
     assert ("the policy's own", "") == menus.codecs(registry)[0]
     assert registry.names("codec") == [value for _, value in menus.codecs(registry)[1:]]

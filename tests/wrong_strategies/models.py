@@ -76,6 +76,24 @@ class BelowZero(Card):
             return evolve(drawn, images=drawn.images * 2 - 1)
 
 
+@fails("generates_images")
+@frozen(kw_only=True)
+class UntoldClips(Card):
+    """Generates clips, of which its card tells nothing."""
+
+    class model(Faulty):
+        def change(self, drawn):
+            return evolve(drawn, images=drawn.images.unsqueeze(2).repeat(1, 1, 3, 1, 1))
+
+
+@fails("generates_images")
+@frozen(kw_only=True)
+class StillClips(Card):
+    """Says that it generates clips, and generates images."""
+
+    fps: float = 8.0
+
+
 @fails("repeats_itself")
 @frozen(kw_only=True)
 class Ages(Card):

@@ -103,24 +103,28 @@ def check_loads_in_other_dtypes(make: Make) -> None:
 
 @with_weights
 def check_generates_images(make: Make, case: GenerationCase) -> None:
-    """Images (B, 3, H, W) in [0, 1], and the tokens and choices (B, n, ...) of every scale; logits only if asked for."""
+    """Images (B, 3, H, W), or clips (B, 3, F, H, W) if its card says so, in [0, 1], and the tokens and choices (B, n, ...) of
+    every scale, of text only what it predicts; logits only if asked for."""
     card = make()
     model = card.load()
     made = generated(card, model, seeds_of(case))
     assert made.images.shape[:2] == (case.rows, 3), (
         f"images are {tuple(made.images.shape)}; wanted {(case.rows, 3)}, ..."
     )
+    assert made.is_clip == (card.fps is not None), (
+        f"it made {tuple(made.images.shape)}; its card says {card.fps} frames a second, None being images"
+    )
     low, high = made.images.min().item(), made.images.max().item()
     assert 0 <= low <= high <= 1, f"pixels go from {low:g} to {high:g}"
-    wanted = [(case.rows, n) for n in model.schedule.tokens]
+    wanted = [(case.rows, n) for n in model.schedule.without_prefix.tokens]
     for name, got in (("tokens", made.tokens), ("choices", made.choices)):
-        assert wanted == [tuple(x.shape[:2]) for x in got], (
+        assert wanted == [tuple(x.shape[:2]) for x in got][-len(wanted) :], (
             f"{name} are {[tuple(x.shape) for x in got]}; wanted {wanted}"
         )
     assert made.logits is None, "logits come without being asked for"
     logits = generated(card, model, seeds_of(case), keep_logits=True).logits
     assert logits is not None, "logits do not come although they are asked for"
-    assert wanted == [tuple(x.shape[:2]) for x in logits], (
+    assert wanted == [tuple(x.shape[:2]) for x in logits][-len(wanted) :], (
         f"logits are {[tuple(x.shape) for x in logits]}; wanted {wanted}"
     )
 
