@@ -51,8 +51,8 @@ def as_shell(form: Form, prompt: str, place: Place) -> str:
     return shlex.join(["scalekv", "generate", *given, "--", prompt])
 
 
-def as_python(form: Form, prompt: str, place: Place) -> str:
-    """The lines of Python."""
+def as_python(form: Form, prompt: str, place: Place, fps: float | None = None) -> str:
+    """The lines of Python; ``fps`` is that of the model's card, None for images."""
     made = [
         ("policy", form.policy),
         ("budget", form.budget),
@@ -66,14 +66,18 @@ def as_python(form: Form, prompt: str, place: Place) -> str:
         ("guidance", read_strengths(form.guidance) if form.guidance else ""),
         ("aspect", form.aspect),
         ("size", form.size),
+        ("output", "" if fps is None else "tensor"),
     ]
+    saved = 'result.images[0].save("compressed.png")'
+    if fps is not None:
+        saved = f'scalekv_core.save_clip(result.images[0], "compressed.gif", fps={fps:g})'
     return "\n".join(
         [
             "import scalekv_core",
             "",
             f"pipe = scalekv_core.Pipeline.from_pretrained({_arguments(form.model, made)})",
             f"result = pipe({_arguments(prompt, called)})",
-            'result.images[0].save("compressed.png")',
+            saved,
             "print(result.report)",
         ]
     )

@@ -21,7 +21,7 @@ def record_of(result: Result, place: Place, registry: Registry) -> dict[str, Any
     request, geometry = result.request, result.planned.geometry
     return {
         "command": as_shell(request.form, request.prompt, place),
-        "python": as_python(request.form, request.prompt, place),
+        "python": as_python(request.form, request.prompt, place, request.job.batch.card.fps),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": _versions(result, registry),
         "model": {"name": request.form.model, "maps": str(geometry.schedule), "layers": geometry.layers},

@@ -96,7 +96,7 @@ class Views:
             shares=self._shares(plan.planned, layer),
             layers=plan.planned.plan.layers,
             shell=as_shell(form, request.prompt, place),
-            python=as_python(form, request.prompt, place),
+            python=as_python(form, request.prompt, place, request.job.batch.card.fps),
         )
 
     def generating(self, form: Form, visitor: str) -> Iterator[Shown]:

@@ -102,6 +102,20 @@ def test_what_is_downloaded_has_its_record(views: Views, form: Form) -> None:
         assert pictures.picture(last.result.compressed.image).tobytes() == image.convert("RGB").tobytes()
 
 
+def test_a_clip_is_shown_as_its_contact_sheet(views: Views) -> None:
+    """While it is generated, when it is done, and as a file; the call in Python writes the clip."""
+    form = Form(model="toy-video", policy="toy-latest", budget="60%", prompt="3", seed="5")
+    steps = shown(views, form)
+    result = steps[-1].result
+    assert result is not None, steps[-1].status
+    assert (3, 2, 24, 32) == result.compressed.image.shape
+    saved = files(steps[-1].downloads)
+    with Image.open(io.BytesIO(saved["compressed.png"])) as image:
+        assert (2 * 32, 24) == image.size
+    python = json.loads(saved["record.json"])["python"]
+    assert 'output="tensor")\nscalekv_core.save_clip(result.images[0], "compressed.gif", fps=4)' in python
+
+
 def test_kept_tokens_of_a_layer(views: Views, form: Form) -> None:
     """Before an image the page shows the plan; after it, the kept tokens of each map."""
     result = shown(views, form)[-1].result

@@ -26,7 +26,7 @@ from scalekv_core import (
 from scalekv_core.testing import machine_for, parametrize_with_checks
 from scalekv_core.testing.kinds import check_named, kind_of
 from scalekv_core.testing.running import try_check
-from scalekv_core.testing.toy import Even, Latest
+from scalekv_core.testing.toy import VIDEO_CARD, Even, Latest
 from scalekv_core.testing.trying import Subject
 from tests.wrong_strategies.selectors import ByPlace, ByValue
 from tests.wrong_strategies.storage import Int8, IntoNearest
@@ -188,3 +188,9 @@ def test_what_was_once_accused_passes(name: str, check: str) -> None:
 
 
 TestFoldingMachine = machine_for(folding).TestCase
+
+
+@parametrize_with_checks({"toy-video": lambda: VIDEO_CARD})
+def test_a_model_of_clips_passes_all_checks(check: Callable[[], None]) -> None:
+    """With text in front, grouped heads and maps of several frames."""
+    check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,15 @@ from scalekv_core import (
     InputError,
     Pipeline,
     PipelineOutput,
+    Registry,
     ScaleKVError,
     UnknownName,
     compress,
     load_model,
+    save_clip,
 )
 from scalekv_core.memory import free
+from scalekv_core.testing import toy
 from scalekv_core.testing.toy import ToyImageModel
 
 CAPTION = "a red circle left of a blue square"
@@ -234,6 +238,24 @@ def test_a_batch_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, d
     monkeypatch.setattr(free, "memory_for_process", lambda _: 20 * 2**20)
     with pytest.raises(InputError, match=r"needs .* MiB .* and 20\.0 MiB are free; "):
         pipe("3", num_images_per_prompt=64)
+
+
+def test_clips_come_in_every_form(tmp_path: Path) -> None:
+    """Lists of frames, (B, 3, F, H, W), (B, F, H, W, 3), and previews of the same shape; one of them is a file."""
+    pipe = Pipeline.from_pretrained("toy-video", policy="toy-latest", budget="60%", registry=Registry.of(toy))
+    previews: list[Any] = []
+    tensor = pipe(["3", "5"], output="tensor", on_scale=lambda progress: previews.append(progress.preview)).images
+    assert (2, 3, 2, 24, 32) == tensor.shape == previews[0].shape
+    assert torch.equal(tensor, previews[-1])
+    frames = pipe(["3", "5"]).images
+    assert [2, 2] == [len(clip) for clip in frames]
+    arrays = pipe(["3", "5"], output="numpy").images
+    for clip in range(2):
+        for frame in range(2):
+            wanted = (tensor[clip, :, frame].permute(1, 2, 0) * 255).round().byte().numpy()
+            assert (wanted == np.asarray(frames[clip][frame])).all()
+            assert (wanted == (arrays[clip, frame] * 255).round().astype("uint8")).all()
+    assert [tmp_path / "clip.gif"] == save_clip(tensor[0], tmp_path / "clip.gif", fps=pipe.card.fps)
 
 
 def test_a_model_that_tells_nothing_of_its_scales(
