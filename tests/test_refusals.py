@@ -69,7 +69,7 @@ REFUSALS: list[tuple[str, Callable[[], object]]] = [
     ("ships with its weights", lambda: load_model("var-tiny", weights=Path("x"))),
     ("--drafters replaces --profile", lambda: profile_of(SimpleNamespace(model="toy"), "0", toy.GEOMETRY)),  # type: ignore[arg-type]
     ("no image was generated", lambda: figure_of_kept(SimpleNamespace(kept=None, image=None))),  # type: ignore[arg-type]
-    ("needs images of at least 161 pixels", lambda: MultiScaleSSIM().measure(PIXELS)),
+    ("needs images of at least 176 pixels", lambda: MultiScaleSSIM().measure(PIXELS)),
     ("needs images of at least 11 pixels", lambda: SSIM().measure(PIXELS)),
     ("needs the logits of both models", lambda: ForcedKL().measure(PIXELS)),
     ("needs nowhere, which is not installed", lambda: package("nowhere.at.all", "metric 'lpips'")),

@@ -46,7 +46,7 @@ class MultiScaleSSIM(PairMetric):
 
     def measure(self, pair: Pair) -> Tensor:
         image = package("torchmetrics.functional.image", "metric 'ms-ssim'")
-        least = 11 * 2**4 - 15  # five resolutions of an 11-pixel window
+        least = 11 * 2**4  # five resolutions of an 11-pixel window
         if min(pair.compressed.images.shape[-2:]) < least:
             raise InputError(f"metric 'ms-ssim' needs images of at least {least} pixels a side")
         measure = image.multiscale_structural_similarity_index_measure

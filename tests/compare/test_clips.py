@@ -16,8 +16,10 @@ from scalekv_core.compare import metrics as fidelity
 from scalekv_core.compare import plugin
 from scalekv_core.compare.cells import as_png
 from scalekv_core.compare.clips import frames_beside, frames_in_rows, write_frames
+from scalekv_core.compare.further_metrics import MultiScaleSSIM
 from scalekv_core.compare.pair_metrics import PSNR, SSIM
 from scalekv_core.compare.pictures import as_images
+from scalekv_core.compare.prompt_metrics import _images
 from scalekv_core.compare.question import Question
 from scalekv_core.compare.study import check_question
 from scalekv_core.errors import InputError, MissingExtra
@@ -146,6 +148,26 @@ class TestFigures:
         found = fidelity.compare(b, a)
         assert found.image_psnr == tuple(PSNR().measure(pair).tolist())
         assert found.image_ssim == tuple(SSIM().measure(pair).tolist())
+
+    def test_metrics_of_other_packages_are_given_every_frame(self) -> None:
+        """Their figure of a clip is the mean over its frames; those of prompts are given the prompt with each of them."""
+        pytest.importorskip("torchmetrics", reason="needs the extra 'metrics'")
+        a, b = (torch.rand(2, 3, 2, 176, 176, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+        b = (a + 0.1 * b).clamp(0, 1)
+        how = {"model": "toy", "prompts": ("1", "2"), "seeds": (0, 0)}
+        clips = Pair(**how, unmodified=generation(a), compressed=generation(b), forced=generation(b))
+        frames = [
+            MultiScaleSSIM().measure(
+                Pair(**how, unmodified=generation(a[:, :, f]), compressed=generation(b[:, :, f]), forced=generation(b))
+            )
+            for f in range(2)
+        ]
+        torch.testing.assert_close(torch.stack(frames).mean(dim=0), MultiScaleSSIM().measure(clips), rtol=0, atol=1e-6)
+        small = generation(a[..., :175])
+        with pytest.raises(InputError, match="'ms-ssim' needs images of at least 176 pixels a side"):
+            MultiScaleSSIM().measure(Pair(**how, unmodified=small, compressed=small, forced=small))
+        assert ["1", "1", "2", "2"] == [prompt for _, prompt in _images(clips)]
+        assert [as_images(b[:, :, 1])[0].size] * 4 == [image.size for image, _ in _images(clips)]
 
     def test_a_metric_of_sets_of_images_is_refused_for_clips(self) -> None:
         """Since a study keeps contact sheets only."""
