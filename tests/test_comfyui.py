@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from scalekv_core import InputError, shared_registry
+from scalekv_core import InputError, Pipeline, Registry, shared_registry
+from scalekv_core.testing import toy
 
 from .pages import ROOT
 
@@ -89,6 +90,29 @@ def test_the_workflow_runs(nodes: dict[str, type]) -> None:
     assert 0 <= images.min() < images.max() <= 1
     assert "fold codec=int8" == report.as_dict()["policy"]
     assert done["4"][0].startswith("fold codec=int8, 10% of history\nunmodified ")
+
+
+def test_a_clip_is_passed_on_frame_by_frame(nodes: dict[str, type], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One clip after the other; the preview is the last frame."""
+    shown: list[Any] = []
+
+    class Bar:
+        def __init__(self, total: int) -> None: ...
+
+        def update_absolute(self, value: int, total: int, preview: tuple[str, Any, int]) -> None:
+            shown.append(preview[1])
+
+    monkeypatch.setitem(sys.modules, "comfy", ModuleType("comfy"))
+    monkeypatch.setitem(sys.modules, "comfy.utils", SimpleNamespace(ProgressBar=Bar))
+    management = SimpleNamespace(throw_exception_if_processing_interrupted=lambda: None)
+    monkeypatch.setitem(sys.modules, "comfy.model_management", management)
+    pipe = Pipeline.from_pretrained("toy-video", policy="toy-latest", budget="60%", registry=Registry.of(toy))
+    node = nodes["ScaleKVGenerate"]()
+    images, _ = node.generate(pipe, (pipe.policy, "60%"), "3", 0, 2, -1.0)
+    assert (2 * 2, 24, 32, 3) == tuple(images.shape)
+    wanted = pipe("3", output="tensor").images
+    assert torch.equal(wanted[0].movedim(0, -1), images[:2])
+    assert (wanted[0, :, -1, 4, 4] * 255).round().tolist() == list(shown[-1].getpixel((4, 4)))
 
 
 def test_links_lead_to_outputs_of_their_type(nodes: dict[str, type]) -> None:

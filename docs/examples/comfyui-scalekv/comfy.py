@@ -16,7 +16,7 @@ class Watch:
         self._bar: Any = None
 
     def __call__(self, progress: Any) -> None:
-        """Shows the first image of the scales so far.
+        """Shows the first image of the scales so far; of a clip its last frame.
 
         Raises:
             InterruptProcessingException: the stop button was pressed; ComfyUI expects it.
@@ -32,4 +32,6 @@ class Watch:
     def _preview(self, progress: Any) -> Any:
         from PIL import Image
 
-        return Image.fromarray((progress.preview[0].clip(0, 1) * 255).round().astype("uint8"))
+        frames = progress.preview[0]
+        image = frames if frames.ndim == 3 else frames[-1]
+        return Image.fromarray((image.clip(0, 1) * 255).round().astype("uint8"))

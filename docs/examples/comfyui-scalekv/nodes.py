@@ -125,7 +125,7 @@ class Generate:
         aspect: str = "",
         size: str = "",
     ) -> tuple[torch.Tensor, Report | None]:
-        """Images (B, H, W, 3) float32 in [0, 1] on the CPU, as ComfyUI passes them on; and the report of the cache."""
+        """Images (B, H, W, 3) float32 in [0, 1] on the CPU, as ComfyUI passes them on, of clips every frame; and the report."""
         chosen, budget = policy
         output = model.with_policy(chosen, budget=budget)(
             prompt,
@@ -138,7 +138,7 @@ class Generate:
             output="numpy",
             on_scale=Watch(),
         )
-        return torch.from_numpy(output.images).contiguous(), output.report
+        return torch.from_numpy(output.images).flatten(0, -4).contiguous(), output.report
 
 
 class MemoryReport:
