@@ -104,6 +104,16 @@ class Run:
     ] = None
 
 
+Retry = Annotated[bool, args.option(STORE, "--retry", help="Runs the cells that failed again.")]
+From = Annotated[
+    list[Path] | None,
+    args.option(
+        STORE,
+        "--from",
+        metavar="STUDY",
+        help="Takes the settings of a study of the same prompts, seeds, metrics and versions into --out, and stops (repeat it).",
+    ),
+]
 PlanOnly = Annotated[bool, args.option(STORE, "--plan", help="Shows what would run, and stops.")]
 Export = Annotated[
     Path | None,
@@ -123,20 +133,27 @@ def compare(
     sampling: args.SamplingOptions,
     run: Run,
     plan: PlanOnly = False,
+    retry: Retry = False,
+    others: From = None,
     export: Export = None,
 ) -> None:
     """Compare policies, budgets and codecs on the same images, and rank them.
 
     Every setting generates the same prompts with the same seeds as the unmodified model.
 
-    Results go to DIR/study.sqlite as they come. The same command resumes a study that was interrupted.
+    Results go to DIR/study.sqlite as they come. The same command resumes a study that was interrupted; with
+    more policies, budgets, codecs or values it adds the missing settings.
     """
+    if others:
+        from scalekv_core.cli import studies
+
+        studies.take(others, run.out)
     if export is not None:
         from scalekv_core.compare.export import export as write
         from scalekv_core.compare.store import Store
 
         write(Store.open(run.out), export)
-    else:
+    elif not others:
         from scalekv_core.cli import asking, studies
 
-        studies.run(asking.ask(asked, shape, sampling, dtype=run.dtype), run, plan_only=plan)
+        studies.run(asking.ask(asked, shape, sampling, dtype=run.dtype), run, plan_only=plan, retry=retry)

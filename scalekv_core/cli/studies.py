@@ -13,10 +13,13 @@ from scalekv_core.cli import console
 from scalekv_core.cli.compare import Run
 from scalekv_core.cli.installed import the_registry
 from scalekv_core.cli.study_tables import tell_plan, tell_results, tell_time
+from scalekv_core.compare import merge
+from scalekv_core.compare.compact import located
 from scalekv_core.compare.engines import Engine
 from scalekv_core.compare.pace import Watch, paces
 from scalekv_core.compare.question import Question
 from scalekv_core.compare.ray_engine import RayEngine
+from scalekv_core.compare.store import Store
 from scalekv_core.compare.study import Study, begun, cells_left, check_question, plan_study
 from scalekv_core.compare.worker import Loading
 from scalekv_core.errors import InputError, unknown_name
@@ -26,7 +29,7 @@ from scalekv_core.shapes.geometry import plural
 ENGINES = ("in-process", "ray")
 
 
-def run(question: Question, how: Run, *, plan_only: bool) -> None:
+def run(question: Question, how: Run, *, plan_only: bool, retry: bool = False) -> None:
     """Plans, runs what is missing, and prints the ranking."""
     engine = make_engine(how.engine, how.address, how.workers)
     read_device(how.device)
@@ -38,16 +41,18 @@ def run(question: Question, how: Run, *, plan_only: bool) -> None:
     plan = plan_study(question, models, registry)
     found = begun(plan, how.out, models, device=loading.device, registry=registry)
     tell_plan(plan)
-    tell_time(plan, found)
+    tell_time(plan, found, retry=retry)
     if plan_only:
         return
     command = shlex.join(["scalekv", *sys.argv[1:]])
     study = Study.begin(plan, how.out, models, loading=loading, registry=registry, engine=engine, command=command)
+    if retry:
+        study.retry()
     models.clear()  # a worker loads its own
     try:
         follow(study)
     except KeyboardInterrupt:
-        console.complain(f"interrupted with {study.store.cells} of {plan.cells} cells; the same command runs the rest")
+        console.complain(f"interrupted with {study.done} of {plan.cells} cells; the same command runs the rest")
         raise typer.Exit(130) from None
     study.finish()
     tell_results(study.store, how.out)
@@ -57,6 +62,13 @@ def run(question: Question, how: Run, *, plan_only: bool) -> None:
             "works at the same study; the same command shows them when they are done"
         )
     study.store.close()
+
+
+def take(studies: Sequence[Path], folder: Path) -> None:
+    """Takes the settings of other studies into the one in a folder."""
+    registry = the_registry()
+    taken = merge.take(folder, [Store.open(located(study, registry)) for study in studies])
+    console.say(f"took {plural(taken, 'setting')} into {folder}")
 
 
 def make_engine(name: str | None, address: str, workers: int | None) -> Engine | None:
@@ -93,7 +105,7 @@ def follow(study: Study) -> None:
     watch = Watch(cells_left(study.plan, study.store), paces(study.store))
     columns = (text, BarColumn(), MofNCompleteColumn(), left)
     with Bar(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
-        shown = bar.add_task("cells", total=study.plan.cells, completed=study.store.cells, left="")
+        shown = bar.add_task("cells", total=study.plan.cells, completed=study.done, left="")
         for progress in study.run():
             watch.note(progress.task)
             setting, rest = progress.task.setting.label, f"{watch.expected()} left"

@@ -46,9 +46,9 @@ def tell_plan(plan: StudyPlan) -> None:
         console.complain(f"metric {metric!r} has no figures of model {model!r}: it measures {own} only")
 
 
-def tell_time(plan: StudyPlan, begun: Store | None) -> None:
+def tell_time(plan: StudyPlan, begun: Store | None, *, retry: bool = False) -> None:
     """How long what is missing will take, as far as finished cells tell."""
-    left = cells_left(plan, begun)
+    left = cells_left(plan, begun, retry=retry)
     cells = sum(left.values())
     if cells < plan.cells:
         console.say(f"finished: {plan.cells - cells} of {plan.cells} cells")
@@ -63,8 +63,12 @@ def tell_results(store: Store, folder: Path) -> None:
         metric = store.question["metrics"][-1]
         console.heading(f"{results.model}, {plural(len(results.images), 'image')}: ranked by {metric}")
         console.out.print(ranking_table(results, metric))
-    for label, reason, images in failures(store):
+    failed = failures(store)
+    for label, reason, images in failed:
         console.complain(f"{label!r} has no figures for {plural(images, 'image')}: {reason}")
+    if failed:
+        number = sum(images for *_, images in failed)
+        console.complain(f"{plural(number, 'cell')} failed; the same command with --retry runs them again")
     console.say(f"study: {folder}; scalekv report {folder} writes it as a page")
 
 

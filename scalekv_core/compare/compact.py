@@ -15,11 +15,14 @@ from scalekv_core.errors import InputError
 from scalekv_core.models.card import ModelCard
 from scalekv_core.plugins.registry import Registry
 
-_COMPACT = """
-DROP TABLE IF EXISTS scale_mean;
-CREATE TABLE scale_mean (setting INTEGER NOT NULL REFERENCES setting, metric TEXT NOT NULL, scale INTEGER NOT NULL, value REAL,
-    images INTEGER NOT NULL, PRIMARY KEY (setting, metric, scale)) WITHOUT ROWID;
-INSERT INTO scale_mean SELECT c.setting, f.metric, f.scale, AVG(f.value), COUNT(f.value)
+MEANS = """CREATE TABLE IF NOT EXISTS scale_mean (setting INTEGER NOT NULL REFERENCES setting, metric TEXT NOT NULL,
+    scale INTEGER NOT NULL, value REAL, images INTEGER NOT NULL, PRIMARY KEY (setting, metric, scale)) WITHOUT ROWID;
+"""
+"""Means by scale of settings whose figures by scale are not kept."""
+
+_COMPACT = f"""
+{MEANS}
+INSERT OR REPLACE INTO scale_mean SELECT c.setting, f.metric, f.scale, AVG(f.value), COUNT(f.value)
     FROM figure f JOIN cell c ON c.id = f.cell WHERE f.scale >= 0 GROUP BY c.setting, f.metric, f.scale;
 DELETE FROM figure WHERE scale >= 0;
 DELETE FROM claim;

@@ -9,6 +9,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from scalekv_core.compare.compact import located
+from scalekv_core.compare.growth import fixed
 from scalekv_core.compare.prompts import prompts_named
 from scalekv_core.compare.question import differences
 from scalekv_core.compare.question_file import QuestionFile
@@ -16,9 +17,6 @@ from scalekv_core.compare.results import Results, results_of
 from scalekv_core.compare.store import Store
 from scalekv_core.errors import InputError
 from scalekv_core.plugins.registry import Registry
-
-FREE = ("policies", "budgets", "codecs", "vary")
-"""The fields of a question that a submission chooses itself."""
 
 
 @frozen(eq=False, kw_only=True)
@@ -61,7 +59,7 @@ def check_protocol(found: Sequence[Submission], protocol: Path | None) -> None:
     Raises:
         InputError: one differs; the message says in what.
     """
-    wanted = _fixed(found[0].store.question) if protocol is None else _fixed_by(protocol)
+    wanted = fixed(found[0].store.question) if protocol is None else _fixed_by(protocol)
     same = _frozen(found[0].store.environment)
     for one in found:
         asked = {name: value for name, value in one.store.question.items() if name in wanted}
@@ -76,14 +74,10 @@ def _frozen(environment: Mapping[str, Any]) -> dict[str, Any]:
     return {name: environment[name] for name in ("weights", "profiles")}
 
 
-def _fixed(question: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in question.items() if name not in FREE}
-
-
 def _fixed_by(protocol: Path) -> dict[str, Any]:
     told = QuestionFile.load(protocol)
     prompts = {model: list(prompts_named(name)) for model, name in told.prompts.items()}
-    fixed = {
+    told_fixed = {
         "models": list(told.models),
         "prompts": prompts,
         "seeds": list(told.seeds),
@@ -94,7 +88,7 @@ def _fixed_by(protocol: Path) -> dict[str, Any]:
         "size": told.size,
         "dtype": told.dtype,
     }
-    return {name: value for name, value in fixed.items() if value not in (None, [], {})}
+    return {name: value for name, value in told_fixed.items() if value not in (None, [], {})}
 
 
 def merged(found: Sequence[Submission], registry: Registry) -> list[Results]:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from scalekv_core.compare.question import Question, Setting
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import ImageModel
+from scalekv_core.planning.footprint import Footprint
 from scalekv_core.planning.planner import Planned, plan_policy
 from scalekv_core.plugins.registry import Registry
+
+
+@frozen(eq=False, kw_only=True)
+class PlannedSetting:
+    """A setting with its bytes, or why it cannot be measured.
+
+    Attributes:
+        setting: which.
+        footprint: of a batch's cache; None if it was refused.
+        refused: one line; None if it can be measured.
+    """
+
+    setting: Setting
+    footprint: Footprint | None
+    refused: str | None = None
 
 
 def planned_setting(setting: Setting, question: Question, model: ImageModel, registry: Registry) -> Planned:

@@ -221,7 +221,8 @@ def _figures(
 
 
 def _scales(store: Store, setting: int) -> dict[str, list[float]]:
-    rows = store.scale_means(setting) or store.rows(
+    means = [(metric, value) for metric, _, value, _ in store.scale_rows(setting)]
+    rows = means or store.rows(
         "SELECT f.metric, AVG(f.value) FROM figure f JOIN cell c ON c.id = f.cell WHERE c.setting = ? AND f.scale >= 0"
         " GROUP BY f.metric, f.scale ORDER BY f.metric, f.scale",
         (setting,),

@@ -18,10 +18,11 @@ from typing import Any
 
 from attrs import field, frozen
 
-from scalekv_core.compare import claims, database
+from scalekv_core.compare import claims, database, growth
 from scalekv_core.compare.cells import WHOLE, Cell, Figure
 from scalekv_core.compare.picture_files import IMAGES, keep_picture
-from scalekv_core.compare.question import Question, Setting, differences
+from scalekv_core.compare.planning import PlannedSetting
+from scalekv_core.compare.question import Question
 from scalekv_core.errors import InputError
 
 UNMODIFIED = "unmodified"
@@ -44,23 +45,29 @@ class Store:
     db: sqlite3.Connection = field(repr=False)
 
     @classmethod
-    def create(cls, folder: Path, question: Question, environment: Mapping[str, Any], *, command: str = "") -> Store:
-        """Opens the study of this question in a folder, or makes a new one.
+    def create(
+        cls,
+        folder: Path,
+        question: Question,
+        environment: Mapping[str, Any],
+        settings: Sequence[PlannedSetting] = (),
+        *,
+        command: str = "",
+    ) -> Store:
+        """Opens the study of this question in a folder, lets one grow that asks for fewer settings, or makes a new one.
 
         Raises:
             InputError: the folder has a study of another question or environment, or cannot be written.
             StudyError: the file is damaged or something else, or the disk is full.
         """
-        try:
-            (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"study folder {folder} cannot be written: {error.strerror}") from error
+        make_folder(folder)
+        asked, ran_on = question.as_dict(), json.loads(json.dumps(dict(environment)))
         with database.named(folder):
             store = cls(folder, database.writable(folder / database.FILE))
             with database.transaction(store.db):
                 if database.is_empty(store.db):
-                    store._begin(question, environment, command)
-        store.check_same(question, environment)
+                    store.begin(asked, ran_on, command)
+                growth.grow(store, asked, ran_on, settings, command)
         return store
 
     @classmethod
@@ -100,6 +107,11 @@ class Store:
         """The command that started the study."""
         return str(self.rows("SELECT command FROM study")[0][0] or "")
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """{key: label} of every setting, in the order in which they were asked for."""
+        return dict(self.rows("SELECT key, label FROM setting WHERE key != ? ORDER BY id", (UNMODIFIED,)))
+
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows that a query finds.
 
@@ -109,33 +121,41 @@ class Store:
         with database.named(self.folder):
             return self.db.execute(sql, values).fetchall()
 
-    def add_setting(
-        self, setting: Setting, *, planned: int | None, unmodified: int | None, refused: str | None
-    ) -> None:
+    def add_setting(self, planned: PlannedSetting) -> None:
         """Records a setting with its planned bytes, or why it cannot be measured."""
+        setting, footprint = planned.setting, planned.footprint
         row = (setting.key, setting.model, setting.label, setting.policy, setting.budget, setting.codec)
         options = json.dumps(dict(setting.options), sort_keys=True)
-        with database.named(self.folder), database.transaction(self.db):
-            self.db.execute(
-                "INSERT INTO setting (key, model, label, policy, budget, codec, options, planned_bytes, unmodified_bytes, refused)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
-                (*row, options, planned, unmodified, refused),
-            )
+        sizes = (None, None) if footprint is None else (footprint.most_planned, footprint.unmodified)
+        self.db.execute(
+            "INSERT INTO setting (key, model, label, policy, budget, codec, options, planned_bytes, unmodified_bytes, refused)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
+            (*row, options, *sizes, planned.refused),
+        )
 
     # -- tasks ------------------------------------------------------------------------------------------------------
 
     @property
     def cells(self) -> int:
         """How many cells of settings are finished, failed ones too."""
-        return sum(number for _, number in self.cells_by_model)
+        return sum(self.cells_by_setting().values())
 
-    @property
-    def cells_by_model(self) -> list[tuple[str, int]]:
-        """(model, how many of its settings' cells are finished)."""
-        query = (
-            "SELECT s.model, COUNT(*) FROM cell c JOIN setting s ON s.id = c.setting WHERE s.key != ? GROUP BY s.model"
+    def cells_by_setting(self, *, failed: bool = True) -> dict[str, int]:
+        """{key of a setting: how many of its cells are finished}, with or without those that failed."""
+        rows = self.rows(
+            "SELECT s.key, COUNT(*) FROM cell c JOIN setting s ON s.id = c.setting WHERE s.key != ?"
+            " AND (? OR c.failed IS NULL) GROUP BY s.key",
+            (UNMODIFIED, failed),
         )
-        return [(str(model), int(number)) for model, number in self.rows(query, (UNMODIFIED,))]
+        return {str(key): int(number) for key, number in rows}
+
+    def forget_failed(self) -> int:
+        """Deletes the cells that failed, so that their tasks are run again; how many of settings there were."""
+        before = self.cells
+        with database.named(self.folder), database.transaction(self.db):
+            self.db.execute("DELETE FROM figure WHERE cell IN (SELECT id FROM cell WHERE failed IS NOT NULL)")
+            self.db.execute("DELETE FROM cell WHERE failed IS NOT NULL")
+        return before - self.cells
 
     def finished(self, key: str, images: Sequence[tuple[str, int]], model: str) -> bool:
         """Whether a setting has a cell for each of these images."""
@@ -150,7 +170,7 @@ class Store:
     def claim(self, key: str, batch: int) -> bool:
         """Whether this process may work on a task now: no other process does, or the one that did has ended."""
         with database.named(self.folder), database.transaction(self.db):
-            return claims.claim(self.db, self._setting(key), batch)
+            return claims.claim(self.db, self.setting(key), batch)
 
     @property
     def others(self) -> list[str]:
@@ -162,13 +182,14 @@ class Store:
         """Writes a finished task, in one transaction; pictures are on the disk before it."""
         files = [None if cell.picture is None else keep_picture(self.folder, cell.picture) for cell in cells]
         with database.named(self.folder), database.transaction(self.db):
-            setting = self._setting(key)
+            setting = self.setting(key)
             for cell, file in zip(cells, files, strict=True):
-                self._write_cell(setting, self._image(model, cell), cell, file)
+                self._write_cell(setting, self.image(model, cell.prompt, cell.seed), cell, file)
             claims.release(self.db, setting, batch)
 
-    def _image(self, model: str, cell: Cell) -> int:
-        named = (model, cell.prompt, cell.seed)
+    def image(self, model: str, prompt: str, seed: int) -> int:
+        """The number of an image, which is written down if it is new."""
+        named = (model, prompt, seed)
         self.db.execute("INSERT INTO image (model, prompt, seed) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", named)
         found = self.db.execute("SELECT id FROM image WHERE model = ? AND prompt = ? AND seed = ?", named).fetchone()
         return int(found[0])
@@ -195,45 +216,33 @@ class Store:
         )
         return {(prompt, seed): file for prompt, seed, file in rows}
 
-    def scale_means(self, setting: int) -> list[tuple[Any, ...]]:
-        """(metric, mean over images) by scale, of a compact copy; empty where the store has the figures of every image."""
+    def scale_rows(self, setting: int) -> list[tuple[Any, ...]]:
+        """(metric, scale, mean over images, images) of a compact copy; empty where the store has every image's figures."""
         if not self.rows("SELECT 1 FROM sqlite_master WHERE name = 'scale_mean'"):
             return []
-        return self.rows("SELECT metric, value FROM scale_mean WHERE setting = ? ORDER BY metric, scale", (setting,))
+        what = "metric, scale, value, images FROM scale_mean"
+        return self.rows(f"SELECT {what} WHERE setting = ? ORDER BY metric, scale", (setting,))
 
     def set_figure(self, key: str, metric: str, value: float, images: int) -> None:
         """Writes the figure of all images of a setting; a figure of fewer images is replaced."""
         stored = Figure(metric=metric, scale=WHOLE, value=value).stored
         with database.named(self.folder), database.transaction(self.db):
             self.db.execute(
-                "REPLACE INTO set_figure VALUES (?, ?, ?, ?, ?)", (self._setting(key), metric, *stored, images)
+                "REPLACE INTO set_figure VALUES (?, ?, ?, ?, ?)", (self.setting(key), metric, *stored, images)
             )
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _begin(self, question: Question, environment: Mapping[str, Any], command: str) -> None:
+    def begin(self, question: Mapping[str, Any], environment: Mapping[str, Any], command: str) -> None:
+        """Makes the tables of a new study, within a transaction of the caller."""
         for statement in database.SCHEMA.split(";"):
             self.db.execute(statement)
-        asked = json.dumps(question.as_dict(), sort_keys=True)
-        ran_on = json.dumps(dict(environment), sort_keys=True)
-        self.db.execute(
-            "INSERT INTO study VALUES (?, ?, ?, ?, ?, ?)",
-            (database.VERSION, question.fingerprint, asked, ran_on, command, _now()),
-        )
+        self.db.execute("INSERT INTO study VALUES (?, '', '', '', '', ?)", (database.VERSION, _now()))
+        growth.ask(self, question, environment, command)
         self.db.execute(
             "INSERT INTO setting (key, model, label, policy, budget, codec, options) VALUES (?, '', ?, ?, '', '', '{}')",
             (UNMODIFIED, UNMODIFIED, UNMODIFIED),
         )
-
-    def check_same(self, question: Question, environment: Mapping[str, Any]) -> None:
-        """Raises InputError, which names what differs, if this is not the study of that question and environment."""
-        found = differences(question.as_dict(), self.question)
-        found += differences(json.loads(json.dumps(dict(environment))), self.environment)
-        if found:
-            raise InputError(
-                f"folder {self.folder} holds another study, which differs in {'; '.join(found)}; choose another folder, or give "
-                "the same settings"
-            )
 
     def _record(self, column: str) -> dict[str, Any]:
         (row,) = self.rows(f"SELECT {column} FROM study")
@@ -244,8 +253,17 @@ class Store:
                 f"study file {self.folder / database.FILE} is damaged: its {column} cannot be read"
             ) from error
 
-    def _setting(self, key: str) -> int:
+    def setting(self, key: str) -> int:
+        """The number of a setting."""
         return int(self.db.execute("SELECT id FROM setting WHERE key = ?", (key,)).fetchone()[0])
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder of a study and of its images; raises InputError if it cannot be written."""
+    try:
+        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"study folder {folder} cannot be written: {error.strerror}") from error
 
 
 def _now() -> str:

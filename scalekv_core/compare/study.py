@@ -10,12 +10,13 @@ import numpy as np
 from attrs import evolve, field, frozen
 from PIL import Image
 
+from scalekv_core.compare import growth
 from scalekv_core.compare.database import FILE
 from scalekv_core.compare.engines import Engine, InProcess
 from scalekv_core.compare.environment import environment, plugins
 from scalekv_core.compare.measuring import pair_metrics
 from scalekv_core.compare.picture_files import IMAGES
-from scalekv_core.compare.planning import planned_setting
+from scalekv_core.compare.planning import PlannedSetting, planned_setting
 from scalekv_core.compare.question import Question, Setting
 from scalekv_core.compare.store import UNMODIFIED, Store
 from scalekv_core.compare.tasks import Task, tasks_of
@@ -24,23 +25,7 @@ from scalekv_core.errors import InputError, ScaleKVError, first_line, shortened
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.models.metric import SetMetric
-from scalekv_core.planning.footprint import Footprint
 from scalekv_core.plugins.registry import Registry
-
-
-@frozen(eq=False, kw_only=True)
-class PlannedSetting:
-    """A setting with its bytes, or why it cannot be measured.
-
-    Attributes:
-        setting: which.
-        footprint: of a batch's cache; None if it was refused.
-        refused: one line; None if it can be measured.
-    """
-
-    setting: Setting
-    footprint: Footprint | None
-    refused: str | None = None
 
 
 @frozen(eq=False, kw_only=True)
@@ -194,27 +179,28 @@ class Study:
         engine: Engine | None = None,
         command: str = "",
     ) -> Study:
-        """Opens the study in a folder, to go on with it, or makes a new one.
+        """Opens the study in a folder, to go on with it or to let it grow, or makes a new one.
 
         Raises:
-            InputError: the folder holds a study of another question, of other versions or weights.
+            InputError: the folder holds a study of another question, of more settings, of other versions or weights.
         """
         known = environment(list(models.values()), plan.measured, plan.question.metrics, loading.device, registry)
-        store = Store.create(folder, plan.question, known, command=command)
+        store = Store.create(folder, plan.question, known, plan.settings, command=command)
         loading = evolve(loading, plugins=plugins(plan.measured, plan.question.metrics, registry))
-        for one in plan.settings:
-            footprint = one.footprint
-            store.add_setting(
-                one.setting,
-                planned=None if footprint is None else footprint.most_planned,
-                unmodified=None if footprint is None else footprint.unmodified,
-                refused=one.refused,
-            )
         return cls(plan=plan, store=store, registry=registry, loading=loading, engine=engine or InProcess(registry))
 
     def missing(self) -> int:
         """How many cells are not finished."""
-        return self.plan.cells - self.store.cells
+        return sum(cells_left(self.plan, self.store).values())
+
+    @property
+    def done(self) -> int:
+        """How many cells of this plan are finished; the store may have grown beyond it meanwhile."""
+        return self.plan.cells - self.missing()
+
+    def retry(self) -> int:
+        """Forgets the cells that failed, so that they run again; how many."""
+        return self.store.forget_failed()
 
     def run(self) -> Iterator[Progress]:
         """Runs the missing cells; yields after every task. It can be stopped at any time and resumed.
@@ -222,7 +208,7 @@ class Study:
         What another process works at is left to it, and taken over where that process has ended meanwhile.
         """
         ran = True
-        while ran and (done := self.store.cells) < self.plan.cells:
+        while ran and (done := self.done) < self.plan.cells:
             ran = False
             for task, cells, baseline in self.engine.run(self.plan.tasks, self.loading, self._wanted):
                 self._keep((task, cells, baseline))
@@ -276,19 +262,17 @@ def begun(
     if not (folder / FILE).is_file():
         return None
     store = Store.open(folder)
-    store.check_same(
-        plan.question, environment(list(models.values()), plan.measured, plan.question.metrics, device, registry)
-    )
+    known = environment(list(models.values()), plan.measured, plan.question.metrics, device, registry)
+    growth.check_grows(store, plan.question.as_dict(), known, plan.settings)
     return store
 
 
-def cells_left(plan: StudyPlan, store: Store | None) -> dict[str, int]:
-    """{model: how many of its cells a store does not have}; None has none."""
+def cells_left(plan: StudyPlan, store: Store | None, *, retry: bool = False) -> dict[str, int]:
+    """{model: how many of a plan's cells a store does not have}; None has none, and with ``retry`` failed ones are missing."""
     left = dict.fromkeys(plan.question.models, 0)
+    finished = {} if store is None else store.cells_by_setting(failed=not retry)
     for setting in plan.measured:
-        left[setting.model] += len(plan.question.images(setting.model))
-    for model, number in store.cells_by_model if store else ():
-        left[model] -= number
+        left[setting.model] += len(plan.question.images(setting.model)) - finished.get(setting.key, 0)
     return left
 
 

@@ -191,3 +191,36 @@ def test_a_page_is_written(run) -> None:
     assert "several studies or --protocol need --leaderboard" in run("report", "study", "other").complaint
     assert 0 == run("report", "--leaderboard", "study", "other", "--out", "board.html").code
     assert "other" in Path("board.html").read_text(encoding="utf-8")[-200_000:]
+
+
+def test_studies_are_taken_into_one(run) -> None:
+    """--from takes their settings and stops, --export writes them at once; a study that differs is one line."""
+    run(*ASKED)
+    run(*ASKED[:-1], "other", "-b", "40%")
+    ran = run("compare", "--out", "all", "--from", "study", "--from", "other", "--export", "all.sqlite")
+
+    assert (0, "took 4 settings into all") == (ran.code, ran.out.strip())
+    assert "finished: 40 of 40 cells" in run(*ASKED[:-1], "all", "-b", "40%", "--plan").out
+    run(*ASKED[:-1], "third", "--seed", "4")
+    assert (
+        "cannot be taken into all: seeds: [4] here, [0] there"
+        in run("compare", "--out", "all", "--from", "third").complaint
+    )
+
+
+def test_cells_that_failed_are_named_with_what_runs_them_again(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a study says so, and --retry does it."""
+    from scalekv_core.compare import runner
+
+    def failing(*_: object) -> None:
+        raise RuntimeError("once")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "figures_of", failing)
+        first = run(*ASKED)
+    again, retried = run(*ASKED), run(*ASKED, "--retry")
+
+    assert "30 cells failed; the same command with --retry runs them again" in first.err
+    assert "30 cells failed" in again.err
+    assert (0, "") == (retried.code, retried.err)
+    assert "expected time for 30 cells" in retried.out

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from scalekv_core.compare.cells import WHOLE, Cell, Figure, as_png
+from scalekv_core.compare.planning import PlannedSetting
 from scalekv_core.compare.question import Question, Setting
 from scalekv_core.compare.store import UNMODIFIED, Store
 
@@ -65,7 +67,9 @@ def synthetic_study(folder: Path, *, settings: int, images: int, pictures: bool 
     for i, setting in enumerate(_each_once(settings_of(settings))):
         share = float(setting.budget.rstrip("%") or 100) / 100
         size = int(4_000_000 * share / {"": 1, "int8": 2, "int4": 4}[setting.codec]) + i
-        store.add_setting(setting, planned=size, unmodified=4_000_000, refused=None)
+        store.add_setting(
+            PlannedSetting(setting=setting, footprint=SimpleNamespace(most_planned=size, unmodified=4_000_000))
+        )
         lost = 0.4 * math.log(1 / share + 1e-9) * (1 + 0.15 * (i % len(POLICIES))) + 0.3 * (setting.codec == "int4")
         pngs = _pngs(shown, lost * 0.03, len(asked))
         cells = [

@@ -92,7 +92,7 @@ def test_a_task_of_a_living_process_is_left_to_it(study_in: StudyIn, tmp_path: P
     """A claim of another process that lives holds; one of a process that is gone does not."""
     study = study_in(tmp_path)
     task = next(study.plan.tasks)
-    setting = study.store._setting(task.setting.key)
+    setting = study.store.setting(task.setting.key)
     host = os.uname().nodename
     for pid, free in ((os.getppid(), False), (2**22 - 1, True)):
         study.store.db.execute("REPLACE INTO claim VALUES (?, ?, ?, ?, ?)", (setting, task.batch, host, pid, 0.0))
