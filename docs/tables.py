@@ -46,8 +46,8 @@ from scalekv_core.testing.kinds import KINDS, checks_of
 PAGES = Path(__file__).parent
 MODELS = ("var-tiny", "infinity-tiny")
 """Those that ship with a study."""
-BESIDE = ("parts", "further")
-"""Studies of var-tiny by the same protocol, beside the one that ships: other mergers and codecs, and further policies."""
+BESIDE = ("parts",)
+"""Studies of var-tiny by the same protocol, beside the one that ships: other mergers and codecs."""
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 TABLE = re.compile(r"(?P<titles>^\|.*\|\n)^\|[ :|-]+\|\n(?P<rows>(?:^\|.*\|\n)+)", re.MULTILINE)
@@ -180,7 +180,8 @@ def setting(model: str, label: str) -> Row:
 
 def settings_at(model: str, budget: str, codec: str = "dense") -> list[Row]:
     """The policies at one budget with one codec, by name."""
-    return [row for row in studied(model).rows if (row.budget, row.codec) == (budget, codec)]
+    found = [row for row in studied(model).rows if (row.budget, row.codec, row.refused) == (budget, codec, None)]
+    return sorted(found, key=lambda row: row.policy)
 
 
 def results(model: str) -> str:
@@ -203,7 +204,7 @@ def ran() -> str:
     for model in MODELS:
         found, store = studied(model), Store.open(registry().make("model", model).study)
         versions = ", ".join(f"{name} {version}" for name, version in store.environment["versions"].items())
-        own = [row for row in found.rows if row.study == model]
+        own = [row for row in found.rows if row.study == model and row.refused is None]
         rows.append([f"`{model}`", str(len(own)), str(len(found.images)), versions, store.environment["device"]])
     return table(["model", "settings", "images of each", "versions", "device"], rows)
 
