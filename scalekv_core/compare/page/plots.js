@@ -1,6 +1,6 @@
 "use strict";
 /* The plots of a page. Each function takes plain data and draws into a div; what is not a number is never drawn as one. */
-const COLOURS = ["#3b6fd4", "#e2711d", "#219a6b", "#c8386e", "#8c5fd0", "#a07b00", "#1f9fb8", "#7a7f8c", "#b0502a", "#5e9e2e", "#d64ba0", "#3f4f8f", "#c9a227", "#5a8f8a"];
+const COLOURS = ["#3b6fd4", "#e2711d", "#219a6b", "#c8386e", "#8c5fd0", "#a07b00", "#1f9fb8", "#7a7f8c", "#b0502a", "#5e9e2e", "#d64ba0", "#3f4f8f", "#c9a227", "#5a8f8a", "#e58a8a"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
 const DARK = window.matchMedia("(prefers-color-scheme: dark)");
 const HOVERS = window.matchMedia("(hover: hover)").matches;
