@@ -163,5 +163,6 @@ def tell_recommendation(folder: Path, memory: str, metric: str | None) -> None:
                 peak = format_bytes(row.peak_bytes or 0)
                 console.row(table, what, row.label, show(results.summary(row, by)), price, peak)
         console.out.print(table)
+        console.say(f"peak: the most that the cache of a batch of {images} took at one moment")
         if found.half is None:
             console.say(f"nothing of this study fits into half of it, {format_bytes(size // 2)}")

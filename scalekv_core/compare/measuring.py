@@ -51,7 +51,7 @@ def figures_of(pair: Pair, metrics: Mapping[str, PairMetric]) -> list[list[Figur
 
 
 def _measured(name: str, metric: PairMetric, pair: Pair) -> list[list[Figure]]:
-    whole, scales = metric.measure(pair), metric.by_scale(pair)
+    whole, scales = metric.both(pair)
     _check_shape(name, whole, len(pair.prompts))
     values = [[]] * len(pair.prompts) if scales is None else scales.tolist()
     return [

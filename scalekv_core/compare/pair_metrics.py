@@ -51,7 +51,11 @@ class Agreement(PairMetric):
     """Share of tokens (or bits) that are the same as in the unmodified image, both models generating on their own."""
 
     def measure(self, pair: Pair) -> Tensor:
-        return _over_scales(self.by_scale(pair), pair.unmodified.tokens)
+        return self.both(pair)[0]
+
+    def both(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        scales = self.by_scale(pair)
+        return _over_scales(scales, pair.unmodified.tokens), scales
 
     def by_scale(self, pair: Pair) -> Tensor:
         both = zip(pair.compressed.tokens, pair.unmodified.tokens, strict=True)
@@ -66,7 +70,11 @@ class ForcedKL(PairMetric):
     higher_is_better: ClassVar[bool] = False
 
     def measure(self, pair: Pair) -> Tensor:
-        return _over_scales(self.by_scale(pair), pair.unmodified.tokens)
+        return self.both(pair)[0]
+
+    def both(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        scales = self.by_scale(pair)
+        return _over_scales(scales, pair.unmodified.tokens), scales
 
     def by_scale(self, pair: Pair) -> Tensor:
         mine, theirs = pair.forced.logits, pair.unmodified.logits

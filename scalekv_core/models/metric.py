@@ -60,6 +60,10 @@ class PairMetric(Metric):
         """(B, K) the figures scale by scale; None, as here, where there are none."""
         return None
 
+    def both(self, pair: Pair) -> tuple[Tensor, Tensor | None]:
+        """(:meth:`measure`, :meth:`by_scale`) of a pair; for metrics that compute one from the other, which then do so once."""
+        return self.measure(pair), self.by_scale(pair)
+
     def pool(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """(...,) the figure of many images, from the (..., images) of each: here their mean."""
         pooled: NDArray[np.float64] = values.mean(axis=-1)

@@ -108,6 +108,7 @@ def test_a_recommendation_names_what_fits(run) -> None:
     assert 0 == ran.code
     assert "best" in ran.out
     assert "everything" in ran.out
+    assert "peak: the most that the cache of a batch of 5 images took at one moment" in ran.out
     assert "no setting of this study fits into 1 B" in run("recommend", "study", "--memory", "1B").complaint
 
 

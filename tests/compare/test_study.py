@@ -304,6 +304,22 @@ def test_a_metric_whose_weights_are_not_at_hand_is_refused_first(
         study_in(tmp_path, asked(metrics=("brightness",)))
 
 
+def test_a_divergence_is_computed_once(study_in: StudyIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its figure of the whole image follows from those by scale."""
+    from scalekv_core.compare import metrics
+
+    divergence, images = metrics.divergence, []
+
+    def counted(mine: list[torch.Tensor], *rest: list[torch.Tensor]) -> object:
+        images.append(mine)
+        return divergence(mine, *rest)
+
+    monkeypatch.setattr(metrics, "divergence", counted)
+    list(study_in(tmp_path).run())
+
+    assert 6 == len(images)
+
+
 def test_a_recommendation_fits(study_in: StudyIn, tmp_path: Path, registry: Registry) -> None:
     """The best that fits; where nothing does the smallest is named."""
     study = study_in(tmp_path)
