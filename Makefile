@@ -65,7 +65,7 @@ endif
 lint: .venv/ready  ## format, lint and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy
+	set -e; for version in 3.10 3.11 3.13; do $(BIN)/mypy --python-version $$version; done
 
 wheel: .venv/ready  ## build sdist and wheel, check them, install each into a clean environment, and run what README shows
 	rm -rf dist build/clean
