@@ -66,6 +66,11 @@ class ImageBatch(ABC):
     images: int
     total: Tensor
 
+    @property
+    def passes(self) -> int:
+        """How many steps there are: one for each map, unless a family has text in front or passes maps several times."""
+        return len(self.schedule)
+
     @abstractmethod
     def check_forced(self, forced: Sequence[Tensor]) -> None:
         """Raises InputError unless these can replace the choices at the first scales (`scalekv_adapters.inputs`)."""
@@ -94,7 +99,7 @@ def steps(
     forced: Sequence[Tensor] = (),
 ) -> Iterator[Step]:
     """Generates a batch; one step per scale. The arguments are checked ones, see `generate`."""
-    for scale in range(len(batch.schedule)):
+    for scale in range(batch.passes):
         logits = batch.logits(scale, cache)
         choices = batch.choose(logits, scale, generators)
         tokens = forced[scale].to(choices.device) if scale < len(forced) else choices

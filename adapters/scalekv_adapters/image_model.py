@@ -57,4 +57,4 @@ class FamilyModel(ImageModel):
 
 def told(batch: ImageBatch, step: Step) -> ScaleStep:
     """What a caller of the model is told of a step."""
-    return ScaleStep(scale=step.scale, scales=len(batch.schedule), decode=partial(batch.pictures, step.total))
+    return ScaleStep(scale=step.scale, scales=batch.passes, decode=partial(batch.pictures, step.total))
