@@ -131,7 +131,7 @@ def test_adapters_import_no_command_line_no_recipe_and_no_other_family(path: Pat
         forbidden += [f"scalekv_adapters.{family}" for family in FAMILIES if family != own]
     names = list(modules(tree_of(path)))
 
-    assert ["hart", "infinity", "var"] == sorted(FAMILIES)
+    assert ["hart", "infinity", "infinitystar", "var"] == sorted(FAMILIES)
     assert [] == [name for name in names for banned in forbidden if f"{name}.".startswith(f"{banned}.")]
 
 

@@ -14,6 +14,7 @@ from scalekv_adapters.infinity.card import PublishedInfinityCard
 from scalekv_adapters.infinity.config import PUBLISHED as INFINITIES
 from scalekv_adapters.infinity.official import OfficialInfinityAdapter
 from scalekv_adapters.infinity.tiny.card import TinyInfinityCard
+from scalekv_adapters.infinitystar.adapter import InfinityStarAdapter
 from scalekv_adapters.judge import Judge
 from scalekv_adapters.var.adapter import VARAdapter
 from scalekv_adapters.var.card import PublishedVARCard
@@ -33,6 +34,7 @@ def scalekv_model_adapters() -> Mapping[str, Callable[[], ModelAdapter]]:
         "hart-official": OfficialHARTAdapter,
         "infinity": InfinityAdapter,
         "infinity-official": OfficialInfinityAdapter,
+        "infinitystar": InfinityStarAdapter,
         "var": VARAdapter,
         "var-official": OfficialVARAdapter,
     }

@@ -72,7 +72,7 @@ class Watch:
         self.open_before.append(self.closed.count(0))
         self.calls.append([])
         self.closed.append(0)
-        cache = _WatchedCache(self, len(self.calls) - 1)
+        cache = _WatchedCache(self, len(self.calls) - 1, self.schedules[-1])
         self.caches.append(weakref.ref(cache))
         return cache
 
@@ -84,8 +84,8 @@ class Watch:
 
 
 class _WatchedCache(ConcatCache):
-    def __init__(self, watch: Watch, image: int) -> None:
-        super().__init__()
+    def __init__(self, watch: Watch, image: int, schedule: ScaleSchedule) -> None:
+        super().__init__(schedule)
         self._watch, self._image = watch, image
 
     def attend(
@@ -96,8 +96,9 @@ class _WatchedCache(ConcatCache):
         if sum(map(len, self._watch.calls)) == self._watch.stop:
             self._watch.stop = None
             raise self._watch.failure
-        self._watch.calls[self._image].append(Call(layer, tuple(k.shape), k.dtype))
-        out = super().attend(layer, q, k, v, softmax_scale=softmax_scale)
+        if store:  # a map that is passed several times is one map
+            self._watch.calls[self._image].append(Call(layer, tuple(k.shape), k.dtype))
+        out = super().attend(layer, q, k, v, softmax_scale=softmax_scale, store=store)
         return torch.zeros_like(out) if self._watch.silent else out
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Tiny VARs, HARTs and Infinities with random weights for adapters whose models do not ship with weights."""
+"""Tiny VARs, HARTs, Infinities and InfinityStars with random weights for adapters whose models do not ship with weights."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.prompts import PackedText
 from scalekv_adapters.infinity.templates import Canvas
 from scalekv_adapters.infinity.vae import BSQVAE, BSQVAEConfig
+from scalekv_adapters.infinitystar.config import InfinityStarConfig
+from scalekv_adapters.infinitystar.generation import Choosing, InfinityStar
+from scalekv_adapters.infinitystar.guidance import Guidance
+from scalekv_adapters.infinitystar.pyramids import Pyramids
+from scalekv_adapters.infinitystar.text import Text
+from scalekv_adapters.infinitystar.tokenizer import VideoTokenizer
+from scalekv_adapters.infinitystar.tokenizer_config import VideoTokenizerConfig
 from scalekv_adapters.var.config import VARConfig
 from scalekv_adapters.var.generation import VAR
 from scalekv_adapters.vqvae import VQVAE, VQVAEConfig
@@ -168,11 +175,47 @@ def draw_official_hart(model: nn.Module, rows: int, seed: int) -> list[Tensor]:
     return [image, *(logits for logits, _ in model.drawn)]
 
 
+PYRAMIDS = Pyramids(  # the last map is the largest, or the kit would take its keys for those of an earlier one
+    grids=((1, 1), (2, 2), (3, 4)), frames=(1, 2, 3), repeats=((1, 2, 1), (2, 1, 1), (1, 1, 1)), semantic_scales=2
+)
+PASSES = len(PYRAMIDS.passes)
+
+
+def small_star() -> InfinityStar:
+    """An InfinityStar of two layers, four heads and two key/value heads, always the same one; initialised anew, as above."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tokenizer = VideoTokenizer(VideoTokenizerConfig(widths=(4, 4, 8, 8), blocks=1)).eval().requires_grad_(False)
+        sizes = {"depth": 2, "width": 32, "heads": 4, "kv_heads": 2, "hidden": 48, "chunks": 2}
+        config = InfinityStarConfig(**sizes, text_width=TEXT_CHANNELS, text_window=8)
+        star = InfinityStar(config, tokenizer, pyramids=PYRAMIDS, text_tokens=2).eval().requires_grad_(False)
+        for parameter in star.parameters():
+            parameter.normal_(std=0.1)
+        return star
+
+
+def draw_star(model: InfinityStar, rows: int, seed: int, forced: Sequence[Tensor] = ()) -> list[Tensor]:
+    """Clips, bits and logits of one batch."""
+    features = torch.randn(1, 2, TEXT_CHANNELS, generator=torch.Generator().manual_seed(0))
+    choosing = Choosing(guidance=Guidance((2.0,) * PASSES), temperatures=(1.0,) * PASSES)
+    text, seeds = Text(features.expand(rows, -1, -1)), range(seed, seed + rows)
+    drawn = model.generate(text, PYRAMIDS, choosing, seeds=seeds, forced=forced, keep_logits=True)
+    return [drawn.images, *drawn.tokens, *(drawn.logits or ())]
+
+
+def force_star(model: InfinityStar, rows: int, seed: int, scales: int) -> list[Tensor]:
+    """The same with other bits at the passes of the first maps."""
+    bits = draw_star(small_star(), rows, seed)[1 : 1 + PASSES]
+    count = sum(sum(PYRAMIDS.repeats, ())[:scales])
+    return draw_star(model, rows, seed, [~x for x in bits[:count]])
+
+
 SMALL_MODELS = {
     "adapter.hart": TestModel(load=small_hart, draw=draw_hart, force=force_hart),
     "adapter.hart-official": TestModel(load=small_official_hart, draw=draw_official_hart),
     "adapter.infinity": TestModel(load=small_infinity, draw=draw_infinity, force=force_infinity),
     "adapter.infinity-official": TestModel(load=small_official_infinity, draw=draw_official_infinity),
+    "adapter.infinitystar": TestModel(load=small_star, draw=draw_star, force=force_star),
     "adapter.var": TestModel(load=small_var, draw=draw_ours, force=force_ours),
     "adapter.var-official": TestModel(load=small_official_var, draw=draw_official),
 }

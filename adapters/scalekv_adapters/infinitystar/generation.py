@@ -14,6 +14,7 @@ from scalekv_adapters.infinitystar.guidance import Guidance
 from scalekv_adapters.infinitystar.pyramids import Pyramids
 from scalekv_adapters.infinitystar.rotation import map_places, text_places
 from scalekv_adapters.infinitystar.story import Story
+from scalekv_adapters.infinitystar.templates import published
 from scalekv_adapters.infinitystar.text import Text
 from scalekv_adapters.infinitystar.tokenizer import VideoTokenizer
 from scalekv_adapters.infinitystar.tokenizer_bits import add_bits, pooled, to_bits
@@ -64,14 +65,23 @@ class InfinityStar(InfinityStarTransformer):
     Args:
         config: its sizes.
         tokenizer: turns codes into clips; needed by `generate` only, and no part of this module.
+        pyramids, text_tokens: what it is expected to pass, for a plan of its cache; every generation says its own.
 
     Attributes:
         new_cache: makes the cache of one generation from its schedule; assign another one to an instance to change how
             it keeps its keys and values.
     """
 
-    def __init__(self, config: InfinityStarConfig, tokenizer: VideoTokenizer | None = None) -> None:
+    def __init__(
+        self,
+        config: InfinityStarConfig,
+        tokenizer: VideoTokenizer | None = None,
+        *,
+        pyramids: Pyramids | None = None,
+        text_tokens: int = 1,
+    ) -> None:
         super().__init__(config)
+        self.pyramids, self.text_tokens = pyramids or published("480p-5s"), text_tokens
         self._tokenizer = (tokenizer,)  # in a tuple, where nn.Module does not look
         self.new_cache: Callable[[ScaleSchedule], AttentionCache] = ConcatCache
 
@@ -165,7 +175,8 @@ class Clips(ImageBatch):
         logits = self.model.logits_of(hidden, each.bits) / self.choosing.temperatures[scale]
         if not self.guided:
             return logits
-        return self.choosing.guidance.mixed(*logits.chunk(2), scale)
+        conditioned, unconditioned = logits.chunk(2)
+        return self.choosing.guidance.mixed(conditioned, unconditioned, scale)
 
     @property
     def _window(self) -> int:

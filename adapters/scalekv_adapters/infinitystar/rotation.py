@@ -12,7 +12,6 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from scalekv_adapters.infinity.rotation import places
 from scalekv_adapters.infinitystar.pyramids import Grid
 
 BASE = 10_000.0
@@ -45,6 +44,15 @@ def text_places(tokens: int) -> Tensor:
     return where
 
 
+def on_the_last(count: int, whole: int) -> Tensor:
+    """(count,) where the rows (or columns) of a map lie among those of the last one; halves go to the even one.
+
+    >>> on_the_last(2, 5).tolist()
+    [0.0, 2.0]
+    """
+    return (torch.arange(count, device="cpu") * (whole / count)).round()
+
+
 def map_places(step: int, frames: Sequence[int], grid: Grid, whole: Grid) -> Tensor:
     """(n, 4) where the tokens of a map lie.
 
@@ -60,7 +68,7 @@ def map_places(step: int, frames: Sequence[int], grid: Grid, whole: Grid) -> Ten
     axes = [
         torch.tensor([float(step)], device="cpu"),
         torch.tensor([float(frame) for frame in frames], device="cpu"),
-        places(grid[0], whole[0]),
-        places(grid[1], whole[1]),
+        on_the_last(grid[0], whole[0]),
+        on_the_last(grid[1], whole[1]),
     ]
     return torch.cartesian_prod(*axes)

@@ -7,7 +7,6 @@ import functools
 import json
 from collections import Counter
 
-import torch
 from attrs import frozen
 from safetensors import safe_open
 from torch import Tensor
