@@ -6,24 +6,45 @@ import difflib
 import re
 from collections.abc import Iterable
 
+_QUOTED = re.compile(r"""(?<!\w)(['"])((?:\\.|(?!\1)[^\\])*)\1""", re.DOTALL)
+"""A text in quotes, as Python shows it; an apostrophe inside a word opens none."""
 _NUMBER = re.compile(r"\d{41,}")
 """Too many digits to be read: what a user gave by mistake, or what was computed from it."""
+_UNBROKEN = re.compile(r"\S{401,}")
+"""Longer than a path that somebody would read."""
 
 
 class ScaleKVError(Exception):
     """Root of all errors that scalekv raises on purpose; the command line prints them without a traceback.
 
-    Numbers of more than 40 digits are abbreviated in its message.
+    What a user gave by mistake is not repeated at any length: see :func:`readable`.
 
     >>> print(ScaleKVError("budget " + "9" * 400 + "%"))
     budget 99999999 ... 99999999 (400 digits)%
     """
 
     def __init__(self, *given: object) -> None:
-        super().__init__(*(_NUMBER.sub(_abbreviated, one) if isinstance(one, str) else one for one in given))
+        super().__init__(*(readable(one) if isinstance(one, str) else one for one in given))
 
 
-def _abbreviated(number: re.Match[str]) -> str:
+def readable(message: str) -> str:
+    """A message in which long texts are abbreviated: in quotes above 120 letters, numbers above 40 digits, words above 400
+    letters.
+
+    >>> print(readable("no model is called '" + "m" * 5000 + "'; did you mean 'my-model'?"))
+    no model is called 'mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm'... (5000 characters); did you mean 'my-model'?
+    """
+    message = _QUOTED.sub(_short_quoted, message)
+    message = _NUMBER.sub(_short_number, message)
+    return _UNBROKEN.sub(lambda found: f"{found[0][:40]}... ({len(found[0])} characters)", message)
+
+
+def _short_quoted(text: re.Match[str]) -> str:
+    quote, inside = text[1], text[2]
+    return text[0] if len(inside) <= 120 else f"{quote}{inside[:40]}{quote}... ({len(inside)} characters)"
+
+
+def _short_number(number: re.Match[str]) -> str:
     digits = number[0]
     return f"{digits[:8]} ... {digits[-8:]} ({len(digits)} digits)"
 
@@ -81,15 +102,16 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") 
     return UnknownName(f"no {kind} is called {name!r}{guess} Known: {listed}{hint}")
 
 
-def shortened(given: object, *, most: int = 60) -> str:
-    """What a user gave, as a message shows it: its repr, the middle left out where it is long.
+def shortened(given: object) -> str:
+    """What a user gave, as a message shows it: its repr, or the beginning where it is long.
 
     >>> shortened("lots"), shortened("9" * 400)
-    ("'lots'", "'999999999999999999999999999 ... 99999999999999999999999999'")
+    ("'lots'", "'9999999999999999999999999999999999999999'... (400 characters)")
     """
-    text = repr(given)
-    half = (most - 5) // 2
-    return text if len(text) <= most else f"{text[: most - 5 - half]} ... {text[-half:]}"
+    shown = repr(given)
+    if len(shown) <= 80:
+        return shown
+    return f"{given[:40]!r}... ({len(given)} characters)" if isinstance(given, str) else f"{shown[:60]}..."
 
 
 def first_line(error: object, otherwise: str = "no reason given") -> str:

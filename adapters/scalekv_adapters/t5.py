@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from scalekv_adapters.kept_features import KeptFeatures, cache_folder
-from scalekv_core.errors import CheckpointError, InputError, NonFiniteError, first_line, missing_extra
-from scalekv_core.models.requests import shortened
+from scalekv_core.errors import CheckpointError, InputError, NonFiniteError, first_line, missing_extra, shortened
 
 LONGEST_PROMPT = 512
 """Text tokens that T5 was trained with, and that the published models read."""

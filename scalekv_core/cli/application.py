@@ -12,6 +12,7 @@ import typer
 
 from scalekv_core.cli import console
 from scalekv_core.cli.groups import with_groups
+from scalekv_core.cli.parsing import Command, Commands
 
 COMMANDS = (
     "generate",
@@ -41,6 +42,7 @@ def make_app(arguments: Sequence[str] = ()) -> typer.Typer:
     Only the called command is built: building all twelve takes longer than most of them run.
     """
     app = typer.Typer(
+        cls=Commands,
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -52,7 +54,7 @@ def make_app(arguments: Sequence[str] = ()) -> typer.Typer:
     for name in called if set(called) & set(COMMANDS) else COMMANDS:
         function = name.replace("-", "_")
         module = importlib.import_module(f"{__package__}.{function}")
-        app.command(name)(guarded(with_groups(getattr(module, function))))
+        app.command(name, cls=Command)(guarded(with_groups(getattr(module, function))))
     return app
 
 

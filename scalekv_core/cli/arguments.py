@@ -29,20 +29,6 @@ def former(names: str, *, now: str) -> Any:
     return typer.Option(names, hidden=True, show_default=False, callback=tell)
 
 
-def read_directory(text: str) -> Path:
-    """The path; an empty text is no name of a directory, though ``Path("")`` is the current one."""
-    if not text:
-        raise typer.BadParameter("an empty text names no directory; write . for the current one")
-    return Path(text)
-
-
-def read_file(text: str) -> Path:
-    """The path; an empty text is no name of a file."""
-    if not text:
-        raise typer.BadParameter("an empty text names no file")
-    return Path(text)
-
-
 _POLICY_HELP = "Name of the policy; see [b]scalekv policies[/b]."
 _MODEL_HELP = "Name of the image model; see [b]scalekv models[/b]."
 
@@ -145,9 +131,7 @@ RandomWeights = Annotated[
     bool,
     option(RUN, "--random-weights", help="Generate noise, to measure memory and time without weights."),
 ]
-OutDirectory = Annotated[
-    Path, option(RUN, "--out", metavar="DIR", parser=read_directory, help="Directory for what is written.")
-]
+OutDirectory = Annotated[Path, option(RUN, "--out", metavar="DIR", help="Directory for what is written.")]
 Device = Annotated[str, option(RUN, "--device", metavar="NAME", help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str, option(RUN, "--dtype", metavar="NAME", help="float32, bfloat16 or float16.")]
 

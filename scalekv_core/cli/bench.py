@@ -75,7 +75,7 @@ def bench(
         bench_launches.run(policy or (), json)
         return
     if json is not None:
-        writing.check_directory(json.parent)
+        writing.check_file(json, "--json")
     given = {"layers": layers, "heads": heads, "head_dim": head_dim, "rows": rows, "maps": maps}
     drawn = bench_setup.batch_of(model, loading.read_dtype(dtype), batch, aspect, size)
     if batch is not None and rows is not None:
@@ -181,7 +181,7 @@ def save_plot(path: Path | None, records: Sequence[Path]) -> None:
 
     if path is None:
         raise InputError("--record names the records that --plot FILE.png shows; give both")
-    writing.check_directory(path.parent)
+    writing.check_file(path, "--plot")
     figure = figure_of_growth([read_record(one) for one in records])
     with writing.written_together(path.parent) as stage:
         figure.savefig(stage / path.name, dpi=100)

@@ -28,7 +28,7 @@ def run(policies: Sequence[str], json: Path | None) -> None:
         UnknownName: a policy that is not installed.
     """
     if json is not None:
-        writing.check_directory(json.parent)
+        writing.check_file(json, "--json")
     maps = f"{TINY.rows} rows, {TINY.heads} heads of width {TINY.head_dim}, maps {TINY.schedule}"
     console.heading(f"kernels and host time of each attend: {maps}, budget {BUDGET}")
     figures = [measure_launches(one, repeats=REPEATS) for one in _contenders(policies)]

@@ -54,12 +54,9 @@ def calibrate(
     Generates with the unmodified model, and writes one file when all images are generated.
     """
     from scalekv_core.cli import jobs, writing
-    from scalekv_core.errors import InputError
     from scalekv_core.pipeline import loading
 
-    if out.is_dir():
-        raise InputError(f"--out needs a file for the profile; {out} is a directory")
-    writing.check_directory(out.parent)
+    writing.check_file(out, "--out")
     given = [*(prompts or ()), *(read_prompts(prompt_file) if prompt_file else ())]
     name = model or jobs.model_for(given)
     request = jobs.Request(prompts=given, seeds=seed, images=images, shape=shape)

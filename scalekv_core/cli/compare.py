@@ -77,7 +77,6 @@ class Run:
             STORE,
             "--out",
             metavar="DIR",
-            parser=args.read_directory,
             help="Folder of the study; one that is there is resumed.",
         ),
     ] = Path("scalekv-study")
@@ -149,9 +148,11 @@ def compare(
 
         studies.take(others, run.out)
     if export is not None:
+        from scalekv_core.cli import writing
         from scalekv_core.compare.export import export as write
         from scalekv_core.compare.store import Store
 
+        writing.check_file(export, "--export")
         write(Store.open(run.out), export)
     elif not others:
         from scalekv_core.cli import asking, studies

@@ -12,8 +12,8 @@ from attrs import field, frozen
 from scalekv_core.cli import defaults
 from scalekv_core.cli.arguments import SamplingOptions, Shape
 from scalekv_core.cli.installed import model_card, the_registry
-from scalekv_core.errors import InputError
-from scalekv_core.models.requests import check_prompts, shortened
+from scalekv_core.errors import InputError, shortened
+from scalekv_core.models.requests import check_prompts
 from scalekv_core.models.sampling import Sampling, read_places, read_strengths
 from scalekv_core.pipeline.job import Job, every_seed, seeds_of
 

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from scalekv_core.cli.arguments import read_file
-
 
 def report(
     studies: Annotated[
@@ -31,7 +29,6 @@ def report(
         typer.Option(
             "--out",
             metavar="FILE.html",
-            parser=read_file,
             help="Where it goes. [dim]default: report.html in the first study's folder; MODEL.html for one that ships[/dim]",
         ),
     ] = None,
@@ -40,13 +37,15 @@ def report(
 
     The page needs no network and can be read while the study still runs.
     """
-    from scalekv_core.cli import console
+    from scalekv_core.cli import console, writing
     from scalekv_core.cli.installed import the_registry
     from scalekv_core.compare.leaderboard import check_protocol, submissions
     from scalekv_core.compare.page.contents import leaderboard_page, page_of
     from scalekv_core.compare.page.write import write_page
     from scalekv_core.errors import InputError
 
+    if out is not None:
+        writing.check_file(out, "--out")
     found = submissions(studies, the_registry())
     if not leaderboard and (len(found) > 1 or protocol is not None):
         raise InputError("several studies or --protocol need --leaderboard; add it")

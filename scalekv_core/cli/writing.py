@@ -50,6 +50,21 @@ def check_files(directory: Path, names: Collection[str]) -> None:
             raise InputError(f"cannot write the file {directory / name}: it is a directory; choose another --out")
 
 
+def check_file(file: Path, option: str) -> None:
+    """Refuses a file that cannot be written, before anything is measured; leaves nothing behind.
+
+    Args:
+        file: what is to be written.
+        option: where it was named, for the message.
+
+    Raises:
+        InputError: it is a directory, or its directory cannot be written to.
+    """
+    if file.is_dir():
+        raise InputError(f"{option} needs the name of a file; {file} is a directory")
+    check_directory(file.parent)
+
+
 @contextlib.contextmanager
 def written_together(directory: Path, *, listed_in: str | None = None) -> Iterator[Path]:
     """A scratch directory; what is in it at the end of the block goes into ``directory``, or nothing does.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from scalekv_core.errors import InputError, first_line, unknown_name
+from scalekv_core.errors import InputError, first_line, shortened, unknown_name
 
 Seeds = Sequence[int | torch.Generator] | torch.Generator
 """One seed per image, or a generator in place of one or of all."""
@@ -18,18 +18,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 SEEDS = 2**64
 """Seeds are below this."""
-
-
-def shortened(text: Any) -> str:
-    """A value as a message shows it: its beginning, where it is long.
-
-    >>> shortened("a" * 5000)[-24:]
-    "aa'... (5000 characters)"
-    """
-    shown = repr(text)
-    if len(shown) <= 80:
-        return shown
-    return f"{text[:40]!r}... ({len(text)} characters)" if isinstance(text, str) else f"{shown[:60]}..."
 
 
 def check_prompts(model: str, prompts: Sequence[str]) -> list[str]:
@@ -129,6 +117,8 @@ def read_device(device: str | torch.device) -> torch.device:
     ) as error:  # what torch raises differs by device
         reason = first_line(error).split(". ")[0]
         raise InputError(f"device {shortened(str(device))} cannot be used ({reason}); there is {here}") from error
+    if found.type == "cpu" and found.index:
+        raise InputError(f"device {str(found)!r} is not there: a CPU has no number; write cpu")
     if found.type == "meta":
         raise InputError(
             f"device 'meta' holds no numbers, so nothing can be generated on it; there is {here} (scalekv plan does dry runs)"

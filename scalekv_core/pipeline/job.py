@@ -9,7 +9,7 @@ import attrs
 import torch
 from attrs import frozen
 
-from scalekv_core.errors import InputError
+from scalekv_core.errors import InputError, shortened
 from scalekv_core.memory.batch import Batch
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.requests import check_prompts, check_seeds
@@ -99,8 +99,7 @@ def seeds_of(seeds: int | Sequence[int] | None, images: int | None, *, who: str)
     ([7, 8, 9], [1, 5])
     """
     given = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else [seeds or 0]
-    if images is not None and (not isinstance(images, int) or images < 1):
-        raise InputError(f"{who} generates at least 1 image of each prompt; got {images!r}")
+    check_images(images, who=who)
     given = check_seeds(given or [0], len(given or [0]), who=who)
     if len(given) == 1:
         given = [given[0], given[0] + (images or 1) - 1]
@@ -111,3 +110,9 @@ def seeds_of(seeds: int | Sequence[int] | None, images: int | None, *, who: str)
             f"{images} images of each prompt need one seed (of the first image) or {images}; got {len(given)}"
         )
     return given
+
+
+def check_images(images: int | None, *, who: str) -> None:
+    """Raises InputError unless the images of each prompt are a whole number of at least 1, or None."""
+    if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 1):
+        raise InputError(f"{who} generates at least 1 image of each prompt; got {shortened(images)}")

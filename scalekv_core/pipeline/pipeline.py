@@ -18,7 +18,7 @@ from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import Generation, ImageModel
 from scalekv_core.models.requests import check_prompts, check_seeds
 from scalekv_core.pipeline import loading, running
-from scalekv_core.pipeline.job import Job, every_seed, seeds_of
+from scalekv_core.pipeline.job import Job, check_images, every_seed, seeds_of
 from scalekv_core.pipeline.loaded import Loaded, Place, changed_sampling
 from scalekv_core.pipeline.output import PipelineOutput, in_form
 from scalekv_core.pipeline.progress import Progress, Stopped, telling
@@ -242,6 +242,7 @@ def _images(
 ) -> list[tuple[str, int]]:
     """Prompt and seed of each image."""
     who = f"model {model!r}"
+    check_images(images, who=who)
     if generators is None:
         return every_seed(model, prompts, seeds_of(seed, images, who=who))
     repeated = [prompt for prompt in check_prompts(model, prompts) for _ in range(images or 1)]

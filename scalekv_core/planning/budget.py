@@ -122,12 +122,13 @@ def read_bytes(text: str) -> int:
     match = _FORM.fullmatch(text.strip())
     if match is None or not match["unit"].lower().endswith("b"):
         raise InputError(f"memory is written as 24GiB, 80GB or 512MiB; got {shortened(text)}")
-    return int(_number(match["number"]) * _byte_unit(match["unit"]))
+    return int(_number(match["number"], what="memory") * _byte_unit(match["unit"]))
 
 
-def _number(digits: str) -> Fraction:
+def _number(digits: str, *, what: str = "budget") -> Fraction:
     if len(digits) > MOST_DIGITS:
-        raise BudgetError(f"budget {shortened(digits)} has {len(digits)} digits; write at most {MOST_DIGITS}")
+        error = BudgetError if what == "budget" else InputError
+        raise error(f"{what} {shortened(digits)} has {len(digits)} digits; write at most {MOST_DIGITS}")
     return Fraction(digits)
 
 

@@ -16,7 +16,15 @@ from torch import nn
 from scalekv_core.contracts.adapter import ModelAdapter
 from scalekv_core.contracts.options import set_options
 from scalekv_core.contracts.policy import PARTS, Policy
-from scalekv_core.errors import CheckpointError, InputError, PluginError, ScaleKVError, SessionError, unknown_name
+from scalekv_core.errors import (
+    CheckpointError,
+    InputError,
+    PluginError,
+    ScaleKVError,
+    SessionError,
+    shortened,
+    unknown_name,
+)
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.image_model import ImageModel
 from scalekv_core.models.requests import read_device, read_dtype
@@ -93,9 +101,11 @@ class Registry:
 
         Raises:
             UnknownName: the name is not there.
-            InputError: an option is unknown or out of range.
+            InputError: the name is no text, or an option is unknown or out of range.
             PluginError: the factory failed or returned something of another kind.
         """
+        if not isinstance(name, str):
+            raise InputError(f"a {kind} is named by a text (scalekv plugins lists them); got {shortened(name)}")
         made = self.offer(kind, name).make()
         return set_options(f"{kind} {name!r}", made, options) if options else made
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import typer
 
-from scalekv_core.cli.application import COMMANDS
+from scalekv_core.cli.application import COMMANDS, make_app
 
 
 def test_as_a_module() -> None:
@@ -60,3 +62,56 @@ def test_help_imports_nothing_slow() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "[]" == ran.stdout.strip()
+
+
+def _wants_text(parameter: Any) -> bool:
+    """Whether a parameter takes a word: no flag, and no prompt, which may be empty."""
+    return not getattr(parameter, "is_flag", False) and parameter.name not in ("prompt", "prompts", "help")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_empty_text_is_refused_everywhere(run, command: str) -> None:
+    """No option and no argument takes an empty text for the current directory, or for its default."""
+    group: Any = typer.main.get_command(make_app((command,)))
+    for parameter in filter(_wants_text, group.commands[command].params):
+        values = [""] * (parameter.nargs if parameter.nargs > 0 else 1)
+        ran = run(command, *([parameter.opts[0]] if parameter.param_type_name == "option" else []), *values)
+
+        assert 2 == ran.code
+        assert "is an empty text, which names nothing" in ran.complaint, parameter.name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "--model"],
+        ["plan", "--policy"],
+        ["generate", "--selector"],
+        ["bench", "--json", "/tmp", "--policy"],
+        [],
+    ],
+)
+def test_a_long_name_is_not_repeated_at_length(run, arguments: list[str]) -> None:
+    """A name of 5,000 letters is abbreviated in every message."""
+    ran = run(*arguments, "m" * 5000)
+
+    assert 2 == ran.code
+    assert 1000 > len(ran.err)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bench", "--json"],
+        ["bench", "--launches", "--json"],
+        ["bench", "--plot"],
+        ["report", "none", "--out"],
+        ["compare", "--export"],
+    ],
+)
+def test_a_directory_is_no_file_to_write(run, arguments: list[str]) -> None:
+    """It is refused before anything is measured or read."""
+    ran = run(*arguments, ".")
+
+    assert 2 == ran.code
+    assert ran.complaint.endswith("needs the name of a file; . is a directory")

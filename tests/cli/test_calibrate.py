@@ -75,7 +75,7 @@ def test_an_interrupt_writes_nothing_and_says_so(run, trouble) -> None:
     ("arguments", "said"),
     [
         (["--model", "tooy"], "no model is called 'tooy'"),
-        (["--model", "toy", "--out", "."], "--out needs a file for the profile"),
+        (["--model", "toy", "--out", "."], "--out needs the name of a file; . is a directory"),
         (["--model", "toy", "--out", "text/p"], "cannot write to the directory text: text is a file"),
         (["--model", "toy", "--prompt-file", "none"], "prompt file none cannot be read"),
         (["--model", "toy", "--prompt-file", "text"], "prompt file text holds no prompt"),

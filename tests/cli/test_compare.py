@@ -49,7 +49,7 @@ def test_an_empty_text_names_nothing_to_write(run, command: tuple[str, ...]) -> 
     ran = run(*command)
 
     assert 2 == ran.code
-    assert "an empty text names no" in " ".join(ran.err.replace("│", " ").split())
+    assert "is an empty text, which names nothing" in " ".join(ran.err.replace("│", " ").split())
     assert not Path("study.sqlite").exists()
 
 

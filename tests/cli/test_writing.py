@@ -141,4 +141,7 @@ class TestGenerate:
         ran = run(command, "3", "--out", "")
 
         assert 2 == ran.code
-        assert "an empty text names no directory" in " ".join(ran.err.replace("│", " ").split())
+        assert (
+            ran.complaint
+            == "scalekv: --out is an empty text, which names nothing; write . for the current directory, or leave it out"
+        )

@@ -103,3 +103,11 @@ def test_cuda_without_cuda_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("there is CUDA here")
     with pytest.raises(InputError, match="device 'cuda' cannot be used"):
         load_model("toy", device="cuda", registry=Registry.of(toy))
+
+
+@pytest.mark.parametrize("device", ["cpu:1", "cpu:5", torch.device("cpu", 3)])
+def test_a_cpu_has_no_number(device: str | torch.device) -> None:
+    """Torch takes any number for the CPU; it is refused, wherever a device is given."""
+    with pytest.raises(InputError, match="is not there: a CPU has no number; write cpu"):
+        load_model("toy", device=device, registry=Registry.of(toy))
+    assert torch.device("cpu:0") == read_device("cpu:0")

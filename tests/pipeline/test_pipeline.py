@@ -273,3 +273,20 @@ def test_a_model_that_tells_nothing_of_its_scales(
     assert 1 == len(pipe("3").images)
     with pytest.raises(InputError, match=r"^model 'toy' has no on_scale; leave it out$"):
         pipe("3", on_scale=print)
+
+
+@pytest.mark.parametrize("model", [3, None, True, ["var-tiny"]])
+def test_a_model_is_named_by_a_text(model: Any) -> None:
+    """What is no text is no name of a model, for a pipeline as for a model alone."""
+    for load in (Pipeline.from_pretrained, load_model):
+        with pytest.raises(InputError, match="a model is named by a text"):
+            load(model)
+
+
+@pytest.mark.parametrize("images", [True, False, 0, -1, 1.5, "2"])
+@pytest.mark.parametrize("how", [{}, {"generators": [5]}])
+def test_a_number_of_images_is_a_whole_number(images: Any, how: dict[str, Any]) -> None:
+    """A truth value is no number, with seeds and with generators."""
+    pipe = Pipeline.from_pretrained("var-tiny", policy=None)
+    with pytest.raises(InputError, match="generates at least 1 image of each prompt; got"):
+        pipe("3", num_images_per_prompt=images, **how)

@@ -11,7 +11,8 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalekv_core import Budget, BudgetError, CacheGeometry, ScaleSchedule
+from scalekv_core import Budget, BudgetError, CacheGeometry, InputError, ScaleSchedule
+from scalekv_core.planning.budget import read_bytes
 
 SCHEDULE = ScaleSchedule.square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 INFINITY_2B = CacheGeometry(
@@ -211,3 +212,9 @@ def test_six_digits_are_shown() -> None:
     """A periodic share is shortened; a count of tokens is not."""
     assert "33.3333% of history" == str(Budget(Fraction(1, 3)))
     assert "1234567 tokens" == str(Budget(Fraction(1_234_567), "tokens"))
+
+
+def test_memory_of_too_many_digits_is_called_memory() -> None:
+    """The message names what was asked for."""
+    with pytest.raises(InputError, match=r"^memory '9+'\.\.\. .* has 400 digits"):
+        read_bytes("9" * 400 + "GiB")

@@ -18,8 +18,7 @@ from torch import Tensor
 from scalekv_adapters.hart.config import HARTConfig
 from scalekv_adapters.hart.generation import HART
 from scalekv_adapters.vqvae import VQVAE, vqvae_config
-from scalekv_core.errors import CheckpointError
-from scalekv_core.models.requests import shortened
+from scalekv_core.errors import CheckpointError, shortened
 from scalekv_core.models.weights import State, WeightsFormat, fill, find_weights, numbered, shape_of
 
 TRAINING = ("lvl_1L", "attn_bias_for_masking")

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from scalekv_adapters.hart.context import Context
-from scalekv_core.errors import CheckpointError, InputError, first_line, missing_extra
-from scalekv_core.models.requests import shortened
+from scalekv_core.errors import CheckpointError, InputError, first_line, missing_extra, shortened
 
 SYSTEM_PROMPT = "system_prompt.txt"
 SOURCE = "the constant llm_system_prompt of https://github.com/mit-han-lab/hart, hart/utils/constants.py"

@@ -9,9 +9,8 @@ from torch import nn
 from scalekv_adapters.image_model import FamilyModel
 from scalekv_adapters.var.generation import VAR, VARImages
 from scalekv_core.contracts.profile import AttentionProfile
-from scalekv_core.errors import InputError
+from scalekv_core.errors import InputError, shortened
 from scalekv_core.models.parts import DECODER, TRANSFORMER, Parts
-from scalekv_core.models.requests import shortened
 from scalekv_core.models.sampling import Sampling
 
 MOST_DIGITS = 9

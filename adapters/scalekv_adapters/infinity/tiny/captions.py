@@ -10,8 +10,7 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
-from scalekv_core.errors import InputError
-from scalekv_core.models.requests import shortened
+from scalekv_core.errors import InputError, shortened
 
 __all__ = ["COLOURS", "NUMBERS", "RELATIONS", "SHAPES", "TASKS", "WORDS", "Caption", "Thing", "parse"]
 
