@@ -25,17 +25,19 @@ def registry() -> Registry:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_it_is_complete(model: str, registry: Registry) -> None:
-    """Its policies at five budgets with three codecs; no image is missing, none failed, and figures by scale are there."""
+    """All policies at five budgets with three codecs; no image is missing, none failed, and figures by scale are there."""
     store = Store.open(located(Path(model), registry))
     (results,) = results_of(store, registry)
     policies = store.question["policies"]
 
-    assert {"ams-kv", "fold", "full", "h2o", "pyramidkv", "scalekv", "snapkv", "streaming", "uniform"} == {*policies}
-    assert {*policies} <= {*registry.names("policy")}
+    measured = [row for row in results.rows if not row.refused]
+
+    assert {*registry.names("policy")} - {"scalekv-reference"} == {*policies}
     assert (len(policies) - 1) * 5 * 3 + 3 == len(results.rows)
-    assert {len(results.images)} == {row.done for row in results.rows}
-    assert not any(row.failed or row.refused for row in results.rows)
-    assert all(row.scales["forced-kl"][0] == 0 for row in results.rows)
+    assert {"heatkv"} >= {row.policy for row in results.rows if row.refused}  # it needs more than the least budgets
+    assert {len(results.images)} == {row.done for row in measured}
+    assert not any(row.failed for row in measured)
+    assert all(row.scales["forced-kl"][0] == 0 for row in measured)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -46,7 +48,7 @@ def test_it_is_the_first_entry_of_its_leaderboard(model: str, registry: Registry
 
     assert {model: fingerprint(load_model(model).module)} == found.store.environment["weights"]
     assert [("",)] == found.store.rows("SELECT DISTINCT worker FROM cell")
-    assert 2 << 20 > located(Path(model), registry).stat().st_size
+    assert 3 << 20 > located(Path(model), registry).stat().st_size
 
 
 @pytest.mark.parametrize("model", MODELS)
