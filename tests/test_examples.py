@@ -86,7 +86,7 @@ def test_whatever_the_name_the_plugin_works(name: str, run, installing, tmp_path
         ("a--b", "single hyphens"),
         ("mine-", "single hyphens"),
         ("../mine", "small letters"),
-        ("", "small letters"),
+        ("", "NAME is an empty text, which names nothing"),
         ("a" * 51, "at most 50"),
         ("scalekv-mine", "give the policy's name alone: mine"),
         ("h2o", "policy 'h2o' is already offered by plugin 'scalekv-policies'"),

@@ -311,3 +311,11 @@ def test_numbers_of_tensors_are_read_in_checks_only(name: str) -> None:
 def test_the_adapters_hot_path_was_found() -> None:
     """The guard above looks at something."""
     assert {"tokens", "kv_cache", "prefetch", "transformer"} <= {path.stem for path, _ in HOT}
+
+
+def test_no_test_is_left_out() -> None:
+    """What pytest is told to ignore holds no tests."""
+    from tests import conftest
+
+    here = Path(__file__).parent
+    assert [] == [name for name in conftest.collect_ignore if (here / name).is_dir() or name.startswith("test_")]

@@ -95,6 +95,8 @@ def test_a_torchscript_archive_is_refused(file: Path) -> None:
     """torch before 2.6 would run a TorchScript archive."""
     torch.save(STATE, file)
     rewritten(file, constants_pkl=pickle.dumps((), 2))
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:  # as torch writes a program's source
+        archive.writestr("archive/code/__torch__/m.py", "def forward(self): pass")
 
     assert f"checkpoint {file} was not loaded: it is a TorchScript archive, which is a program; save its" in refusal(
         file

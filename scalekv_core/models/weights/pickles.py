@@ -52,11 +52,11 @@ def check_archive(path: Path) -> None:
         Exception: it is damaged.
     """
     with zipfile.ZipFile(path) as listed:
+        if any(name.rpartition("/")[2] == "constants.pkl" for name in listed.namelist()):
+            raise Forbidden("it is a TorchScript archive, which is a program; save its state_dict() instead")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in listed.infolist()):
             raise Forbidden("it is compressed, as torch.save never does")
     archive = torch._C.PyTorchFileReader(str(path))
-    if "constants.pkl" in archive.get_all_records():
-        raise Forbidden("it is a TorchScript archive, which is a program; save its state_dict() instead")
     check_pickle(BytesIO(archive.get_record("data.pkl")))
 
 
