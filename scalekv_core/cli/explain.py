@@ -87,7 +87,7 @@ def explain(
         writing.check_files(out, FILES)
         explain_plots.check_plots()
     given = loading.load_profile(compression.profile)
-    prompts = [prompt] if prompt else None
+    prompts = None if prompt is None else [prompt]
     name = model or jobs.model_for(prompts)
     request = jobs.Request(prompts=prompts, seeds=[seed], images=1, shape=shape)
     sampling = jobs.sampling_of(name, args.SamplingOptions())

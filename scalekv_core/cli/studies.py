@@ -92,6 +92,8 @@ def _weights(given: Sequence[str] | None, models: Sequence[str]) -> dict[str, Pa
             model, path = models[0], text
         if model not in models:
             raise InputError(f"--weights {text!r} names model {model!r}, which the study does not have")
+        if not path:
+            raise InputError(f"--weights {text!r} names no file; give MODEL=PATH")
         found[model] = Path(path)
     return found
 

@@ -193,7 +193,8 @@ class Pipeline:
             sampling["guidance"] = guidance if isinstance(guidance, (int, float)) else tuple(guidance)
         prompts = [prompt] if isinstance(prompt, str) else prompt
         images = _images(place.name, prompts, seed, generators, num_images_per_prompt)
-        aspect, size = aspect or place.aspect, size or place.size
+        aspect = place.aspect if aspect is None else aspect
+        size = place.size if size is None else size
         how = changed_sampling(self.card.sampling, sampling)
         job = place.job(images, how, aspect=aspect, size=size, take_turns=loaded.offload is not None)
         tell = None if on_scale is None else telling(on_scale, form, goes_on=loaded.goes_on)

@@ -123,6 +123,7 @@ def test_a_recommendation_names_what_fits(run) -> None:
         (("--engine", "warp"), "no engine is called 'warp'"),
         (("--weights", "vat=x"), "--weights 'vat=x' names model 'vat', which the study does not have"),
         (("--model", "second", "--weights", "x"), "--weights 'x': say whose, MODEL=PATH, since the study has 2 models"),
+        (("--weights", "toy="), "--weights 'toy=' names no file; give MODEL=PATH"),
         (("--study", "none.toml"), "study file none.toml cannot be read: No such file or directory"),
     ],
 )
