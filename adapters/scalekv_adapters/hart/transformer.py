@@ -16,24 +16,10 @@ from torch import Tensor, nn
 from scalekv_adapters.hart.config import HARTConfig
 from scalekv_adapters.hart.diffusion import DiffusionHead, Sinusoid
 from scalekv_adapters.hart.rotation import Rotation
+from scalekv_adapters.llama import GatedFeedForward, RMSNorm
 from scalekv_core.contracts.adapter import AttentionCache
 
 MAX_LOG_HEAD_SCALE = math.log(100)
-EPS = 1e-6
-
-
-class RMSNorm(nn.Module):
-    """x / sqrt(mean of x^2 + 1e-6) * weight, computed in float32."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        scaled = (wide * (wide.square().mean(-1, keepdim=True) + EPS).rsqrt()).to(x.dtype)
-        out: Tensor = scaled * self.weight
-        return out
 
 
 @frozen(eq=False)
@@ -92,20 +78,6 @@ class SelfAttention(nn.Module):
         return projected
 
 
-class FeedForward(nn.Module):
-    """A gated feed-forward network."""
-
-    def __init__(self, config: HARTConfig) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.hidden, bias=False)
-        self.up_proj = nn.Linear(config.width, config.hidden, bias=False)
-        self.down_proj = nn.Linear(config.hidden, config.width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return out
-
-
 class Block(nn.Module):
     """Attention and feed-forward network behind one norm that both share, modulated by the text where the model does that."""
 
@@ -113,7 +85,7 @@ class Block(nn.Module):
         super().__init__()
         self.pooling = config.pooling
         self.attn = SelfAttention(config, layer)
-        self.ffn = FeedForward(config)
+        self.ffn = GatedFeedForward(config.width, config.hidden)
         self.ln_wo_grad = RMSNorm(config.width)  # its official name; it has a weight all the same
         if config.adaln == "table":
             self.scale_shift_table = nn.Parameter(torch.randn(6, config.width) / math.sqrt(config.width))

@@ -13,23 +13,8 @@ from torch import Tensor, nn
 from scalekv_adapters.infinitystar.config import InfinityStarConfig
 from scalekv_adapters.infinitystar.pyramids import DETAIL_BITS, SEMANTIC_BITS
 from scalekv_adapters.infinitystar.rotation import Rotation
+from scalekv_adapters.llama import GatedFeedForward, RMSNorm
 from scalekv_core.contracts.adapter import AttentionCache
-
-EPS = 1e-6
-
-
-class RMSNorm(nn.Module):
-    """x / sqrt(mean of x^2 + 1e-6) * weight, computed in float32."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        scaled = (wide * (wide.square().mean(-1, keepdim=True) + EPS).rsqrt()).to(x.dtype)
-        out: Tensor = scaled * self.weight
-        return out
 
 
 class SelfAttention(nn.Module):
@@ -58,27 +43,13 @@ class SelfAttention(nn.Module):
         return projected
 
 
-class FeedForward(nn.Module):
-    """A gated feed-forward network."""
-
-    def __init__(self, config: InfinityStarConfig) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.hidden, bias=False)
-        self.up_proj = nn.Linear(config.width, config.hidden, bias=False)
-        self.down_proj = nn.Linear(config.hidden, config.width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return out
-
-
 class Block(nn.Module):
     """Attention and feed-forward network, each behind a norm of its own."""
 
     def __init__(self, config: InfinityStarConfig, layer: int) -> None:
         super().__init__()
         self.attn = SelfAttention(config, layer)
-        self.mlp = FeedForward(config)
+        self.mlp = GatedFeedForward(config.width, config.hidden)
         self.input_layernorm, self.post_attention_layernorm = RMSNorm(config.width), RMSNorm(config.width)
 
     def forward(self, x: Tensor, rotation: Rotation, cache: AttentionCache, *, store: bool) -> Tensor:
