@@ -13,7 +13,7 @@ from scalekv_core.contracts.policy import Policy
 from scalekv_core.errors import BudgetError
 from scalekv_core.session.attaching import attached
 from scalekv_core.session.session import Session
-from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.geometry import CacheGeometry, plural
 from scalekv_core.testing.cases import GenerationCase
 from scalekv_core.testing.checks.whole import live_tensors, reached_from
 from scalekv_core.testing.common import NeverApplies, NotApplicable, Refused, all_same, made_on_few, same_bits
@@ -198,10 +198,10 @@ def check_the_model_stores_nothing(make: Make, test_model: TestModel, case: Gene
         watch.before = _AtTheLastScale(watch, geometry)
         test_model.generated(loaded, case.rows, case.seed)
     assert stored, "no image asked for a cache"
-    history = geometry.history_bytes
+    history = geometry.history_bytes * case.rows
     assert max(stored) - stored[0] < history / 2, (
         f"while an image is generated the model holds {max(stored)} bytes beside the cache; "
-        f"the history's keys and values of one row are {history}"
+        f"the history's keys and values of {plural(case.rows, 'row')} are {history}"
     )
 
 
