@@ -72,9 +72,9 @@ class SteppedEvictor(Evictor):
             self._drop_others(store, view, current, 0, kept - read.history)
         else:
             self._drop_others(store, view, _block(read), read.history, kept)
-        if step.begins_anew and not step.gaps:  # what was folded is gone
+        if not step.counted:
             counts = None
-        if counts is None and folds and step.gaps:  # a text alone, into which nothing is folded
+        elif counts is None and folds:  # a text alone, into which nothing is folded
             counts = view.table(one).expand(*view.k.shape[:2], step.held).clone()
         store.counts = counts
         store.positions = _taken(view.positions, kept) if step.gaps else None

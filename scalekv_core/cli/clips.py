@@ -54,9 +54,8 @@ def save_clips(
         kind: of the files.
     """
     fps = job.batch.card.fps or 1
-    columns = len(set(job.seeds)) if len(set(job.seeds)) > 1 else len(job.prompts)
     for name, generation in clips.items():
-        write_frames(frames_in_rows(generation.frames, columns=columns), stage / f"{name}.{kind}", fps=fps)
+        write_frames(frames_in_rows(generation.frames, columns=job.columns), stage / f"{name}.{kind}", fps=fps)
     name, shown = beside
     if len(shown) > 1:
         frames = frames_beside(generation.frames.cpu() for generation in shown)

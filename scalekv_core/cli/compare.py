@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from attrs import frozen
+from attrs import astuple, frozen
 
 from scalekv_core.cli import arguments as args
+from scalekv_core.errors import InputError
 
 ASK, STORE = "What to compare", "Where it runs and goes"
 
@@ -143,18 +144,20 @@ def compare(
     Results go to DIR/study.sqlite as they come. The same command resumes a study that was interrupted; with
     more policies, budgets, codecs or values it adds the missing settings.
     """
-    if others:
-        from scalekv_core.cli import studies
+    from scalekv_core.cli import studies, writing
 
-        studies.take(others, run.out)
-    if export is not None:
-        from scalekv_core.cli import writing
-        from scalekv_core.compare.export import export as write
-        from scalekv_core.compare.store import Store
-
-        writing.check_file(export, "--export")
-        write(Store.open(run.out), export)
-    elif not others:
-        from scalekv_core.cli import asking, studies
+    if not others and export is None:
+        from scalekv_core.cli import asking
 
         studies.run(asking.ask(asked, shape, sampling, dtype=run.dtype), run, plan_only=plan, retry=retry)
+        return
+    if plan or retry or any(value for options in (asked, shape, sampling) for value in astuple(options)):
+        raise InputError(
+            "--from and --export use what studies hold and measure nothing; leave out what is asked, sampled, planned or retried"
+        )
+    if export is not None:
+        writing.check_file(export, "--export")
+    if others:
+        studies.take(others, run.out)
+    if export is not None:
+        studies.export(run.out, export)

@@ -82,14 +82,13 @@ def save_pictures(
     clips: str | None = None,
 ) -> None:
     """Every picture and clip of a run, into a directory."""
-    columns = len(set(job.seeds)) if len(set(job.seeds)) > 1 else len(job.prompts)
     several = len(generated) > 1
     compressed = _names_of([one.policy for one in generated])
     plain = {name: one.generation for name, one in zip(compressed, generated, strict=True)}
     if unmodified is not None:
         plain = {Path(BASELINE).stem: unmodified, **plain}
     for name, generation in plain.items():
-        grid(as_images(generation.images), columns=columns).save(stage / f"{name}.png")
+        grid(as_images(generation.images), columns=job.columns).save(stage / f"{name}.png")
     if unmodified is not None and clips is None:
         shutil.copyfile(stage / BASELINE, stage / FORMER_BASELINE)
     if several:

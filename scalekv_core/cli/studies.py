@@ -16,6 +16,7 @@ from scalekv_core.cli.study_tables import tell_plan, tell_results, tell_time
 from scalekv_core.compare import merge
 from scalekv_core.compare.compact import located
 from scalekv_core.compare.engines import Engine
+from scalekv_core.compare.export import export as write
 from scalekv_core.compare.pace import Watch, paces
 from scalekv_core.compare.question import Question
 from scalekv_core.compare.ray_engine import RayEngine
@@ -62,6 +63,11 @@ def run(question: Question, how: Run, *, plan_only: bool, retry: bool = False) -
             "works at the same study; the same command shows them when they are done"
         )
     study.store.close()
+
+
+def export(folder: Path, file: Path) -> None:
+    """Writes the study in a folder in the format of the file's suffix."""
+    write(Store.open(folder), file)
 
 
 def take(studies: Sequence[Path], folder: Path) -> None:

@@ -15,7 +15,7 @@ from scalekv_core.cli.installed import the_registry
 from scalekv_core.compare.compact import located
 from scalekv_core.compare.pace import expected, paces
 from scalekv_core.compare.ranking import Interval, Ranked
-from scalekv_core.compare.results import Results, Row, recommend, results_of
+from scalekv_core.compare.results import Results, Row, needed, recommend, results_of
 from scalekv_core.compare.store import Store
 from scalekv_core.compare.study import StudyPlan, cells_left, failures, unmeasured
 from scalekv_core.errors import unknown_name
@@ -160,8 +160,8 @@ def tell_recommendation(folder: Path, memory: str, metric: str | None) -> None:
         for what, row in (("best", found.best), ("runner-up", found.second), ("half the memory", found.half)):
             if row is not None:
                 price = "" if row is found.best else show_difference(results.apart(row, found.best, by))
-                peak = format_bytes(row.peak_bytes or 0)
-                console.row(table, what, row.label, show(results.summary(row, by)), price, peak)
+                summary = show(results.summary(row, by))
+                console.row(table, what, row.label, summary, price, format_bytes(needed(row)))
         console.out.print(table)
         console.say(f"peak: the most that the cache of a batch of {images} took at one moment")
         if found.half is None:

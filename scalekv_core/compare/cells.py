@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from attrs import frozen
-from PIL import Image
 
-from scalekv_core.compare.pictures import contact_sheet
+from scalekv_core.compare.pictures import as_images
 
 WHOLE = -1
 """The scale of a figure that is of the whole image."""
@@ -81,13 +80,6 @@ def reason_of(error: Exception) -> str:
 
 def as_png(image: Any) -> bytes:
     """(3, H, W) in [0, 1] as a PNG; of a clip (3, F, H, W) its contact sheet."""
-    if image.dim() == 4:
-        return _png(contact_sheet(image))
-    pixels = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-    return _png(Image.fromarray(pixels))
-
-
-def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    as_images(image[None])[0].save(buffer, format="PNG")
     return buffer.getvalue()

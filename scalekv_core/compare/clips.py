@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -54,8 +55,8 @@ def write_frames(frames: Iterable[Image.Image], path: Path, *, fps: float) -> li
     """Writes frames of one size as a clip; the files, as :func:`save_clip`."""
     kind = path.suffix.removeprefix(".")
     check_kind(kind)
-    if not fps > 0:
-        raise InputError(f"a clip has more than 0 frames a second; got {fps:g}")
+    if not 0 < fps < math.inf:
+        raise InputError(f"a clip has a finite rate of more than 0 frames a second; got {fps:g}")
     if kind == "png":
         return [_write_png(frame, path, number) for number, frame in enumerate(frames)]
     if kind == "gif":

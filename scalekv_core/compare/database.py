@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,10 +52,24 @@ def writable(file: Path) -> sqlite3.Connection:
     db = sqlite3.connect(file, timeout=WAIT, isolation_level=None)
     if not is_empty(db):
         check_version(db, file)  # before anything is changed in somebody else's file
-    db.execute("PRAGMA journal_mode = WAL")
+    _log_ahead(db)
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA foreign_keys = ON")
     return db
+
+
+def _log_ahead(db: sqlite3.Connection) -> None:
+    """Switches to write-ahead logging; for this SQLite does not wait for other processes by itself."""
+    end = time.monotonic() + WAIT
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def readable(file: Path) -> sqlite3.Connection:

@@ -129,16 +129,15 @@ def compare(compressed: Generation, unmodified: Generation, forced: Generation |
 
 
 def psnr(images: Tensor, reference: Tensor) -> Tensor:
-    """(B,) peak signal-to-noise ratio of each image in dB; infinite for identical ones.
+    """(B,) peak signal-to-noise ratio of each image, or of all frames of each clip, in dB; infinite for identical ones.
 
     Args:
-        images, reference: (B, ...) in [0, 1].
+        images, reference: (B, 3, H, W) or (B, 3, F, H, W) in [0, 1].
 
-    >>> psnr(torch.tensor([[0.5], [1.0]]), torch.tensor([[0.0], [1.0]]))
+    >>> psnr(torch.full((2, 3, 1, 1), 0.5), torch.tensor([0.0, 0.5]).view(2, 1, 1, 1).expand(2, 3, 1, 1))
     tensor([6.0206,    inf], dtype=torch.float64)
     """
-    error = (images.double() - reference.double()).square().flatten(1).mean(dim=1)
-    return psnr_of(error)
+    return psnr_of(frame_errors(images, reference).mean(dim=1))
 
 
 def frame_errors(images: Tensor, reference: Tensor) -> Tensor:

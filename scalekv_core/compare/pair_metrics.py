@@ -23,7 +23,7 @@ class PSNR(PairMetric):
     unit: ClassVar[str] = "dB"
 
     def measure(self, pair: Pair) -> Tensor:
-        return metrics.psnr_of(metrics.frame_errors(pair.compressed.images, pair.unmodified.images).mean(dim=1))
+        return metrics.psnr(pair.compressed.images, pair.unmodified.images)
 
     def pool(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The PSNR of all images together, which is that of their mean squared error."""

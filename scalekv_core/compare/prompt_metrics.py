@@ -14,13 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from attrs import frozen
 from PIL import Image
 from torch import Tensor
 
 from scalekv_core.compare.further_metrics import package
+from scalekv_core.compare.pictures import as_images
 from scalekv_core.errors import InputError, MissingExtra
 from scalekv_core.models.frames import every_frame, mean_by_clip
 from scalekv_core.models.metric import Pair, PairMetric
@@ -96,10 +96,7 @@ def _images(pair: Pair) -> list[tuple[Image.Image, str]]:
     """The compressed images as they are stored, each with its prompt; of clips every frame."""
     frames = every_frame(pair.compressed.images)
     prompts = [prompt for prompt in pair.prompts for _ in range(len(frames) // len(pair.prompts))]
-    pixels = frames.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
-    return [
-        (Image.fromarray(np.ascontiguousarray(x)), prompt) for x, prompt in zip(pixels.numpy(), prompts, strict=True)
-    ]
+    return list(zip(as_images(frames), prompts, strict=True))
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ class Step:
         stored: whether a later map reads the current one. If not, no policy is asked.
         held: tokens held afterwards.
         gaps: whether tokens were evicted from what is held afterwards, so that positions have to be stored.
+        counted: whether evicted tokens may have been folded into what is held afterwards: then a merger that folds has counts.
         maps: those that are held before and the current one; all of each, unless there were gaps before.
     """
 
@@ -41,6 +42,7 @@ class Step:
     stored: bool
     held: int
     gaps: bool
+    counted: bool
     maps: tuple[int, ...]
 
     @property
@@ -96,7 +98,7 @@ def _steps_of(
 ) -> tuple[Step, ...]:
     steps: list[Step] = []
     before: list[_Part] = []
-    gaps = False
+    gaps = counted = False
     for k, new in enumerate(schedule.tokens):
         parts = [*before, _Part((k,), new)]
         alive, read = set(schedule.alive[k]), {*schedule.read_by(k), k}
@@ -106,6 +108,7 @@ def _steps_of(
         kept = _kept(parts, remain, text, held[k], None if quota is None else quota[k])
         total = sum(part.count for part, there in zip(parts, remain, strict=True) if there)
         gaps = held[k] > 0 and (held[k] < total or (gaps and any(offered[:-1])))
+        counted = gaps or (counted and held[k] > 0 and any(remain[:-1]))
         steps.append(
             Step(
                 history=sum(part.count for part in before),
@@ -117,6 +120,7 @@ def _steps_of(
                 stored=remain[-1],
                 held=held[k],
                 gaps=gaps,
+                counted=counted,
                 maps=tuple(m for part in parts for m in part.maps),
             )
         )

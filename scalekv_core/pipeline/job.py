@@ -31,6 +31,12 @@ class Job:
     sampling: Sampling
     batch: Batch
 
+    @property
+    def columns(self) -> int:
+        """Of a sheet of its images: one for each seed, or, where all have one seed, for each prompt."""
+        seeds = len(set(self.seeds))
+        return seeds if seeds > 1 else len(self.prompts)
+
     @classmethod
     def of(
         cls,

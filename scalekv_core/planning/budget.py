@@ -64,7 +64,7 @@ class Budget:
         match = _FORM.fullmatch(str(text).strip())
         if match is None:
             raise BudgetError(f"budget {shortened(text)} is not understood; {_FORMS}")
-        number, unit = _number(match["number"]), match["unit"]
+        number, unit = _number(match["number"], "budget", BudgetError), match["unit"]
         if unit.startswith("%"):
             return cls(number / 100, "all" if unit.lower().endswith("all") else "history")
         if unit.lower().startswith("token"):
@@ -122,12 +122,11 @@ def read_bytes(text: str) -> int:
     match = _FORM.fullmatch(text.strip())
     if match is None or not match["unit"].lower().endswith("b"):
         raise InputError(f"memory is written as 24GiB, 80GB or 512MiB; got {shortened(text)}")
-    return int(_number(match["number"], what="memory") * _byte_unit(match["unit"]))
+    return int(_number(match["number"], "memory", InputError) * _byte_unit(match["unit"]))
 
 
-def _number(digits: str, *, what: str = "budget") -> Fraction:
+def _number(digits: str, what: str, error: type[InputError]) -> Fraction:
     if len(digits) > MOST_DIGITS:
-        error = BudgetError if what == "budget" else InputError
         raise error(f"{what} {shortened(digits)} has {len(digits)} digits; write at most {MOST_DIGITS}")
     return Fraction(digits)
 

@@ -94,7 +94,8 @@ def _group_bytes(
     if tokens == 0:
         return 0
     cut = _has_gaps(plan, group, scale)
-    words = len(policy.selector.statistics) + cut + (not policy.merger.drops and _is_counted(plan, group, scale))
+    counted = not policy.merger.drops and _is_counted(plan, group, scale)
+    words = len(policy.selector.statistics) + cut + counted
     maps = _encoded_maps(plan, policy, group, scale)
     codes = sum(
         policy.codec.nbytes(
@@ -146,11 +147,6 @@ def _has_gaps(plan: CachePlan, group: HeadGroup, scale: int) -> bool:
 
 
 def _is_counted(plan: CachePlan, group: HeadGroup, scale: int) -> bool:
-    """Whether a merger that folds has left counts: from the first gap on, for as long as anything of that history is held."""
+    """Whether a merger that folds has counts of what is held."""
     steps = group.steps(plan.schedule)
-    if not steps:
-        return _has_gaps(plan, group, scale)
-    counted = False
-    for step in steps[: scale + 1]:
-        counted = bool(step.held) and (step.gaps or (counted and not step.begins_anew))
-    return counted
+    return steps[scale].counted if steps else _has_gaps(plan, group, scale)

@@ -147,6 +147,30 @@ def test_a_folder_without_a_study_is_one_line(run) -> None:
         assert (2, True) == (ran.code, "there is no study in" in ran.complaint)
 
 
+@pytest.mark.parametrize("use", [("--from", "study"), ("--export", "all.csv")], ids=["from", "export"])
+@pytest.mark.parametrize(
+    "asked", [("-p", "windowed"), ("--retry",), ("--plan",), ("--top-k", "3"), ("--aspect", "1:1")], ids=lambda a: a[0]
+)
+def test_what_measures_nothing_takes_no_question(run, use: tuple[str, str], asked: tuple[str, ...]) -> None:
+    """It would be passed over in silence."""
+    ran = run("compare", "--out", "all", *use, *asked)
+
+    assert 2 == ran.code
+    assert "--from and --export use what studies hold and measure nothing; leave out what is asked" in ran.complaint
+    assert not Path("all").exists()
+
+
+def test_an_export_that_cannot_be_written_takes_nothing(run) -> None:
+    """It is refused before studies are merged."""
+    run(*ASKED)
+    Path("all.csv").mkdir()
+    ran = run("compare", "--out", "all", "--from", "study", "--export", "all.csv")
+
+    assert 2 == ran.code
+    assert "all.csv is a directory" in ran.complaint
+    assert not Path("all").exists()
+
+
 def test_an_export_needs_a_known_suffix(run) -> None:
     """The message lists them."""
     run(*ASKED)
