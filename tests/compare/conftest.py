@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -65,15 +65,15 @@ def asked(**changes: object) -> Question:
     return Question(**{**given, **changes})  # type: ignore[arg-type]
 
 
+def planned(question: Question, registry: Registry) -> StudyIn:
+    """folder -> the study, ready to run; its models are loaded and its settings planned before."""
+    loading = Loading(question=question, weights={})
+    models = {name: loading.model(name, registry) for name in question.models}
+    plan = plan_study(question, models, registry)
+    return partial(Study.begin, plan, models=models, loading=loading, registry=registry)
+
+
 @pytest.fixture
 def study_in(registry: Registry) -> StudyIn:
     """folder, question -> a study that is ready to run."""
-
-    def begin(folder: Path, question: Question | None = None, **how: object) -> Study:
-        question = question or asked()
-        loading = Loading(question=question, weights={})
-        models = {name: loading.model(name, registry) for name in question.models}
-        plan = plan_study(question, models, registry)
-        return Study.begin(plan, folder, models, loading=loading, registry=registry, **how)  # type: ignore[arg-type]
-
-    return begin
+    return lambda folder, question=None, **how: planned(question or asked(), registry)(folder, **how)

@@ -17,7 +17,7 @@ from scalekv_core.compare.study import cells_left, failures
 from scalekv_core.errors import InputError
 from scalekv_core.planning.planner import Planned
 from scalekv_core.plugins.registry import Registry
-from tests.compare.conftest import StudyIn, asked
+from tests.compare.conftest import StudyIn, asked, planned
 
 SMALL = {"policies": ("uniform",), "budgets": ("50%",)}
 
@@ -98,13 +98,15 @@ def test_two_processes_grow_one_study(study_in: StudyIn, tmp_path: Path) -> None
     assert 6 == grown.store.cells
 
 
-def test_the_last_of_two_that_begin_at_once_is_no_smaller(study_in: StudyIn, tmp_path: Path) -> None:
+def test_the_last_of_two_that_begin_at_once_is_no_smaller(registry: Registry, tmp_path: Path) -> None:
     """Whichever comes first, the study holds all settings, or the smaller question is refused."""
-    questions, refused = [asked(**SMALL), asked()], []
+    # Loaded before: two threads that load the toy at once would give it other weights.
+    studies = [planned(asked(**SMALL), registry), planned(asked(), registry)]
+    refused: list[str] = []
 
     def begin(number: int) -> None:
         try:
-            study_in(tmp_path, questions[number]).store.close()
+            studies[number](tmp_path).store.close()
         except InputError as error:
             refused.append(str(error))
 
