@@ -17,8 +17,8 @@ from scalekv_core.contracts.strategies import CacheCodec, TokenMerger, TokenSele
 from scalekv_core.shapes.schedule import ScaleSchedule
 from scalekv_core.testing.cases import ImageCase
 from scalekv_core.testing.checks.remembering import forgotten
-from scalekv_core.testing.common import all_same
-from scalekv_core.testing.images import Image
+from scalekv_core.testing.common import Refused, all_same
+from scalekv_core.testing.images import Image, plan_for
 from scalekv_core.testing.toy import Even, Latest
 
 
@@ -39,14 +39,21 @@ def policy_around(part: Any) -> Policy:
 def busy(policy: Policy, case: ImageCase) -> ImageCase:
     """The case with several layers, enough tokens, and a budget under which every part is asked, if the policy takes any.
 
-    A policy that is for some models only gets the case as it is.
+    A policy that refuses half of a history, as one that keeps the first maps whole may, gets a longer one. A policy that is
+    for some models only gets the case as it is.
     """
     if is_for_some(policy):
         return case
     maps = case.maps
     if len(maps) < 3 or maps.last_history < 12:
         maps = ScaleSchedule([(1, 1, 2), (1, 2, 3), (1, 3, 3), *maps.maps])
-    return evolve(case.with_several(layers=3), maps=maps, budget="50%" if policy.allocator.spends_all else "")
+    case = evolve(case.with_several(layers=3), maps=maps, budget="50%" if policy.allocator.spends_all else "")
+    try:
+        plan_for(policy, case)
+    except Refused:
+        *earlier, last = maps.maps
+        return evolve(case, maps=ScaleSchedule([*earlier, (1, 2, maps.last_history), last]))
+    return case
 
 
 def images_do_not_mix(make: Callable[[], Policy], case: ImageCase) -> None:
