@@ -86,7 +86,7 @@ def record_of(file: bytes) -> dict[str, Any]:
     {'seed': 7}
     """
     with Image.open(io.BytesIO(file)) as image:
-        found: dict[str, Any] = json.loads(image.text[RECORD])  # type: ignore[attr-defined]  # PNG only
+        found: dict[str, Any] = json.loads(image.info[RECORD])
     return found
 
 
