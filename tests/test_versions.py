@@ -35,7 +35,7 @@ def declared() -> dict[str, str]:
 def pinned(name: str) -> dict[str, str]:
     """{dependency: version} of a constraints file."""
     lines = (ROOT / name).read_text().splitlines()
-    return dict(line.split("==") for line in lines if not line.startswith("#"))
+    return dict(line.split(";")[0].split("==") for line in lines if not line.startswith("#"))
 
 
 def test_make_lowest_installs_what_is_declared() -> None:
