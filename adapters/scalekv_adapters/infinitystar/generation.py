@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from scalekv_adapters.generation import ImageBatch, Step, generate
 from scalekv_adapters.infinitystar.config import InfinityStarConfig
-from scalekv_adapters.infinitystar.guidance import Guidance
+from scalekv_adapters.infinitystar.guidance import Choosing
 from scalekv_adapters.infinitystar.pyramids import Pyramids
-from scalekv_adapters.infinitystar.rotation import map_places, text_places
+from scalekv_adapters.infinitystar.rotation import pass_places, text_places
 from scalekv_adapters.infinitystar.story import Story
 from scalekv_adapters.infinitystar.templates import published
 from scalekv_adapters.infinitystar.text import Text
@@ -21,6 +20,7 @@ from scalekv_adapters.infinitystar.tokenizer_bits import add_bits, pooled, to_bi
 from scalekv_adapters.infinitystar.transformer import InfinityStarTransformer
 from scalekv_adapters.inputs import check_forced_bits
 from scalekv_adapters.sampling import choose
+from scalekv_adapters.teacher_forcing import MaskedAttention, reading_mask
 from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError
@@ -28,35 +28,6 @@ from scalekv_core.models.image_model import Generation
 from scalekv_core.models.requests import Seeds
 from scalekv_core.session.tracing import untraced
 from scalekv_core.shapes.schedule import ScaleSchedule
-
-
-@frozen(kw_only=True)
-class Choosing:
-    """How bits are chosen.
-
-    Attributes:
-        guidance: one strength for each pass.
-        temperatures: that divide the logits before guidance, one for each pass.
-
-    Raises:
-        InputError: a temperature that is not above 0.
-    """
-
-    guidance: Guidance
-    temperatures: tuple[float, ...]
-
-    def __attrs_post_init__(self) -> None:
-        if wrong := [tau for tau in self.temperatures if not tau > 0]:
-            raise InputError(f"InfinityStar needs temperatures above 0; got {wrong[0]}")
-
-    def check(self, passes: int) -> None:
-        """Raises InputError unless there is one strength and one temperature for each pass."""
-        found = len(self.guidance.strengths), len(self.temperatures)
-        if found != (passes, passes):
-            raise InputError(
-                f"InfinityStar needs a strength of guidance and a temperature for each of {passes} passes; got {found[0]} "
-                f"and {found[1]}"
-            )
 
 
 class InfinityStar(InfinityStarTransformer):
@@ -128,6 +99,35 @@ class InfinityStar(InfinityStarTransformer):
         batch = Clips(self, text, pyramids, choosing, story)
         return untraced(generate)(batch, seeds=seeds, forced=forced, on_scale=on_scale, keep_logits=keep_logits)
 
+    def teacher_forced(self, text: Text, pyramids: Pyramids, picks: Sequence[int], x: Tensor) -> Tensor:
+        """Hidden states (B, n, C) of one pass of every map, all at once; `logits_of` makes logits of those of a map.
+        Differentiable.
+
+        Args:
+            text: features of the prompts; guidance and negative prompts have no part in it.
+            pyramids: the maps, without those of a story.
+            picks: the numbers of the passes, one of each map in order.
+            x: (B, n, code width) what is embedded for these passes, one map after the other.
+
+        Raises:
+            InputError: a text that does not fit, other passes than one of each map, or another number of tokens.
+        """
+        text.check(self.config)
+        passes = [pyramids.passes[number] for number in picks]
+        schedule = pyramids.schedule(text.tokens)
+        if [each.grid for each in passes] != list(schedule.maps[1:]) or x.shape[1] != sum(schedule.tokens[1:]):
+            raise InputError(
+                f"teacher forcing needs one pass of each of {len(pyramids.maps)} maps, {sum(schedule.tokens[1:])} tokens; got "
+                f"passes {list(picks)} and {x.shape[1]} tokens"
+            )
+        window, whole = self.config.text_window, pyramids.whole
+        where = [pass_places(each, window, whole) for each in passes]
+        words = self.word_embed(x.to(self.dtype))
+        tokens = torch.cat((self.embed_text(text.features), words), dim=1)
+        rotation = self.rotation(torch.cat((text_places(text.tokens), *where)))
+        mask = MaskedAttention(reading_mask(schedule).to(self.device, self.dtype))
+        return self.run_blocks(tokens, rotation, mask)[:, text.tokens :]
+
 
 class Clips(ImageBatch):
     """Clips of B prompts while they are generated; with guidance the rows of the batch are 2 B, conditioned ones first.
@@ -168,8 +168,7 @@ class Clips(ImageBatch):
         if scale == 0:
             self._pass_what_comes_before(cache)
         each = self.pyramids.passes[scale]
-        frames = range(each.first_frame, each.first_frame + each.grid[0])
-        where = map_places(self._window + each.number, frames, each.grid[1:], self.pyramids.whole)
+        where = pass_places(each, self._window, self.pyramids.whole)
         x = self._blank(each.grid) if each.opens else pooled(self._current(each.grid[0]), each.grid)
         hidden = self._through_blocks(x, where, cache, store=each.last)
         logits = self.model.logits_of(hidden, each.bits) / self.choosing.temperatures[scale]

@@ -11,6 +11,8 @@ from attrs import field, frozen
 from attrs.validators import gt, optional
 from torch import Tensor
 
+from scalekv_core.errors import InputError
+
 TOKENS_AND_CHANNELS = (-2, -1)
 
 
@@ -39,6 +41,35 @@ class Guidance:
         if self.threshold is None:
             return strength * conditioned + (1 - strength) * unconditioned
         return conditioned + (strength - 1) * projected(conditioned - unconditioned, conditioned, self.threshold)
+
+
+@frozen(kw_only=True)
+class Choosing:
+    """How bits are chosen.
+
+    Attributes:
+        guidance: one strength for each pass.
+        temperatures: that divide the logits before guidance, one for each pass.
+
+    Raises:
+        InputError: a temperature that is not above 0.
+    """
+
+    guidance: Guidance
+    temperatures: tuple[float, ...]
+
+    def __attrs_post_init__(self) -> None:
+        if wrong := [tau for tau in self.temperatures if not tau > 0]:
+            raise InputError(f"InfinityStar needs temperatures above 0; got {wrong[0]}")
+
+    def check(self, passes: int) -> None:
+        """Raises InputError unless there is one strength and one temperature for each pass."""
+        found = len(self.guidance.strengths), len(self.temperatures)
+        if found != (passes, passes):
+            raise InputError(
+                f"InfinityStar needs a strength of guidance and a temperature for each of {passes} passes; got {found[0]} "
+                f"and {found[1]}"
+            )
 
 
 def projected(difference: Tensor, conditioned: Tensor, threshold: float) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from scalekv_adapters.infinitystar.pyramids import Grid
+from scalekv_adapters.infinitystar.pyramids import Grid, Pass
 
 BASE = 10_000.0
 
@@ -72,3 +72,9 @@ def map_places(step: int, frames: Sequence[int], grid: Grid, whole: Grid) -> Ten
         on_the_last(grid[1], whole[1]),
     ]
     return torch.cartesian_prod(*axes)
+
+
+def pass_places(each: Pass, window: int, whole: Grid) -> Tensor:
+    """(n, 4) where the tokens of a pass lie, behind a text window of so many tokens."""
+    frames = range(each.first_frame, each.first_frame + each.grid[0])
+    return map_places(window + each.number, frames, each.grid[1:], whole)

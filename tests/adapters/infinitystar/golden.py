@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from scalekv_adapters.infinitystar.config import InfinityStarConfig
-from scalekv_adapters.infinitystar.generation import Choosing, InfinityStar
-from scalekv_adapters.infinitystar.guidance import Guidance
+from scalekv_adapters.infinitystar.generation import InfinityStar
+from scalekv_adapters.infinitystar.guidance import Choosing, Guidance
 from scalekv_adapters.infinitystar.pyramids import Pyramids
 from scalekv_adapters.infinitystar.story import Story
 from scalekv_adapters.infinitystar.text import Text

@@ -7,8 +7,7 @@ import torch
 from attrs import evolve
 
 from scalekv_adapters.infinitystar.adapter import InfinityStarAdapter
-from scalekv_adapters.infinitystar.generation import Choosing
-from scalekv_adapters.infinitystar.guidance import Guidance
+from scalekv_adapters.infinitystar.guidance import Choosing, Guidance
 from scalekv_adapters.infinitystar.pyramids import Pyramids
 from scalekv_adapters.infinitystar.text import Text
 from scalekv_core import calibrate, compress, shared_registry

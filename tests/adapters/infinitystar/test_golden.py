@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from tests.adapters.infinitystar.golden import CASES, Case, case_of, generated, how_of, unrepeated
+from scalekv_adapters.infinitystar.pyramids import DETAIL_BITS, SEMANTIC_BITS
+from scalekv_adapters.infinitystar.text import Text
+from scalekv_core.errors import InputError
+from tests.adapters.infinitystar.golden import CASES, Case, case_of, generated, golden_star, how_of, unrepeated
+from tests.adapters.infinitystar.tokenizer_data import recorded, told
 
 
 def close(mine: Tensor, theirs: Tensor, tolerance: float) -> None:
@@ -96,3 +103,51 @@ def test_the_recorded_references_are_those_of_the_schedule() -> None:
     for name in ("ns_cfg", "sq_apg", "ns_i2v", "image"):
         schedule = case_of(name).pyramids.schedule(5)
         assert how_of(name)["refs"] == [[m - 1 for m in schedule.read_by(k) if m] for k in range(1, len(schedule))]
+
+
+def recorded_lesson():
+    """(hidden states of the teacher-forced clip, the passes that were picked, everything that was recorded)."""
+    want, picks, case = recorded("io"), told("tf")["picks"], case_of("ns_cfg")
+    assert told("tf")["positions"] == picks
+    model = golden_star()
+    return model, model.teacher_forced(Text(want["tf.text"][None]), case.pyramids, picks, want["tf.x"]), picks, want
+
+
+def test_teacher_forcing() -> None:
+    """All maps at once give the recorded logits of both heads."""
+    model, hidden, _, want = recorded_lesson()
+    close(model.logits_of(hidden, DETAIL_BITS), want["tf.logits_detail"], 1e-4)
+    close(model.logits_of(hidden, SEMANTIC_BITS), want["tf.logits_semantic"], 1e-4)
+
+
+def test_the_loss_of_teacher_forcing() -> None:
+    """Of every token the mean over its bits, by the head of its scale; and how many of them would be right."""
+    model, hidden, picks, want = recorded_lesson()
+    passes = [case_of("ns_cfg").pyramids.passes[number] for number in picks]
+    losses, right = [], []
+    for scale, (each, part) in enumerate(zip(passes, hidden.split([prod(p.grid) for p in passes], dim=1), strict=True)):
+        pairs = model.logits_of(part, each.bits)[0].unflatten(1, (-1, 2))  # (n, bits, 2)
+        labels = want[f"tf.labels_s{scale}"][0].long()
+        losses.append(cross_entropy(pairs.mT, labels, reduction="none").mean(1))
+        right.append((pairs.argmax(-1) == labels).float().mean(1))
+    close(torch.cat(losses), want["tf.loss"], 1e-4)
+    close(torch.cat(right), want["tf.acc"], 1e-6)
+
+
+def test_generating_and_teacher_forcing_agree() -> None:
+    """The logits of every map's last pass, from what was embedded for it."""
+    case = case_of("ns_cfg")
+    _, inputs, hidden, _, model = generated(case, forced=0)
+    last = [each.number for each in case.pyramids.passes if each.last]
+    x = torch.cat([inputs[number].flatten(2).mT for number in last], dim=1)
+    one_by_one = torch.cat([hidden[number - len(case.names)][:1] for number in last], dim=1)
+    together = model.teacher_forced(case.text, case.pyramids, last, x)
+    close(together, one_by_one, 1e-4)
+
+
+@pytest.mark.parametrize(("picks", "tokens"), [([0, 2], 115), ([0, 2, 3, 5, 7, 9, 10, 11, 13, 15, 16, 17], 114)])
+def test_other_lessons_are_refused(picks, tokens) -> None:
+    """Not one pass of each map, or another number of tokens."""
+    case = case_of("ns_cfg")
+    with pytest.raises(InputError, match="one pass of each of 12 maps, 115 tokens; got"):
+        golden_star().teacher_forced(case.text, case.pyramids, picks, torch.zeros(1, tokens, 64))

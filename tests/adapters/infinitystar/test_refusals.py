@@ -7,8 +7,8 @@ import torch
 from attrs import evolve
 
 from scalekv_adapters.infinitystar.config import InfinityStarConfig
-from scalekv_adapters.infinitystar.generation import Choosing, InfinityStar
-from scalekv_adapters.infinitystar.guidance import Guidance
+from scalekv_adapters.infinitystar.generation import InfinityStar
+from scalekv_adapters.infinitystar.guidance import Choosing, Guidance
 from scalekv_adapters.infinitystar.story import Story
 from scalekv_adapters.infinitystar.text import Text
 from scalekv_core.errors import InputError
