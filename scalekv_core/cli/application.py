@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -39,7 +40,7 @@ docstring the help."""
 def make_app(arguments: Sequence[str] = ()) -> typer.Typer:
     """The application with the command that the arguments call, or with all where they call none.
 
-    Only the called command is built: building all twelve takes longer than most of them run.
+    Only the called command is built: building all of them takes longer than most of them run.
     """
     app = typer.Typer(
         cls=Commands,
@@ -54,8 +55,15 @@ def make_app(arguments: Sequence[str] = ()) -> typer.Typer:
     for name in called if set(called) & set(COMMANDS) else COMMANDS:
         function = name.replace("-", "_")
         module = importlib.import_module(f"{__package__}.{function}")
-        app.command(name, cls=Command)(guarded(with_groups(getattr(module, function))))
+        command = getattr(module, function)
+        app.command(name, cls=Command, help=help_of(command))(guarded(with_groups(command)))
     return app
+
+
+def help_of(command: Callable[..., None]) -> str:
+    """Its docstring with one line for each paragraph: the terminal says where lines break."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
 
 
 def _version(wanted: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -35,7 +36,11 @@ def test_help_fits_eighty_columns(run, arguments: list[str]) -> None:
     ran = run(*arguments)
 
     assert 0 == ran.code
-    assert 80 >= max(len(line) for line in ran.out.splitlines())
+    lines = ran.out.splitlines()
+    assert 80 >= max(len(line) for line in lines)
+    prose = [line.rstrip() for line in lines[: next(i for i, line in enumerate(lines) if "─" in line)]]
+    broken = [a for a, b in pairwise(prose) if a and b.strip() and len(a) + len(b.split()[0]) < 79]
+    assert [] == broken, "a line breaks though the next word fits"
 
 
 def test_no_arguments_shows_the_help(run) -> None:
