@@ -87,7 +87,7 @@ REFUSALS: list[tuple[str, Callable[[], object]]] = [
     ("is the last of maps", lambda: ViewCase(maps=toy.SCHEDULE, scale=3)),
     ("cannot be made", lambda: kind_in_time(lambda: 1 / 0, "mine")),
     ("byte unit 'ZB' is not known", lambda: _byte_unit("ZB")),
-    ("measures at least 1 query", lambda: calibrate(toy.ToyCard().load().module, queries=0).__enter__()),
+    ("a whole number of at least 1; got 0", lambda: calibrate(toy.ToyCard().load().module, queries=0).__enter__()),
 ]
 
 

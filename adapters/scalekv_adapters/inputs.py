@@ -15,7 +15,7 @@ def check_forced_codes(forced: Sequence[Tensor], images: int, schedule: ScaleSch
     """Raises InputError unless each map is of integers (B, n) from 0 to codes - 1, and there are no more than scales."""
     _check_number("tokens", forced, schedule)
     for scale, (tokens, count) in enumerate(zip(forced, schedule.tokens, strict=False)):
-        fits = not tokens.is_floating_point()
+        fits = not (tokens.is_floating_point() or tokens.dtype == torch.bool)
         _check_map("tokens", scale, tokens, "integers", (images, count), fits=fits)
         if tokens.min() < 0 or tokens.max() >= codes:
             got = f"{tokens.min()} to {tokens.max()}"

@@ -7,7 +7,7 @@ Source: Tian et al., Visual Autoregressive Modeling, 2024 (arXiv 2404.02905), al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import attrs
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from scalekv_adapters.convnet import Decoder, Encoder
 from scalekv_adapters.decoding import decode_in_parts
+from scalekv_adapters.sizes import as_sizes, in_groups, positive
 from scalekv_adapters.vqvae_parts import PARTS, conv
 from scalekv_core.errors import InputError
 from scalekv_core.models.weights import State, numbered, shape_of
@@ -26,33 +27,22 @@ SIDES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 SHARED_CONVS = 4
 
 
-def as_sides(sides: Iterable[int]) -> tuple[int, ...]:
-    """attrs converter: whatever a person or a file wrote, as a tuple of integers."""
-    return tuple(int(side) for side in sides)
-
-
 def check_sides(instance: object, attribute: object, sides: tuple[int, ...]) -> None:
     """attrs validator: the sides of the square maps, rising, with at least two of them."""
     if len(sides) < 2 or sides[0] < 1 or any(a >= b for a, b in pairwise(sides)):
         raise InputError(f"{type(instance).__name__}: patch_sides must be two or more rising sides, got {sides}")
 
 
-def check_channels(instance: VQVAEConfig, attribute: object, base: int) -> None:
-    """attrs validator: group normalisation has 32 groups."""
-    if base < 1 or base % 32:
-        raise InputError(f"VQVAEConfig: base_channels must be a multiple of 32, got {base}")
-
-
 @attrs.frozen(kw_only=True)
 class VQVAEConfig:
     """Sizes of a VQVAE; the defaults are those of the published one (vae_ch160v4096z32)."""
 
-    codes: int = attrs.field(default=4096, validator=attrs.validators.ge(1))
-    code_width: int = attrs.field(default=32, validator=attrs.validators.ge(1))
-    base_channels: int = attrs.field(default=160, validator=check_channels)
-    multipliers: tuple[int, ...] = attrs.field(default=(1, 1, 2, 2, 4), converter=as_sides)
-    blocks: int = attrs.field(default=2, validator=attrs.validators.ge(1))
-    patch_sides: tuple[int, ...] = attrs.field(default=SIDES_256, converter=as_sides, validator=check_sides)
+    codes: int = attrs.field(default=4096, validator=positive)
+    code_width: int = attrs.field(default=32, validator=positive)
+    base_channels: int = attrs.field(default=160, validator=in_groups)
+    multipliers: tuple[int, ...] = attrs.field(default=(1, 1, 2, 2, 4), converter=as_sizes)
+    blocks: int = attrs.field(default=2, validator=positive)
+    patch_sides: tuple[int, ...] = attrs.field(default=SIDES_256, converter=as_sizes, validator=check_sides)
 
     @property
     def image_side(self) -> int:

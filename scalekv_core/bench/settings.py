@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import torch
 from attrs import field, frozen
-from attrs.validators import ge, in_, instance_of
+from attrs.validators import in_
 
 from scalekv_core.errors import InputError
 from scalekv_core.memory.batch import Batch
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
+from scalekv_core.shapes.values import whole
 
 
 def _heads_differ(_: Any, __: Any, value: tuple[float, float]) -> None:
@@ -43,10 +44,10 @@ class BenchSettings:
 
     geometry: CacheGeometry
     device: torch.device = field(default=torch.device("cpu"), converter=torch.device)
-    threads: int = field(factory=torch.get_num_threads, validator=[instance_of(int), ge(1)])
-    repeats: int = field(default=5, validator=[instance_of(int), ge(1)])
-    clocked: int = field(default=3, validator=[instance_of(int), ge(0)])
-    seed: int = 0
+    threads: int = field(factory=torch.get_num_threads, validator=whole(1))
+    repeats: int = field(default=5, validator=whole(1))
+    clocked: int = field(default=3, validator=whole(0))
+    seed: int = field(default=0, validator=whole())
     head_scales: tuple[float, float] = field(default=(4.0, 30.0), validator=_heads_differ)
     every_layer: bool = False
     clock: Literal["wall", "processor"] = field(default="wall", validator=in_(("wall", "processor")))

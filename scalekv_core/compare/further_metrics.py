@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from attrs import field, frozen
-from attrs.validators import ge, instance_of
 from torch import Tensor
 
 from scalekv_core.errors import InputError, missing_extra
 from scalekv_core.models.frames import every_frame, mean_by_clip
 from scalekv_core.models.image_model import Generation
 from scalekv_core.models.metric import Pair, PairMetric, SetMetric
+from scalekv_core.shapes.values import whole
 
 EXTRA = "metrics"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
@@ -121,7 +121,7 @@ class KID(SetMetric):
     """Kernel distance between Inception features of both sets (Bińkowski et al. 2018), mean over subsets."""
 
     higher_is_better: ClassVar[bool] = False
-    subset: int = field(default=50, validator=[instance_of(int), ge(2)])
+    subset: int = field(default=50, validator=whole(2))
 
     def check_available(self) -> None:
         _inception("kid")

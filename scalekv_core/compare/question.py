@@ -11,10 +11,11 @@ from typing import Any
 from attrs import asdict, evolve, field, frozen
 
 from scalekv_core.contracts.policy import PARTS, Policy
-from scalekv_core.errors import InputError
+from scalekv_core.errors import InputError, shortened
 from scalekv_core.models.requests import check_seeds
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.plugins.registry import Registry
+from scalekv_core.shapes.values import check_whole
 
 
 @frozen(kw_only=True)
@@ -113,14 +114,16 @@ class Question:
     def __attrs_post_init__(self) -> None:
         for what, values in (("model", self.models), ("policy", self.policies), ("metric", self.metrics)):
             _check_each_once(what, values)
+        for what, values in (("budget", self.budgets), ("codec", self.codecs)):
+            if wrong := [value for value in values if not isinstance(value, str)]:
+                raise InputError(f"a study names each {what} by a text; got {shortened(wrong[0])}")
         for model in self.models:
             if not self.prompts.get(model):
                 raise InputError(f"model {model!r} has no prompt in this study; give it at least one")
             _check_each_once(f"prompt for model {model!r}", self.prompts[model])
         check_seeds(self.seeds, len(self.seeds), who="a study")
         _check_each_once("seed", self.seeds)
-        if self.batch < 1:
-            raise InputError(f"a study generates at least 1 image at once; got a batch of {self.batch}")
+        check_whole(self.batch, "a study", "batch", least=1)
 
     def settings(self, registry: Registry) -> list[Setting]:
         """Every setting, in the order in which it was asked for.

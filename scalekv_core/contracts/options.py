@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
@@ -54,6 +55,25 @@ def options_of(strategy: Any) -> dict[str, Any]:
     if not attrs.has(type(strategy)):
         return {}
     return {field.name: getattr(strategy, field.name) for field in attrs.fields(type(strategy)) if field.init}
+
+
+def check_numbers(owner: str, strategy: Any) -> None:
+    """Refuses True and False for a number, and a fraction for a whole number: Python would compute with them.
+
+    Options are checked by what their class declares (``window: int``); anything else is the class's own business.
+
+    Raises:
+        InputError: says which option.
+    """
+    for one in attrs.fields(type(strategy)) if attrs.has(type(strategy)) else ():
+        declared = set(re.findall(r"\w+", str(getattr(one.type, "__name__", one.type))))
+        value = getattr(strategy, one.name, None)
+        several = value if isinstance(value, tuple) else (value,)
+        no_number = "bool" not in declared and any(isinstance(each, bool) for each in several)
+        no_whole = "float" not in declared and any(isinstance(each, float) for each in several)
+        if (no_number and declared & {"int", "float"}) or (no_whole and "int" in declared):
+            kind = "a number" if "float" in declared else "a whole number"
+            raise InputError(f"{owner} needs {one.name} to be {kind}; got {value!r}")
 
 
 def set_options(owner: str, strategy: Any, values: Mapping[str, Any]) -> Any:

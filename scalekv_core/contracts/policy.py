@@ -9,7 +9,7 @@ from attrs import evolve, field, frozen
 from attrs.validators import instance_of
 
 from scalekv_core.contracts.defaults import Dense, Drop, OneRole
-from scalekv_core.contracts.options import assign_options
+from scalekv_core.contracts.options import assign_options, check_numbers
 from scalekv_core.contracts.strategies import BudgetAllocator, CacheCodec, LayerClassifier, TokenMerger, TokenSelector
 
 PARTS = ("classifier", "allocator", "selector", "merger", "codec")
@@ -24,6 +24,9 @@ class Policy:
         classifier, allocator, selector, merger, codec: the five parts.
         budget: what it is given if the user says nothing.
         paper: where it comes from.
+
+    Raises:
+        InputError: an option of a part is True or False where it is a number, or a fraction where it is a whole number.
     """
 
     name: str
@@ -34,6 +37,10 @@ class Policy:
     codec: CacheCodec = field(factory=Dense, validator=instance_of(CacheCodec))
     budget: str = field(default="10%", validator=instance_of(str))
     paper: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        for part, strategy in self.parts.items():
+            check_numbers(f"{part} of policy {self.name!r}", strategy)
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> Policy:

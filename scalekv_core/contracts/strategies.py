@@ -105,6 +105,11 @@ class TokenSelector(ABC):
         return self.select(view.slice(start, stop), keep) + start
 
 
+def selects_each_source_alone(selector: TokenSelector) -> bool:
+    """Whether it leaves quotas to the core, which then asks it about the tokens of each source scale by themselves."""
+    return type(selector).select_by_source is TokenSelector.select_by_source
+
+
 def described(x: object) -> str:
     """What a strategy returned, in words.
 

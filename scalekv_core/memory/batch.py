@@ -10,13 +10,15 @@ from collections.abc import Mapping
 
 import torch
 from attrs import evolve, field, frozen
-from attrs.validators import ge, instance_of
+from attrs.converters import optional
 
 from scalekv_core.errors import InputError
 from scalekv_core.memory.dry_run import LAYERS, DryRun, decoding_bytes, dry_run, weight_bytes
 from scalekv_core.models.bare_model import BareModel
 from scalekv_core.models.card import ModelCard
+from scalekv_core.models.requests import read_dtype
 from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.values import flag, whole
 
 FEW = 2
 """Images of the smaller dry run; as many or fewer are run themselves."""
@@ -39,13 +41,13 @@ class Batch:
 
     model: str
     card: ModelCard
-    images: int = field(default=1, validator=[instance_of(int), ge(1)])
-    guidance: bool = True
+    images: int = field(default=1, validator=whole(1))
+    guidance: bool = field(default=True, validator=flag)
     aspect: str | None = None
     size: str | None = None
-    dtype: torch.dtype | None = None
-    random_weights: bool = False
-    take_turns: bool = False
+    dtype: torch.dtype | None = field(default=None, converter=optional(read_dtype))
+    random_weights: bool = field(default=False, validator=flag)
+    take_turns: bool = field(default=False, validator=flag)
 
     @property
     def geometry(self) -> CacheGeometry:

@@ -17,6 +17,7 @@ from scalekv_core.planning.assumed import assumed_profile, default_drafters
 from scalekv_core.planning.budget import Budget, read_bytes
 from scalekv_core.planning.planner import Planned, plan_policy
 from scalekv_core.plugins.registry import Registry, shared_registry
+from scalekv_core.shapes.values import check_whole
 
 
 @frozen(eq=False, kw_only=True)
@@ -125,7 +126,7 @@ def plan_memory(
     guidance: bool = True,
     aspect: str | None = None,
     size: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     memory: str | int | None = None,
     keep_text_encoder: bool = True,
     profile: AttentionProfile | None = None,
@@ -140,7 +141,7 @@ def plan_memory(
         images: generated at once.
         guidance: each image takes two rows.
         aspect, size: such as "1:1" and "1M"; None is the model's own.
-        dtype: in which the model runs; None is its own.
+        dtype: in which the model runs, also by name; None is its own.
         memory: how much is free, such as "24GiB", or in bytes.
         keep_text_encoder: False if prompts are encoded first and the encoder has left when images are generated.
         profile: what calibration measured. If a policy needs a profile and there is none, every sixteenth layer is assumed to
@@ -158,6 +159,8 @@ def plan_memory(
     (True, '84.7 MiB', '1.3 GiB')
     """
     registry = registry or shared_registry()
+    if memory is not None and not isinstance(memory, str):
+        check_whole(memory, "a plan", "memory", least=0)
     card: ModelCard = registry.make("model", model)
     return plan_batch(
         Batch(model=model, card=card, images=images, guidance=guidance, aspect=aspect, size=size, dtype=dtype),
@@ -180,7 +183,8 @@ def plan_batch(
 ) -> MemoryPlan:
     """As :func:`plan_memory`, from values instead of names."""
     geometry = batch.geometry
-    profile = profile or (batch.card.profile_of(geometry.schedule) if policy.needs_profile else None)
+    if profile is None and policy.needs_profile:
+        profile = batch.card.profile_of(geometry.schedule)
     assumed = default_drafters(geometry.layers) if policy.needs_profile and profile is None else None
     known = profile if assumed is None else assumed_profile(geometry, assumed)
     name = None if assumed is not None else batch.model

@@ -9,6 +9,7 @@ from typing import Any
 from attrs import Attribute, field, frozen
 
 from scalekv_core.errors import InputError, shortened
+from scalekv_core.shapes.values import is_whole
 
 ON_LOGITS = 0
 """The place where every family applies guidance."""
@@ -24,12 +25,16 @@ def _wants(text: str, fits: Callable[[Any], bool]) -> Callable[[Any, Attribute[A
     return check
 
 
+def _are_places(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(map(is_whole, value))
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_count(value: Any) -> bool:
-    return _is_number(value) and isinstance(value, int) and value >= 0
+    return is_whole(value, 0)
 
 
 def _is_share(value: Any) -> bool:
@@ -45,7 +50,7 @@ def _is_strength(value: Any) -> bool:
     return bool(several) and all(_is_number(strength) and 0 <= strength < inf for strength in several)
 
 
-def _as_strength(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -71,13 +76,17 @@ class Sampling:
     """
 
     guidance: float | tuple[float, ...] = field(
-        default=0.0, converter=_as_strength, validator=_wants("at least 0 (0 generates without)", _is_strength)
+        default=0.0, converter=_as_tuple, validator=_wants("at least 0 (0 generates without)", _is_strength)
     )
     top_k: int = field(default=0, validator=_wants("at least 0, whole (0 lets all compete)", _is_count))
     top_p: float = field(default=0.0, validator=_wants("from 0 to 1 (0 lets all compete)", _is_share))
     temperature: float = field(default=1.0, validator=_wants("above 0 (see greedy)", _is_temperature))
-    greedy: bool = False
-    guidance_at: tuple[int, ...] = field(default=(ON_LOGITS,), converter=tuple)
+    greedy: bool = field(default=False, validator=_wants("True or False", lambda value: isinstance(value, bool)))
+    guidance_at: tuple[int, ...] = field(
+        default=(ON_LOGITS,),
+        converter=_as_tuple,
+        validator=_wants("a list of whole numbers (0 is the logits)", _are_places),
+    )
 
     @property
     def strengths(self) -> tuple[float, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from scalekv_core.contracts.profile import FRACTIONS, AttentionProfile
 from scalekv_core.errors import InputError
 from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.values import is_whole
 
 
 def default_drafters(layers: int) -> tuple[int, ...]:
@@ -27,7 +28,7 @@ def assumed_profile(geometry: CacheGeometry, drafters: Sequence[int]) -> Attenti
     Raises:
         InputError: no such layer.
     """
-    if wrong := [layer for layer in drafters if not 0 <= layer < geometry.layers]:
+    if wrong := [layer for layer in drafters if not (is_whole(layer, 0) and layer < geometry.layers)]:
         raise InputError(f"layer {wrong[0]} cannot be a drafter: the model has layers 0 to {geometry.layers - 1}")
     scales = len(geometry.schedule)
     shape = (scales, geometry.layers, geometry.heads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Context, Decimal, Inexact
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from attrs import field, frozen
 
@@ -27,6 +27,16 @@ _BYTES = {"B": 1} | {
 }
 
 
+def _exact(amount: Any) -> Fraction:
+    """A number as a fraction; BudgetError for text, for NaN and infinity, and for True and False."""
+    try:
+        if not isinstance(amount, (bool, str)):
+            return Fraction(amount)
+    except (ValueError, TypeError, OverflowError):
+        pass
+    raise BudgetError(f"a budget is an amount and a unit, or a text that Budget.parse reads; got {shortened(amount)}")
+
+
 @frozen
 class Budget:
     """How much of the cache may be held: a mean capacity over layers and heads.
@@ -37,13 +47,13 @@ class Budget:
             ``all`` (share of all tokens), ``tokens`` (per head, on average) or ``bytes`` (of the whole batch).
 
     Raises:
-        BudgetError: another unit, or nothing at all.
+        BudgetError: another unit, nothing at all, or no number.
 
     >>> str(Budget.parse("10%")), str(Budget.parse("650 tokens")), Budget.parse("4GiB").amount
     ('10% of history', '650 tokens', Fraction(4294967296, 1))
     """
 
-    amount: Fraction = field(converter=Fraction)
+    amount: Fraction = field(converter=_exact)
     unit: Unit = "history"
 
     def __attrs_post_init__(self) -> None:

@@ -11,6 +11,7 @@ from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.errors import BudgetError, ContractError
 from scalekv_core.planning.budget import Budget
+from scalekv_core.planning.enough import asks_for_parts
 from scalekv_core.planning.footprint import Footprint, footprint, scratch_bytes
 from scalekv_core.planning.least import least_budget, quoted
 from scalekv_core.planning.profiles import GivenProfiles, Profiles
@@ -88,10 +89,10 @@ def plan_policy(
         least = least_budget(spending, wanted)
         if least is None:
             raise
-        raise BudgetError(
-            f"budget {wanted} is too small for policy {policy.name!r}: {error}; "
-            f"the least that works here is {quoted(least, spending)}"
-        ) from error
+        works = f"the least that works here is {quoted(least, spending)}"
+        if asks_for_parts(policy, spending.spend(least)[1]):
+            works = f"{quoted(least, spending)} works here"
+        raise BudgetError(f"budget {wanted} is too small for policy {policy.name!r}: {error}; {works}") from error
     planned = Planned(
         policy=policy,
         budget=wanted,

@@ -14,6 +14,7 @@ from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.roles import LayerRoles
 from scalekv_core.errors import BudgetError, ContractError
 from scalekv_core.planning.budget import Budget, Unit
+from scalekv_core.planning.enough import refuse_too_little
 from scalekv_core.planning.footprint import Footprint, footprint
 from scalekv_core.shapes.geometry import CacheGeometry, plural
 
@@ -89,7 +90,7 @@ class Spending:
                     f"allocator {type(policy.allocator).__name__} of policy {policy.name!r} gave out {held} slots after "
                     f"scale {scale}; the budget is {slots} ({slots / geometry.slots_per_token:.1f} tokens per head)"
                 )
-        _refuse_too_little(policy, plan)
+        refuse_too_little(policy, plan)
         return plan
 
     def _plan(self, slots: int) -> CachePlan:
@@ -119,21 +120,3 @@ def stored_slot_bytes(policy: Policy, geometry: CacheGeometry) -> Fraction:
     )
     words = 1 + len(policy.selector.statistics) + (not policy.merger.drops)
     return Fraction(codes, tokens) + 4 * words
-
-
-def _refuse_too_little(policy: Policy, plan: CachePlan) -> None:
-    """Raises BudgetError if the plan gives the selector fewer tokens than it needs."""
-    schedule, prefix = plan.schedule, plan.schedule.prefix
-    for scale in range(prefix, len(schedule) - 1):
-        if scale not in schedule.alive[scale]:
-            continue  # the map is not stored, and the selector is not asked
-        text = alive_prefix(schedule, scale)
-        least = policy.selector.least(schedule.without_prefix, scale - prefix)
-        held, keepable = plan.held[scale] - text, schedule.keepable()[scale] - text
-        short = (held < least) & (held < keepable)
-        if short.any():
-            layer = int(short.any(axis=1).argmax())
-            raise BudgetError(
-                f"after scale {scale} a head of layer {layer} would hold {plural(int(held[layer].min()), 'token')}, and "
-                f"selector {type(policy.selector).__name__} needs at least {least}"
-            )

@@ -23,12 +23,13 @@ from scalekv_core.contracts.policy import Policy
 from scalekv_core.contracts.profile import FRACTIONS, AttentionProfile
 from scalekv_core.contracts.strategies import TokenSelector
 from scalekv_core.contracts.view import CacheView, take_runs
-from scalekv_core.errors import InputError, SessionError
+from scalekv_core.errors import InputError, SessionError, shortened
 from scalekv_core.plugins.registry import Registry, shared_registry
 from scalekv_core.session.attaching import attached, unwrapped
 from scalekv_core.session.session import Session
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
+from scalekv_core.shapes.values import check_whole
 
 
 class _Nobody(TokenSelector):
@@ -178,10 +179,9 @@ def calibrate(
         InputError: queries or fractions out of range.
         SessionError: no adapter knows the model, or it is attached already.
     """
-    if queries < 1 or not all(0 < fraction <= 1 for fraction in fractions):
-        raise InputError(
-            f"calibration measures at least 1 query and fractions in (0, 1]; got {queries} and {fractions}"
-        )
+    check_whole(queries, "calibration", "queries", least=1)
+    if not all(isinstance(one, (int, float)) and not isinstance(one, bool) and 0 < one <= 1 for one in fractions):
+        raise InputError(f"calibration measures fractions in (0, 1]; got {shortened(fractions)}")
     module, name, _ = unwrapped(model)
     adapter_name, adapter = (registry or shared_registry()).adapter_for(module)
     calibration = Calibration(

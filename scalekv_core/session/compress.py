@@ -65,7 +65,7 @@ def compress(
         adapter,
         policy,
         budget=budget,
-        profile=profile or own_profile,
+        profile=own_profile if profile is None else profile,
         name=name,
         check=check,
         clock=clock,

@@ -6,9 +6,9 @@ from functools import cached_property
 
 import torch
 from attrs import evolve, field, frozen
-from attrs.validators import ge, instance_of
 
 from scalekv_core.shapes.schedule import ScaleSchedule
+from scalekv_core.shapes.values import whole
 
 
 @frozen(kw_only=True)
@@ -32,13 +32,13 @@ class CacheGeometry:
     """
 
     schedule: ScaleSchedule
-    layers: int = field(validator=[instance_of(int), ge(1)])
-    heads: int = field(validator=[instance_of(int), ge(1)])
-    head_dim: int = field(validator=[instance_of(int), ge(1)])
-    rows: int = field(default=1, validator=[instance_of(int), ge(1)])
+    layers: int = field(validator=whole(1))
+    heads: int = field(validator=whole(1))
+    head_dim: int = field(validator=whole(1))
+    rows: int = field(default=1, validator=whole(1))
     dtype: torch.dtype = torch.float32
     unmodified_key_dtype: torch.dtype | None = None
-    group: int = field(default=1, validator=[instance_of(int), ge(1)])
+    group: int = field(default=1, validator=whole(1))
 
     @property
     def query_heads(self) -> int:

@@ -10,9 +10,9 @@ from typing import SupportsIndex
 
 import numpy as np
 from attrs import evolve, field, frozen
-from attrs.validators import instance_of
 
-from scalekv_core.errors import InputError
+from scalekv_core.errors import InputError, shortened
+from scalekv_core.shapes.values import flag
 
 Map = tuple[int, int, int]
 Reads = tuple[tuple[int, ...], ...]
@@ -20,9 +20,17 @@ Reads = tuple[tuple[int, ...], ...]
 
 def _as_maps(maps: Iterable[Iterable[SupportsIndex]]) -> tuple[Map, ...]:
     try:
-        return tuple(_as_map(tuple(map(index, sizes))) for sizes in maps)
+        return tuple(_as_map(tuple(map(_index, sizes))) for sizes in maps)
     except TypeError as error:
-        raise InputError(f"a schedule is a list of maps (h, w) or (t, h, w) of whole numbers; got {maps!r}") from error
+        given = shortened(maps)
+        raise InputError(f"a schedule is a list of maps (h, w) or (t, h, w) of whole numbers; got {given}") from error
+
+
+def _index(number: SupportsIndex) -> int:
+    """A whole number of Python's, numpy's or torch's; TypeError for any other, and for True and False."""
+    if isinstance(number, bool):
+        raise TypeError(number)
+    return index(number)
 
 
 def _as_map(sizes: tuple[int, ...]) -> Map:
@@ -36,7 +44,10 @@ def _as_reads(reads: Sequence[Iterable[SupportsIndex]] | None) -> Reads | None:
     """Each list ascending."""
     if reads is None:
         return None
-    lists = tuple(tuple(sorted({index(m) for m in earlier})) for earlier in reads)
+    try:
+        lists = tuple(tuple(sorted({_index(m) for m in earlier})) for earlier in reads)
+    except TypeError as error:
+        raise InputError(f"reads lists for each map the earlier maps by number; got {shortened(reads)}") from error
     for scale, earlier in enumerate(lists):
         if earlier and not 0 <= earlier[0] <= earlier[-1] < scale:
             raise InputError(f"map {scale} reads earlier maps, 0 to {scale - 1}; got {list(earlier)}")
@@ -66,7 +77,7 @@ class ScaleSchedule:
 
     maps: tuple[Map, ...] = field(converter=_as_maps)
     reads: Reads | None = field(default=None, kw_only=True, converter=_as_reads)
-    prefix: bool = field(default=False, kw_only=True, validator=instance_of(bool))
+    prefix: bool = field(default=False, kw_only=True, validator=flag)
 
     def __attrs_post_init__(self) -> None:
         if not self.maps:

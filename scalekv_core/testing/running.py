@@ -11,8 +11,9 @@ from typing import Any
 
 from attrs import evolve
 
-from scalekv_core.errors import InputError, ScaleKVError
+from scalekv_core.errors import InputError, ScaleKVError, shortened
 from scalekv_core.plugins.registry import Registry, shared_registry
+from scalekv_core.shapes.values import check_whole
 from scalekv_core.testing.faults import in_words
 from scalekv_core.testing.kinds import Check, check_named, checks_of
 from scalekv_core.testing.outcomes import Outcome, State, outcome_of, too_slow, unblocked
@@ -72,6 +73,10 @@ def try_all(
         PluginError, InputError: the strategy cannot be made, for a reason of its own words.
     """
     refuse_switched_off()
+    check_whole(examples, "a check", "examples", least=1)
+    check_whole(seed, "a check", "seed")
+    if isinstance(timeout, bool) or not timeout > 0:
+        raise InputError(f"a check needs seconds of processor time for each case, above 0; got {shortened(timeout)}")
     warm_up()
     worker = Worker()
     try:

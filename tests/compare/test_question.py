@@ -65,7 +65,7 @@ def test_what_is_no_policy_is_refused(text: str) -> None:
         ({"prompts": {"toy": ("1", "1")}}, "prompt for model 'toy' '1' is named twice"),
         ({"seeds": (0, 0)}, "seed 0 is named twice"),
         ({"metrics": ()}, "at least one metric"),
-        ({"batch": 0}, "at least 1 image"),
+        ({"batch": 0}, "at least 1; got 0"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(change: dict[str, object], message: str) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 import torch
 
-from scalekv_adapters.sizes import positive
-from scalekv_adapters.vqvae import VQVAEConfig, as_sides, check_sides
+from scalekv_adapters.sizes import as_sizes, positive
+from scalekv_adapters.vqvae import VQVAEConfig, check_sides
 from scalekv_core.errors import InputError, unknown_name
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
@@ -50,7 +50,7 @@ class HARTConfig:
     hidden: int = attrs.field(default=4096, validator=positive)
     context_tokens: int = attrs.field(default=300, validator=positive)
     context_width: int = attrs.field(default=1536, validator=positive)
-    patch_sides: tuple[int, ...] = attrs.field(default=SIDES_1024, converter=as_sides, validator=check_sides)
+    patch_sides: tuple[int, ...] = attrs.field(default=SIDES_1024, converter=as_sizes, validator=check_sides)
     codes: int = attrs.field(default=4096, validator=positive)
     code_width: int = attrs.field(default=32, validator=positive)
     adaln: str = attrs.field(default="none", validator=attrs.validators.in_(("none", "table", "linear")))

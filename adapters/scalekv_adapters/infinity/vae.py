@@ -7,7 +7,7 @@ Source: Han et al., Infinity, 2024 (arXiv 2412.04431), section 3.2; Zhao et al.,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import isqrt
 from typing import Any
@@ -21,6 +21,7 @@ from scalekv_adapters.convnet import Decoder, Encoder
 from scalekv_adapters.decoding import decode_in_parts
 from scalekv_adapters.infinity.bits import Grid, add_bits, codes_of, grid_of, on_grid, to_tokens
 from scalekv_adapters.infinity.convnet import parts
+from scalekv_adapters.sizes import as_sizes, in_groups, positive
 from scalekv_core.errors import InputError, unknown_name
 from scalekv_core.models.weights import numbered, shape_of
 
@@ -29,22 +30,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "infinity-vae-d32": {"bits": 32},
     "infinity-vae-d56-f8-14-patchify": {"bits": 14, "multipliers": (1, 2, 4, 4)},
 }
-
-
-def as_multipliers(multipliers: Iterable[int]) -> tuple[int, ...]:
-    """attrs converter: whatever a person or a file wrote, as a tuple of integers."""
-    return tuple(int(m) for m in multipliers)
-
-
-def _at_least_one(instance: BSQVAEConfig, attribute: attrs.Attribute[Any], value: Any) -> None:
-    smallest = min(value, default=0) if isinstance(value, tuple) else value
-    if smallest < 1:
-        raise InputError(f"BSQVAEConfig: {attribute.name} must be at least 1, got {value}")
-
-
-def _in_groups(instance: BSQVAEConfig, attribute: attrs.Attribute[int], value: int) -> None:
-    if value < 1 or value % 32:
-        raise InputError(f"BSQVAEConfig: {attribute.name} must be a multiple of 32 (group norm), got {value}")
 
 
 @attrs.frozen(kw_only=True)
@@ -63,13 +48,11 @@ class BSQVAEConfig:
     8
     """
 
-    bits: int = attrs.field(default=32, validator=_at_least_one)
-    base_channels: int = attrs.field(default=128, validator=_in_groups)
-    multipliers: tuple[int, ...] = attrs.field(
-        default=(1, 2, 4, 4, 4), converter=as_multipliers, validator=_at_least_one
-    )
-    blocks: int = attrs.field(default=2, validator=_at_least_one)
-    fold: int = attrs.field(default=1, validator=_at_least_one)
+    bits: int = attrs.field(default=32, validator=positive)
+    base_channels: int = attrs.field(default=128, validator=in_groups)
+    multipliers: tuple[int, ...] = attrs.field(default=(1, 2, 4, 4, 4), converter=as_sizes, validator=positive)
+    blocks: int = attrs.field(default=2, validator=positive)
+    fold: int = attrs.field(default=1, validator=positive)
 
     @classmethod
     def published(cls, name: str) -> BSQVAEConfig:

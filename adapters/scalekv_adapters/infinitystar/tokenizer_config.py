@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
 import attrs
 
 from scalekv_adapters.infinitystar.tokenizer_network import FRAMES
-from scalekv_adapters.sizes import positive
+from scalekv_adapters.sizes import as_sizes, positive
 from scalekv_core.errors import InputError
 from scalekv_core.models.weights import State, numbered, shape_of
 
@@ -17,11 +16,6 @@ TIME = 4
 """Frames of every latent frame but the first."""
 FOLD = 2
 """Positions a side of the network's latent that one position of the features holds."""
-
-
-def as_widths(widths: Iterable[int]) -> tuple[int, ...]:
-    """attrs converter: whatever a person or a file wrote, as a tuple of integers."""
-    return tuple(int(width) for width in widths)
 
 
 def check_widths(instance: object, attribute: attrs.Attribute[Any], widths: tuple[int, ...]) -> None:
@@ -48,7 +42,7 @@ class VideoTokenizerConfig:
     (64, 16, 81)
     """
 
-    widths: tuple[int, ...] = attrs.field(default=(96, 192, 384, 384), converter=as_widths, validator=check_widths)
+    widths: tuple[int, ...] = attrs.field(default=(96, 192, 384, 384), converter=as_sizes, validator=check_widths)
     blocks: int = attrs.field(default=2, validator=positive)
     latent_channels: int = attrs.field(default=16, validator=positive)
 

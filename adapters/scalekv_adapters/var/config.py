@@ -11,8 +11,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from scalekv_adapters.sizes import positive
-from scalekv_adapters.vqvae import SIDES_256, SIDES_512, as_sides, check_sides
+from scalekv_adapters.sizes import as_sizes, positive
+from scalekv_adapters.vqvae import SIDES_256, SIDES_512, check_sides
 from scalekv_core.errors import InputError, unknown_name
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
@@ -42,7 +42,7 @@ class VARConfig:
     width: int = attrs.field(validator=positive)
     heads: int = attrs.field(validator=positive)
     num_classes: int = attrs.field(default=1000, validator=positive)
-    patch_sides: tuple[int, ...] = attrs.field(default=SIDES_256, converter=as_sides, validator=check_sides)
+    patch_sides: tuple[int, ...] = attrs.field(default=SIDES_256, converter=as_sizes, validator=check_sides)
     codes: int = attrs.field(default=4096, validator=positive)
     code_width: int = attrs.field(default=32, validator=positive)
     shared_adaln: bool = False

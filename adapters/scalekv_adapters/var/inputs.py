@@ -15,7 +15,7 @@ from scalekv_core.errors import InputError
 def check_labels(labels: Tensor | Sequence[int], classes: int) -> Tensor:
     """Labels (B,) int64; InputError if one is no class of a model of so many, or none is given."""
     checked = torch.as_tensor(labels)
-    if checked.dim() != 1 or not len(checked) or checked.is_floating_point():
+    if checked.dim() != 1 or not len(checked) or checked.is_floating_point() or checked.dtype == torch.bool:
         got = f"{checked.dtype} {tuple(checked.shape)}"
         raise InputError(f"generate needs labels (B,), one or more integers; got {got}")
     if checked.min() < 0 or checked.max() >= classes:

@@ -10,7 +10,7 @@ from attrs import evolve
 from torch import Tensor
 
 from scalekv_core import ops
-from scalekv_core.contracts.strategies import TokenMerger, TokenSelector
+from scalekv_core.contracts.strategies import TokenMerger, TokenSelector, selects_each_source_alone
 from scalekv_core.contracts.view import AttentionMasses, CacheView
 from scalekv_core.testing.cases import ViewCase
 from scalekv_core.testing.cases.views import observed
@@ -60,14 +60,10 @@ def by_halves(strategy: Viewer, case: ViewCase, view: CacheView) -> list[Tensor]
 
 def asks_too_few(selector: TokenSelector, view: CacheView, parts: Sequence[tuple[int, int, int]]) -> bool:
     """Whether a quota is below its least, where it leaves it to the core to select of each source scale alone."""
-    least, inherits = selector.least(view.schedule, view.scale), _inherits_quotas(selector)
+    least, inherits = selector.least(view.schedule, view.scale), selects_each_source_alone(selector)
     return sum(keep for _, _, keep in parts) < least or (
         inherits and any(0 < keep < min(least, stop - start) for start, stop, keep in parts)
     )
-
-
-def _inherits_quotas(selector: TokenSelector) -> bool:
-    return type(selector).select_by_source is TokenSelector.select_by_source
 
 
 def mapped(view: CacheView, change: Callable[[Tensor], Tensor], **others: Any) -> CacheView:

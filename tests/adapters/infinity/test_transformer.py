@@ -379,7 +379,7 @@ def test_what_does_not_fit_is_refused(infinity, make_vae, kind, plain_text):
         attrs.evolve(infinity.config, heads=3)
     with pytest.raises(InputError, match="not divisible by 5 pool_heads"):
         attrs.evolve(infinity.config, pool_heads=5)
-    with pytest.raises(InputError, match="depth must be at least 1, got 0"):
+    with pytest.raises(InputError, match="depth must be a whole number of at least 1, got 0"):
         attrs.evolve(infinity.config, depth=0)
     with pytest.raises(InputError, match=r"rounded to a multiple of 256, here 0; give a larger mlp_ratio"):
         attrs.evolve(infinity.config, mlp_ratio=0.5)

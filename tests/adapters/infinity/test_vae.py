@@ -172,7 +172,7 @@ def test_wrong_sizes_are_refused():
         vae.encode(torch.zeros(1, 3, 8, 8), ((2, 2), (1, 1), (4, 4)))
     with pytest.raises(InputError, match="base_channels must be a multiple of 32"):
         BSQVAEConfig(base_channels=48)
-    with pytest.raises(InputError, match="bits must be at least 1, got 0"):
+    with pytest.raises(InputError, match="bits must be a whole number of at least 1, got 0"):
         BSQVAEConfig(bits=0)
     with pytest.raises(CheckpointError, match=r"it lacks 'encoder\.conv_in\.conv\.weight'"):
         BSQVAEConfig.of_state({})

@@ -224,7 +224,7 @@ def test_it_can_be_trained():
         (lambda it: to_bits(torch.zeros(1, 5, 16), (1, 2, 2)), r"needs tokens \(B, 4, bits\); got \(1, 5, 16\)"),
         (lambda it: VideoTokenizerConfig(widths=(8, 16, 24, 32)), "divides 4 times the one before it"),
         (lambda it: VideoTokenizerConfig(widths=(8, 16)), "widths must be 4 numbers"),
-        (lambda it: VideoTokenizerConfig(blocks=0), "blocks must be at least 1"),
+        (lambda it: VideoTokenizerConfig(blocks=0), "blocks must be a whole number of at least 1"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(call, message):

@@ -174,7 +174,7 @@ def test_sizes_that_do_not_fit_are_refused(make_vqvae, var_config):
     """Heads that do not divide the width, a VQVAE with other maps, and an unknown name are named."""
     with pytest.raises(InputError, match="width 96 is not divisible by 5 heads"):
         VARConfig(depth=3, width=96, heads=5)
-    with pytest.raises(InputError, match="depth must be at least 1, got 0"):
+    with pytest.raises(InputError, match="depth must be a whole number of at least 1, got 0"):
         VARConfig(depth=0, width=96, heads=3)
     with pytest.raises(InputError, match=r"VAR needs a VQVAE of .* \(64, 8, \(1, 2, 3, 4, 5, 6\)\), got one of"):
         VAR(var_config("saln0_l2n1"), make_vqvae((1, 2, 6)))

@@ -107,7 +107,7 @@ def test_wrong_sizes_are_refused(make_vqvae):
     """Sides that do not rise, channels that groups do not divide, and images of another size are named."""
     with pytest.raises(InputError, match=r"patch_sides must be two or more rising sides, got \(1, 3, 2\)"):
         VQVAEConfig(patch_sides=(1, 3, 2))
-    with pytest.raises(InputError, match="multiple of 32, got 48"):
+    with pytest.raises(InputError, match=r"multiple of 32 \(group norm\), got 48"):
         VQVAEConfig(base_channels=48)
     with pytest.raises(InputError, match=r"needs images \(B, 3, 12, 12\), got \(2, 3, 16, 16\)"):
         make_vqvae().encode(torch.zeros(2, 3, 16, 16))
