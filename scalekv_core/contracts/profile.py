@@ -107,13 +107,18 @@ class AttentionProfile:
         return measure
 
     def check_fits(self, geometry: CacheGeometry, model: str | None = None) -> None:
-        """Raises ProfileError unless this was measured on a model of that shape, schedule and (if given) name."""
+        """Raises ProfileError unless this was measured on a model of that shape, maps (after text of any length) and (if given)
+        name."""
         self.check_model(geometry, model)
-        if self.schedule != geometry.schedule:
+        if not self.fits(geometry.schedule):
             raise ProfileError(
                 f"the profile was measured with maps {self.schedule}, the image has {geometry.schedule}; "
                 "make one with: scalekv calibrate"
             )
+
+    def fits(self, schedule: ScaleSchedule) -> bool:
+        """Whether it was measured with the maps of this schedule; text in front may have another length."""
+        return (self.schedule.prefix, self.schedule.without_prefix) == (schedule.prefix, schedule.without_prefix)
 
     def check_model(self, geometry: CacheGeometry, model: str | None = None) -> None:
         """Raises ProfileError unless this was measured on a model of that shape and (if given) name."""

@@ -111,8 +111,8 @@ class ModelCard(FormerNames, ABC):
         return ()
 
     def profile_of(self, schedule: ScaleSchedule, *, weights: Path | None = None) -> AttentionProfile | None:
-        """Its attention profile of this schedule; None if there is none."""
-        return next((profile for profile in self.profiles(weights) if profile.schedule == schedule), None)
+        """Its attention profile of this schedule, whose text may have another length; None if there is none."""
+        return next((profile for profile in self.profiles(weights) if profile.fits(schedule)), None)
 
     def rows_of(self, sampling: Sampling) -> int:
         """Sequences in the batch for each image: with guidance 2."""

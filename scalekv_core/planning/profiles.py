@@ -22,7 +22,7 @@ class Profiles:
     """Attention profiles of one model, at most one for each schedule.
 
     Attributes:
-        by_schedule: {schedule: profile}.
+        by_schedule: {schedule without its text: profile}; a text of any length has the same profile.
     """
 
     by_schedule: Mapping[ScaleSchedule, AttentionProfile] = field(factory=dict)
@@ -46,9 +46,10 @@ class Profiles:
                 raise ProfileError(
                     f"profile= takes an AttentionProfile or several (AttentionProfile.load reads a file); got {profile!r}"
                 )
-            if profile.schedule in by_schedule:
+            maps = profile.schedule.without_prefix
+            if maps in by_schedule:
                 raise ProfileError(f"two profiles were measured with maps {profile.schedule}; give one of them")
-            by_schedule[profile.schedule] = profile
+            by_schedule[maps] = profile
         return cls(by_schedule)
 
     def check(self, policy: Policy, geometry: CacheGeometry, model: str | None) -> None:
@@ -76,11 +77,12 @@ class Profiles:
         if not policy.needs_profile:
             return None
         self.check(policy, geometry, model)
-        if len(self.by_schedule) > 1 and geometry.schedule not in self.by_schedule:
+        maps = geometry.schedule.without_prefix
+        if len(self.by_schedule) > 1 and maps not in self.by_schedule:
             raise ProfileError(
                 f"no profile was measured with maps {geometry.schedule}; those given were measured with "
                 f"{' and '.join(map(str, self.by_schedule))}; make one with: scalekv calibrate"
             )
-        profile = self.by_schedule.get(geometry.schedule) or next(iter(self.by_schedule.values()))
+        profile = self.by_schedule.get(maps) or next(iter(self.by_schedule.values()))
         profile.check_fits(geometry, model)
         return profile

@@ -175,8 +175,8 @@ def draw_official_hart(model: nn.Module, rows: int, seed: int) -> list[Tensor]:
     return [image, *(logits for logits, _ in model.drawn)]
 
 
-PYRAMIDS = Pyramids(  # the last map is the largest, or the kit would take its keys for those of an earlier one
-    grids=((1, 1), (2, 2), (3, 4)), frames=(1, 2, 3), repeats=((1, 2, 1), (2, 1, 1), (1, 1, 1)), semantic_scales=2
+PYRAMIDS = Pyramids(
+    grids=((1, 1), (2, 2), (3, 4)), frames=(1, 2, 2), repeats=((1, 2, 1), (2, 1, 1), (1, 1, 1)), semantic_scales=2
 )
 PASSES = len(PYRAMIDS.passes)
 

@@ -197,3 +197,14 @@ def test_a_profile_fits_its_own_model_only() -> None:
     ):
         with pytest.raises(ProfileError, match=message):
             profile.check_fits(geometry, model)
+
+
+def test_a_text_of_another_length_has_the_same_profile() -> None:
+    """A profile is of the maps behind it; other maps, or none in front, are others."""
+    maps = [(1, 1), (2, 3), (2, 2, 3)]
+    profile = made(schedule=ScaleSchedule([(1, 5), *maps[1:]], prefix=True))
+    fitting = ScaleSchedule([(1, 9), *maps[1:]], prefix=True)
+    profile.check_fits(evolve(GEOMETRY, schedule=fitting))
+    for other in (ScaleSchedule(maps[1:]), ScaleSchedule([(1, 9), *maps[1:2]], prefix=True)):
+        with pytest.raises(ProfileError, match="was measured with maps"):
+            profile.check_fits(evolve(GEOMETRY, schedule=other))

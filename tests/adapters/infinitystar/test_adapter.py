@@ -81,6 +81,16 @@ def test_every_policy_draws_a_clip(model, profile, name: str, budget: str) -> No
     assert image.dropped == (policy.allocator.spends_all and name != "heatkv")
 
 
+def test_a_profile_serves_texts_of_any_length(model, profile) -> None:
+    """It was measured with two text tokens, here there are five."""
+    case, whole = long_case(), case_of("ns_cfg").text
+    with compress(model, "scalekv", "50%", check=True, profile=[profile]) as session:
+        for text in (case.text, whole):
+            model.generate(text, case.pyramids, case.choosing, seeds=None)
+    assert [2, 5] == [image.planned.plan.schedule.prefix_tokens for image in session.report().images]
+    assert all(image.as_planned and image.dropped for image in session.report().images)
+
+
 @pytest.mark.parametrize("name", [LONG, "interactive"])
 def test_a_smaller_cache_changes_the_clip(model, name: str) -> None:
     """And the text is always kept."""
