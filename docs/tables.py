@@ -37,6 +37,7 @@ from scalekv_core.compare.store import Store
 from scalekv_core.contracts.options import options_of
 from scalekv_core.contracts.policy import PARTS
 from scalekv_core.contracts.profile import FRACTIONS
+from scalekv_core.errors import BudgetError
 from scalekv_core.memory.need import MemoryNeed
 from scalekv_core.models.card import ModelCard
 from scalekv_core.plugins.offers import summary_of
@@ -73,6 +74,7 @@ SHARES = (0.20, 0.10, 0.05, 0.025, 0.0125)
 
 BATCHES = (1, 8)
 PLANNED = ("full", "scalekv")
+CLIP_CODECS = ("dense", "int8", "int4")
 """What the table of whole models shows: images at once, and policies under their own budgets."""
 
 
@@ -329,7 +331,7 @@ def memory() -> str:
     known, rows = registry(), []
     for name in sorted(known.names("model")):
         card: ModelCard = known.make("model", name)
-        if not card.can_be_planned:
+        if not card.can_be_planned or card.fps is not None:
             continue
         for size in card.sizes[1::2] or (None,):  # every other one: the table is long enough
             for images in BATCHES:
@@ -339,6 +341,32 @@ def memory() -> str:
                 cells = [unmodified, *(peak_and_cache(plan.need) for plan in plans)]
                 rows.append([f"`{name}`", size or "", f"{tokens:,}", str(images), *cells])
     return table(["model", "size", "tokens", "images", "unmodified", *(f"`{name}`" for name in PLANNED)], rows)
+
+
+def clips() -> str:
+    """What one clip takes with guidance in every setting, and its cache alone: unmodified, lossless, compressed, encoded."""
+    known, rows = registry(), []
+    for name in sorted(known.names("model")):
+        card: ModelCard = known.make("model", name)
+        if not card.can_be_planned or card.fps is None:
+            continue
+        for size in card.sizes or (None,):
+            lossless = plan_memory(name, "full", size=size, registry=known)
+            cells = [peak_and_cache(lossless.unmodified), peak_and_cache(lossless.need)]
+            cells += [clip_under(known, name, size, codec) for codec in CLIP_CODECS]
+            tokens = lossless.batch.geometry.schedule.total
+            rows.append([f"`{name}`", size or "", f"{tokens:,}", *cells])
+    titles = ["model", "size", "tokens", "unmodified", "`full`"]
+    return table([*titles, *(f"`scalekv` {codec}".removesuffix(" dense") for codec in CLIP_CODECS)], rows)
+
+
+def clip_under(known: Registry, name: str, size: str | None, codec: str) -> str:
+    """What a clip takes under a policy with this codec; an image reads nothing but its text, which is always kept."""
+    try:
+        plan = plan_memory(name, "scalekv", size=size, codec=codec, registry=known)
+    except BudgetError:
+        return ""
+    return peak_and_cache(plan.need) if codec == CLIP_CODECS[0] else format_bytes(plan.need.cache)
 
 
 def peak_and_cache(need: MemoryNeed) -> str:
@@ -457,6 +485,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "mergers": mergers,
     "differences": differences,
     "memory": memory,
+    "clips": clips,
     **{f"checks-{kind}": partial(table_of_checks, kind) for kind in KINDS},
 }
 

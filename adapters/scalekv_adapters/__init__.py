@@ -15,6 +15,8 @@ from scalekv_adapters.infinity.config import PUBLISHED as INFINITIES
 from scalekv_adapters.infinity.official import OfficialInfinityAdapter
 from scalekv_adapters.infinity.tiny.card import TinyInfinityCard
 from scalekv_adapters.infinitystar.adapter import InfinityStarAdapter
+from scalekv_adapters.infinitystar.card import NAME as INFINITYSTAR
+from scalekv_adapters.infinitystar.card import InfinityStarCard
 from scalekv_adapters.judge import Judge
 from scalekv_adapters.var.adapter import VARAdapter
 from scalekv_adapters.var.card import PublishedVARCard
@@ -47,6 +49,7 @@ def scalekv_image_models() -> Mapping[str, Callable[[], ModelCard]]:
         | {name: partial(PublishedVARCard.of, name) for name in VARS}
         | {name: partial(PublishedInfinityCard.of, name) for name in INFINITIES}
         | {name: partial(HARTCard.of, name) for name in HARTS}
+        | {INFINITYSTAR: InfinityStarCard.of}
     )
 
 

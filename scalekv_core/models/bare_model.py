@@ -26,7 +26,7 @@ class BareModel(FormerNames, ABC):
             decoder too. A text encoder is not among them.
         blocks: the transformer's layers, in order; each is called once a scale.
         projections: for each layer, the module whose input is projected to queries, keys and values, and the weights (3C, C)
-            of that projection. Only the bench needs them, for code that projects twice.
+            of that projection, or those of its parts one after the other. Only the bench needs them, for code that projects twice.
     """
 
     former_names: ClassVar[Mapping[str, str]] = {"draw": "generate"}

@@ -19,9 +19,10 @@ from scalekv_adapters.infinity.files import folder_for, load_parts, parts_in, pa
 from scalekv_adapters.infinity.generation import Infinity
 from scalekv_adapters.infinity.guidance import check_sampling, rows_of
 from scalekv_adapters.infinity.model import InfinityImageModel
-from scalekv_adapters.infinity.random_weights import RandomText, random_infinity
+from scalekv_adapters.infinity.random_weights import random_infinity
 from scalekv_adapters.infinity.templates import ASPECTS, PIXELS, Canvas
 from scalekv_adapters.infinity.vae import BSQVAEConfig
+from scalekv_adapters.random_text import RandomText
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.sampling import Sampling

@@ -39,6 +39,9 @@ class InfinityFormat(WeightsFormat):
     kind: ClassVar[str] = "Infinity"
     marker: ClassVar[str] = "cfg_uncond"
 
+    def knows(self, names: Collection[str]) -> bool:
+        return self.marker in names and "norm_hidden_sates.weight" not in names  # which InfinityStar has
+
     def normal(self, name: str, value: Tensor) -> Mapping[str, Tensor]:
         last = name.rpartition(".")[2]
         if name in DROPPED or last == "zero_k_bias":

@@ -7,6 +7,7 @@ import torch
 
 from scalekv_adapters.sizes import positive
 from scalekv_core.errors import InputError
+from scalekv_core.models.weights import State, numbered, shape_of
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import ScaleSchedule
 
@@ -50,6 +51,31 @@ class InfinityStarConfig:
                 f"InfinityStarConfig: kv_heads must divide heads, and chunks the depth; got {self.kv_heads} of "
                 f"{self.heads} and {self.chunks} of {self.depth}"
             )
+
+    @classmethod
+    def of_state(cls, state: State) -> InfinityStarConfig:
+        """The sizes that a state dict with the official names has.
+
+        Raises:
+            CheckpointError: it is no complete InfinityStar.
+        """
+        width, code_width = shape_of(state, "word_embed.weight", 2)
+        text_window, text_width = shape_of(state, "cfg_uncond", 2)
+        block = "block_chunks.0.module.0."
+        rows = {name: shape_of(state, f"{block}attn.{name}.weight", 2)[0] for name in ("q_proj", "k_proj")}
+        (head_dim,) = shape_of(state, f"{block}attn.q_norm.weight", 1)
+        chunks = numbered(state, "block_chunks.")
+        return cls(
+            depth=chunks * numbered(state, "block_chunks.0.module."),
+            width=width,
+            heads=rows["q_proj"] // head_dim,
+            kv_heads=rows["k_proj"] // head_dim,
+            hidden=shape_of(state, f"{block}mlp.gate_proj.weight", 2)[0],
+            chunks=chunks,
+            text_width=text_width,
+            text_window=text_window,
+            code_width=code_width,
+        )
 
     @property
     def head_dim(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from scalekv_adapters.infinitystar.tokenizer import VideoTokenizer
 from scalekv_adapters.infinitystar.tokenizer_bits import add_bits, pooled, to_bits
 from scalekv_adapters.infinitystar.transformer import InfinityStarTransformer
 from scalekv_adapters.inputs import check_forced_bits
-from scalekv_adapters.sampling import choose
 from scalekv_adapters.teacher_forcing import MaskedAttention, reading_mask
 from scalekv_core.cache.concat_cache import ConcatCache
 from scalekv_core.contracts.adapter import AttentionCache
@@ -137,6 +136,7 @@ class Clips(ImageBatch):
 
     family = "InfinityStar"
     model: InfinityStar
+    _begun = False
 
     def __init__(
         self, model: InfinityStar, text: Text, pyramids: Pyramids, choosing: Choosing, story: Story | None = None
@@ -166,7 +166,8 @@ class Clips(ImageBatch):
 
     def logits(self, scale: int, cache: AttentionCache) -> Tensor:
         if scale == 0:
-            self._pass_what_comes_before(cache)
+            for _ in self.before(cache):
+                pass
         each = self.pyramids.passes[scale]
         where = pass_places(each, self._window, self.pyramids.whole)
         x = self._blank(each.grid) if each.opens else pooled(self._current(each.grid[0]), each.grid)
@@ -181,12 +182,17 @@ class Clips(ImageBatch):
     def _window(self) -> int:
         return self.model.config.text_window
 
-    def _pass_what_comes_before(self, cache: AttentionCache) -> None:
-        """The text, by itself, and each condition by itself."""
+    def before(self, cache: AttentionCache) -> Iterator[None]:
+        """Passes the text, by itself, and each condition, by itself; once, before the first pass of a map."""
+        if self._begun:
+            return
+        self._begun = True
         self.model.run_blocks(self.text, self.model.rotation(text_places(self.text.shape[1])), cache)
+        yield
         if self.story is not None:
             for x, where in self.story.conditions(self.pyramids, self._window):
                 self._through_blocks(x.to(self.model.device), where, cache, store=True)
+                yield
 
     def _through_blocks(self, x: Tensor, where: Tensor, cache: AttentionCache, *, store: bool) -> Tensor:
         """Hidden states (rows, n, C) of a map (B, 64, t, h, w), the same for both halves of the rows."""
@@ -201,8 +207,7 @@ class Clips(ImageBatch):
         return self.total[:, :, -frames:]
 
     def choose(self, logits: Tensor, scale: int, generators: Sequence[torch.Generator] | None) -> Tensor:
-        pairs = logits.flatten(1).unflatten(1, (-1, 2))  # (B, n d, 2)
-        return choose(pairs, generators).bool().view(*logits.shape[:2], -1)
+        return self.choosing.bits(logits, generators)
 
     def with_map(self, tokens: Tensor, scale: int) -> Tensor:
         each = self.pyramids.passes[scale]

@@ -6,12 +6,17 @@ eta = 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from attrs import field, frozen
 from attrs.validators import gt, optional
 from torch import Tensor
 
+from scalekv_adapters.infinitystar.pyramids import Pyramids
+from scalekv_adapters.sampling import choose, filter_logits
 from scalekv_core.errors import InputError
+from scalekv_core.models.sampling import Sampling
 
 TOKENS_AND_CHANNELS = (-2, -1)
 
@@ -50,6 +55,7 @@ class Choosing:
     Attributes:
         guidance: one strength for each pass.
         temperatures: that divide the logits before guidance, one for each pass.
+        top_k, top_p: filters over the two values of a bit; 0 lets both compete.
 
     Raises:
         InputError: a temperature that is not above 0.
@@ -57,6 +63,8 @@ class Choosing:
 
     guidance: Guidance
     temperatures: tuple[float, ...]
+    top_k: int = 0
+    top_p: float = 0.0
 
     def __attrs_post_init__(self) -> None:
         if wrong := [tau for tau in self.temperatures if not tau > 0]:
@@ -70,6 +78,74 @@ class Choosing:
                 f"InfinityStar needs a strength of guidance and a temperature for each of {passes} passes; got {found[0]} "
                 f"and {found[1]}"
             )
+
+    def bits(self, logits: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+        """Bits (B, n, d) bool of logits (B, n, 2 d): the likelier values, or sampled with one generator per clip."""
+        pairs = filter_logits(
+            logits.flatten(1).unflatten(1, (-1, 2)), top_k=self.top_k, top_p=self.top_p
+        )  # (B, n d, 2)
+        return choose(pairs, generators).bool().view(*logits.shape[:2], -1)
+
+
+@frozen(kw_only=True)
+class Preset:
+    """What a kind of clip was published with.
+
+    Attributes:
+        first, later: temperatures of the pyramid of the first frame, and of the others.
+        threshold: of projected guidance; None is plain guidance.
+    """
+
+    first: float
+    later: float
+    threshold: float | None = None
+
+    def choosing(self, pyramids: Pyramids, sampling: Sampling) -> Choosing:
+        """How the bits of these pyramids are chosen: temperatures are factors on those that were published.
+
+        Raises:
+            InputError: guidance between 0 and 1, or for another number of maps.
+        """
+        strengths = strengths_of(sampling, len(pyramids.maps))
+        by_map = [
+            strength for strength, times in zip(strengths, sum(pyramids.repeats, ()), strict=True) for _ in range(times)
+        ]
+        own = [self.first if each.first_frame == 0 and each.grid[0] == 1 else self.later for each in pyramids.passes]
+        return Choosing(
+            guidance=Guidance(tuple(by_map), self.threshold),
+            temperatures=tuple(tau * sampling.temperature for tau in own),
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+        )
+
+
+def strengths_of(sampling: Sampling, maps: int) -> tuple[float, ...]:
+    """One strength of guidance for each map, 1 where there is none.
+
+    Raises:
+        InputError: a strength between 0 and 1, not one for all maps or for each, or guidance at another place than the logits.
+
+    >>> strengths_of(Sampling(guidance=0.0), 2)
+    (1.0, 1.0)
+    """
+    sampling.check_guided_on_logits("InfinityStar")
+    given = sampling.strengths * maps if len(sampling.strengths) == 1 else sampling.strengths
+    if len(given) != maps:
+        raise InputError(f"InfinityStar needs one guidance for all {maps} maps or one for each; got {len(given)}")
+    if wrong := [strength for strength in given if 0 < strength < 1]:
+        raise InputError(
+            f"InfinityStar needs guidance of 1 or more (or 0 to generate without guidance); got {wrong[0]}"
+        )
+    return tuple(float(strength or 1) for strength in given)
+
+
+def rows_of(sampling: Sampling) -> int:
+    """Sequences in the batch for each clip: guidance of 1 or 0 generates without guidance.
+
+    >>> rows_of(Sampling(guidance=1.0)), rows_of(Sampling(guidance=34.0))
+    (1, 2)
+    """
+    return 2 if any(strength not in (0, 1) for strength in sampling.strengths) else 1
 
 
 def projected(difference: Tensor, conditioned: Tensor, threshold: float) -> Tensor:

@@ -8,6 +8,7 @@ from attrs import frozen
 
 from scalekv_adapters.infinitystar.pyramids import Grid, Pyramids
 from scalekv_core.errors import unknown_name
+from scalekv_core.shapes.schedule import ScaleSchedule
 
 ASPECTS = {
     "1.0": "1x1 2x2 3x3 4x4 5x5 6x6 7x7 8x8 10x10 12x12 16x16 24x24 32x32 40x40 60x60",
@@ -27,6 +28,12 @@ ASPECTS = {
     "2.971": "2x1 3x1 5x2 7x2 9x3 10x3 12x4 14x5 17x6 21x7 28x9 42x14 55x18 69x23 104x35",
 }
 """{height / width: the maps (rows x columns) of a pyramid of 720p}; smaller sizes pass the first of them."""
+RATIOS = {
+    "1:1": "1.0", "7:6": "0.861", "6:7": "1.16", "4:3": "0.753", "3:4": "1.326", "3:2": "0.671", "2:3": "1.489",
+    "16:9": "0.562", "9:16": "1.777", "2:1": "0.494", "1:2": "2.023", "5:2": "0.4", "2:5": "2.5", "3:1": "0.336",
+    "1:3": "2.971",
+}  # fmt: skip
+"""{aspect ratio as a person writes it, width:height: that of the table, which it is or is close to}."""
 CLIP_FRAMES = 20
 """Latent frames of a clip of 5 seconds."""
 
@@ -67,6 +74,8 @@ RUNS: Mapping[str, tuple[str, int]] = {
 INTERACTIVE = "480p-interactive"
 SETTINGS = (*RUNS, INTERACTIVE)
 """All published settings."""
+SECONDS = {"480p-10s": 10}
+"""Length of the clips that are not of 5 seconds; a single image is asked for as the first frame of a clip of 5."""
 SEMANTIC_CONDITION = 7
 """The scale, from 0, at which an interactive clip is shown the frames before it."""
 DETAIL_FRAMES = 3
@@ -106,3 +115,17 @@ def published(setting: str, aspect: str = "0.562") -> Pyramids:
         semantic_scales=SIZES[size].semantic_scales,
         conditions=conditions,
     )
+
+
+def size_of(setting: str) -> str:
+    """The size of a published setting, a key of `SIZES`.
+
+    >>> size_of("image-720p"), size_of(INTERACTIVE)
+    ('720p', '480p')
+    """
+    return RUNS[setting][0] if setting in RUNS else "480p"
+
+
+def is_interactive(schedule: ScaleSchedule) -> bool:
+    """Whether its clip follows others: it begins with former frames, where other clips begin with one frame."""
+    return schedule.without_prefix.maps[0][0] > 1

@@ -16,6 +16,9 @@ from scalekv_adapters.infinitystar.rotation import Rotation
 from scalekv_adapters.llama import GatedFeedForward, RMSNorm
 from scalekv_core.contracts.adapter import AttentionCache
 
+HEADS = ("head", "semantic_head2")
+"""What makes logits of hidden states."""
+
 
 class SelfAttention(nn.Module):
     """Self-attention of one layer with fewer key/value heads than query heads; who reads whom is the cache's business."""
@@ -82,6 +85,14 @@ class InfinityStarTransformer(nn.Module):
         self.semantic_head2 = nn.Linear(width, 2 * SEMANTIC_BITS)
         layers = [list(range(start, start + each)) for start in range(0, config.depth, each)]
         self.block_chunks = nn.ModuleList(Chunk([Block(config, layer) for layer in chunk]) for chunk in layers)
+
+    def published_in(self, dtype: torch.dtype) -> InfinityStarTransformer:
+        """Puts all weights into this dtype, in place, but those of the heads, which published runs keep in float32."""
+        self.to(dtype)
+        for name, part in self.named_children():
+            if name in HEADS:
+                part.float()
+        return self
 
     @property
     def blocks(self) -> list[Block]:

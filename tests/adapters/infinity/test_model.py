@@ -14,9 +14,9 @@ import scalekv_policies
 from scalekv_adapters.infinity.card import PublishedInfinityCard
 from scalekv_adapters.infinity.config import CANVASES, PUBLISHED, InfinityConfig
 from scalekv_adapters.infinity.model import InfinityImageModel
-from scalekv_adapters.infinity.random_weights import RandomText
 from scalekv_adapters.infinity.templates import ASPECTS, Canvas
 from scalekv_adapters.infinity.vae import BSQVAEConfig
+from scalekv_adapters.random_text import RandomText
 from scalekv_core import InputError, Registry, Sampling, calibrate, compress, hookimpl, plan_policy, shared_registry
 from scalekv_core.cli import main
 from scalekv_core.plugins import registry as registries
