@@ -34,18 +34,21 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "data" / "messages.txt"
 MOST = 2
 """How many messages of one place are written down, where the text depends on more than numbers and names."""
-Found = dict[str, set[str]]
-"""{function: messages}; a function that moves to another module takes its messages along."""
+Found = dict[tuple[str, str], set[str]]
+"""{(module, function): messages}."""
+MODULE = re.compile(r"^\S+\.py$")
 ENTRY = re.compile(r"^  (?P<function>\w+): (?P<message>.*)$")
 
 
 def read_page() -> Found:
     """What is in the file."""
     found: Found = defaultdict(set)
+    module = ""
     for line in PAGE.read_text(encoding="utf-8").splitlines():
+        module = line if MODULE.match(line) else module
         entry = ENTRY.match(line)
         if entry is not None and not entry["message"].startswith("(not provoked)"):
-            found[entry["function"]].add(entry["message"])
+            found[module, entry["function"]].add(entry["message"])
     return found
 
 
@@ -53,11 +56,19 @@ def write_page(found: Found) -> None:
     """One paragraph for each module, one line for each message."""
     paragraphs = defaultdict(list)
     for site in sites():
-        said = [text for text in found[site.function] if site.wrote(text)]
+        said = [text for text in _said_in(site, found) if site.wrote(text)]
         shown = _different(sorted(said, key=_order)) or [f"(not provoked) {site.template}"]
         paragraphs[site.module] += [f"  {site.function}: {text}" for text in shown]
     texts = ("\n".join([module, *dict.fromkeys(lines)]) for module, lines in paragraphs.items() if lines)
     PAGE.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+
+
+def _said_in(site: Site, found: Found) -> set[str]:
+    """The messages of its function; of a function that is new in its module those of the same name elsewhere, since it may
+    have moved."""
+    own = found.get((site.module, site.function))
+    moved = (texts for (_, function), texts in found.items() if function == site.function)
+    return set().union(*moved) if own is None else own
 
 
 def _order(text: str) -> tuple[int, str]:
@@ -115,7 +126,7 @@ class Recorder:
         for file, line in lines:
             for site in self._sites.get(file.removeprefix(f"{ROOT}/"), ()):
                 if site.first <= line <= site.last and site.wrote(text):
-                    self.found[site.function].add(anonymous(text))
+                    self.found[site.module, site.function].add(anonymous(text))
                     if stop:
                         return
 

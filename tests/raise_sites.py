@@ -21,7 +21,7 @@ SILENT = {"typer.Exit", "AttributeError", "IsADirectoryError", "SmallEnough"}
 """Exceptions whose text no user reads: exit codes, Python's protocols, and what the next lines catch."""
 OF_CHECKS = {"assert", "AssertionError", "NotApplicable", "NeverApplies", "Refused", "Blocked"}
 """How the kit says that a check failed or does not apply."""
-HELPERS = {"unknown_name": "no {} is called {}", "missing_extra": "{} needs {}, which is not installed"}
+HELPERS = {"unknown_name": "no {0} is called {1}", "missing_extra": "{2} needs {0}, which is not installed"}
 """Functions of ``errors`` that write a message around their arguments."""
 
 
@@ -91,7 +91,8 @@ def _text(node: ast.AST, *, checks: bool) -> str | None:
     if name in SILENT:
         return None
     if name in HELPERS:
-        return re.sub(r"\\\{\\\}", ".*", re.escape(HELPERS[name]))
+        escaped = re.sub(r"\\([{}])", r"\1", re.escape(HELPERS[name]))
+        return escaped.format(*map(_pattern, node.exc.args))
     return _pattern(node.exc.args[-1]) if node.exc.args else ""
 
 

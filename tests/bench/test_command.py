@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -177,6 +178,16 @@ def test_records_of_different_maps_are_plotted(bench, tmp_path):
     assert "these records differ in maps and in rows; a plot shows how cost grows with one of them" in err
     assert "same maps" in bench("--plot", picture, "--record", files[0], "--record", files[0])[2]
     assert "two records or more" in bench("--plot", picture, "--record", files[0])[2]
+
+
+def test_a_plot_without_matplotlib_names_the_extra(bench, monkeypatch, tmp_path):
+    files = [tmp_path / f"{maps}.json" for maps in ("1,2,3", "1,2,4")]
+    for path in files:
+        bench(*TINY[:6], "--maps", path.stem, *ONCE, "-p", "uniform", "--json", path)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, out, err = bench("--plot", tmp_path / "cost.png", "--record", files[0], "--record", files[1])
+    assert (code, out) == (2, "")
+    assert "needs matplotlib, which is not installed; run: pip install 'scalekv[plot]'" in err
 
 
 def test_records_of_different_batches_are_plotted(bench, tmp_path):

@@ -207,6 +207,14 @@ def test_a_check_that_does_not_apply_is_one_line(run) -> None:
     assert "nothing of selector 'toy-latest' was checked: it has no options with other values" in ran.complaint
 
 
+def test_an_unknown_kind_is_one_line(run) -> None:
+    """It lists the kinds."""
+    ran = run("check", "toy-latest", "--kind", "select")
+
+    assert 2 == ran.code
+    assert "no kind of strategy is called 'select'; did you mean 'selector'? Known: " in ran.complaint
+
+
 def test_a_class_of_another_kind_is_one_line(run) -> None:
     """The kind that it is stands in the message."""
     ran = run("check", "scalekv_core.testing.toy:Latest", "--kind", "merger")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -110,6 +111,8 @@ def test_a_recommendation_names_what_fits(run) -> None:
     assert "everything" in ran.out
     assert "peak: the most that the cache of a batch of 5 images took at one moment" in ran.out
     assert "no setting of this study fits into 1 B" in run("recommend", "study", "--memory", "1B").complaint
+    by_another = run("recommend", "study", "--memory", "1GiB", "--metric", "psnr")
+    assert "no metric of this study is called 'psnr'. Known: agreement, forced-kl" in by_another.complaint
 
 
 @pytest.mark.parametrize(
@@ -169,6 +172,17 @@ def test_an_export_that_cannot_be_written_takes_nothing(run) -> None:
     assert 2 == ran.code
     assert "all.csv is a directory" in ran.complaint
     assert not Path("all").exists()
+
+
+def test_without_pyarrow_the_extra_is_named(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a file is made."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    run(*ASKED)
+    ran = run("compare", "--out", "study", "--export", "all.parquet")
+
+    assert 2 == ran.code
+    assert "needs pyarrow, which is not installed; run: pip install 'scalekv[parquet]'" in ran.complaint
+    assert not Path("all.parquet").exists()
 
 
 def test_an_export_needs_a_known_suffix(run) -> None:

@@ -13,7 +13,7 @@ from scalekv_adapters.hart.checkpoint import read_config
 from scalekv_adapters.hart.context import Context
 from scalekv_adapters.hart.generation import HART
 from scalekv_adapters.hart.text import QwenEncoder
-from scalekv_core.errors import CheckpointError, InputError, MissingExtra
+from scalekv_core.errors import CheckpointError, InputError, MissingExtra, UnknownName
 from scalekv_core.models.sampling import Sampling
 from tests.adapters.hart.conftest import SIDES, context_of, tiny_hart, tiny_tokenizer
 from tests.adapters.hart.test_checkpoint import folder, loaded
@@ -119,3 +119,9 @@ def test_without_transformers_the_extra_is_named(language_model, monkeypatch):
     encoder = QwenEncoder(language_model('{"hidden_size": 40}') / "Qwen2-VL-1.5B-Instruct", tokens=12)
     with pytest.raises(MissingExtra, match=r"scalekv\[text\]"):
         encoder.encode(["a red circle"])
+
+
+def test_an_unknown_hart_is_refused():
+    """With the name that was probably meant."""
+    with pytest.raises(UnknownName, match=r"no published HART is called 'hart-0\.7'; did you mean 'hart-0\.7b'"):
+        HARTCard.of("hart-0.7")

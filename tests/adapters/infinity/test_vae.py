@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from scalekv_adapters.infinity.bits import codes_of, on_grid, to_bits, to_tokens
 from scalekv_adapters.infinity.vae import BSQVAE, PUBLISHED, BSQVAEConfig
-from scalekv_core.errors import CheckpointError, InputError
+from scalekv_core.errors import CheckpointError, InputError, UnknownName
 
 DATA = Path(__file__).parents[2] / "data"
 CASES = [("like2b", "sq"), ("like2b", "ns"), ("like8b", "ns")]
@@ -178,3 +178,5 @@ def test_wrong_sizes_are_refused():
         BSQVAEConfig.of_state({})
     with pytest.raises(InputError, match=r"tokens \(B, 4, bits\) where a token holds 2 x 2; got \(1, 3, 16\)"):
         to_bits(torch.zeros(1, 3, 16), (4, 4), 2)
+    with pytest.raises(UnknownName, match="no published BSQ-VAE is called 'infinity-vae-d33'; did you mean"):
+        BSQVAEConfig.published("infinity-vae-d33")
