@@ -20,19 +20,22 @@ from scalekv_core import (
     CachePlan,
     InputError,
     Policy,
+    ProfileError,
     Sampling,
     ScaleKVError,
     ScaleSchedule,
     calibrate,
     compress,
+    load_model,
     plan_memory,
     plan_policy,
+    shared_registry,
 )
 from scalekv_core.bench.settings import BenchSettings
 from scalekv_core.compare.question import Question
 from scalekv_core.contracts.defaults import Everything
 from scalekv_core.memory.batch import Batch
-from scalekv_core.pipeline.job import check_images
+from scalekv_core.pipeline.job import check_images, seeds_of
 from scalekv_core.planning.assumed import assumed_profile
 from scalekv_core.planning.budget import Budget
 from scalekv_core.testing import run_checks, toy
@@ -94,6 +97,7 @@ NUMBERS: dict[str, Callable[[Any], object]] = {
     "the size of a network": lambda no: VQVAEConfig(codes=no),
     "channels of a network": lambda no: VQVAEConfig(base_channels=no),
     "sizes of a network": lambda no: as_sizes([1, no]),
+    "a seed": lambda no: seeds_of(no, None, who="model"),
     "labels": lambda no: check_labels([no], 10),
     "forced tokens": lambda no: check_forced_codes([torch.tensor([[no]])], 1, ScaleSchedule.square(1, 2), 10),
 }
@@ -136,6 +140,16 @@ def test_an_amount_is_a_number(amount: Any) -> None:
     """NaN, infinity and text are refused in our words."""
     with pytest.raises(BudgetError, match="a budget is an amount and a unit"):
         Budget(amount, "tokens")
+
+
+def test_what_is_falsy_was_said() -> None:
+    """An empty list of seeds is no first seed, and no profile is another than the model's own."""
+    with pytest.raises(InputError, match="model needs at least one seed; got none"):
+        seeds_of([], None, who="model")
+    with pytest.raises(InputError, match=r"no aspect|aspect ratio ''"):
+        Batch(model="infinity-2b", card=shared_registry().make("model", "infinity-2b"), aspect="").geometry  # noqa: B018
+    with pytest.raises(ProfileError, match="needs an attention profile"):
+        begin(compress(load_model("var-tiny"), "scalekv", profile=[]))
 
 
 @frozen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scalekv_core.cli import defaults
 from scalekv_core.cli.arguments import SamplingOptions, Shape
@@ -27,22 +28,32 @@ def ask(asked: Asked, shape: Shape, options: SamplingOptions, *, dtype: str | No
     """
     told = QuestionFile() if asked.file is None else QuestionFile.load(asked.file)
     chosen = tuple(asked.models or told.models or (defaults.MODEL,))
-    read_dtype(dtype or told.dtype or "float32")
+    dtype = said(dtype, told.dtype)
+    read_dtype("float32" if dtype is None else dtype)
     return Question(
         models=chosen,
         policies=tuple(asked.policies or told.policies or every_policy()),
         budgets=tuple(asked.budgets or told.budgets or ("10%",)),
         codecs=tuple(asked.codecs or told.codecs),
         vary=dict(told.vary) | dict(_read_vary(text) for text in asked.vary or ()),
-        prompts={name: _prompts_of(name, asked.prompts or (), told.prompts) for name in chosen},
+        prompts=_prompts_of_each(chosen, asked.prompts or (), told.prompts),
         seeds=tuple(asked.seeds or told.seeds or (0,)),
         sampling={**told.sampling, **sampling_changes(options)},
-        aspect=shape.aspect or told.aspect,
-        size=shape.size or told.size,
-        dtype=dtype or told.dtype,
+        aspect=said(shape.aspect, told.aspect),
+        size=said(shape.size, told.size),
+        dtype=dtype,
         metrics=tuple(asked.metrics or told.metrics or METRICS),
-        batch=asked.batch or told.batch or 1,
+        batch=said(asked.batch, told.batch, 1),
     )
+
+
+def said(*values: Any) -> Any:
+    """The first value that was said; None where none was. What is falsy was said, too.
+
+    >>> said(None, 0, 1)
+    0
+    """
+    return next((value for value in values if value is not None), None)
 
 
 def every_policy() -> tuple[str, ...]:
@@ -59,11 +70,22 @@ def _read_vary(text: str) -> tuple[str, tuple[str, ...]]:
     return name.strip(), found
 
 
-def _prompts_of(model: str, given: Sequence[str], told: Mapping[str, str]) -> tuple[str, ...]:
-    """A model's prompts: those named for it, those named for all, or the set that it accepts."""
+def _prompts_of_each(
+    models: Sequence[str], given: Sequence[str], told: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """{model: its prompts}; InputError if prompts are named for a model that is not in the study, or none are named."""
     named = dict(text.split("=", 1) for text in given if "=" in text)
     for_all = [text for text in given if "=" not in text]
-    chosen = named.get(model) or (for_all[-1] if for_all else None) or told.get(model)
+    for model, chosen in named.items():
+        if model not in models:
+            raise InputError(f"prompts are named for model {model!r}, which is not in this study: {', '.join(models)}")
+        if not chosen:
+            raise InputError(f"--prompts {model}= names no prompts; give a set or a file, or leave it out")
+    return {name: _prompts_of(name, said(named.get(name), *for_all[-1:], told.get(name))) for name in models}
+
+
+def _prompts_of(model: str, chosen: str | None) -> tuple[str, ...]:
+    """The prompts of a set or file; by default the set that the model accepts."""
     if chosen is not None:
         return prompts_named(chosen)
     card: ModelCard = the_registry().make("model", model)

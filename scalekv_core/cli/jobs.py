@@ -94,7 +94,7 @@ def job_of(model: str, request: Request, *, sampling: Sampling, dtype: torch.dty
     if not request.prompts and not card.example:
         raise InputError(f"model {model!r} has no example; name a prompt: scalekv generate PROMPT ...")
     prompts = check_prompts(model, request.prompts or [card.example])
-    seeds = seeds_of(request.seeds, request.images, who="--seed")
+    seeds = seeds_of(request.seeds or None, request.images, who="--seed")
     if request.paired and (request.images is not None or len(seeds) != len(prompts)):
         raise InputError(
             f"--paired needs one --seed for each of {len(prompts)} prompts, and no --images; got {len(seeds)} seeds"

@@ -90,7 +90,7 @@ class PolicyFile:
 
 def _names(value: Any, _: Any) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else value
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"policy is a name or a list of names; got {value!r}")
     return tuple(names)
 

@@ -76,14 +76,33 @@ class QuestionFile:
         for key in table:
             if key not in known:
                 raise InputError(f"study file {path}: {unknown_name('key', key, known)}")
+            if names_nothing(table[key]):
+                raise InputError(
+                    f"study file {path}: {key} is empty, which names nothing; give a value, or leave it out"
+                )
         try:
             return cls(**{key: _read(key, value) for key, value in table.items()})
         except (ValueError, TypeError) as error:
             raise InputError(f"study file {path}: {error}") from error
 
 
+def names_nothing(value: Any) -> bool:
+    """Whether a value of a file, or one in it, is an empty text or list. It would be taken for what was never said.
+
+    >>> names_nothing({"window": []}), names_nothing(["10%", ""]), names_nothing(0), names_nothing({})
+    (True, True, False, False)
+    """
+    if isinstance(value, Mapping):
+        return any(map(names_nothing, value.values()))
+    if isinstance(value, list):
+        return not value or any(map(names_nothing, value))
+    return isinstance(value, str) and not value.strip()
+
+
 def _read(key: str, value: Any) -> Any:
     """Converts a value of the file to the type of its field."""
+    if key in ("aspect", "size", "dtype") and not isinstance(value, str):
+        raise ValueError(f"{key} is a text; got {value!r}")
     if key in ("vary", "prompts", "sampling"):
         if not isinstance(value, Mapping):
             raise ValueError(f"[{key}] must be a table; got {value!r}")

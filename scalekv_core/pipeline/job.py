@@ -104,9 +104,13 @@ def seeds_of(seeds: int | Sequence[int] | None, images: int | None, *, who: str)
     >>> seeds_of([7], 3, who="--seed"), seeds_of([1, 5], None, who="--seed")
     ([7, 8, 9], [1, 5])
     """
-    given = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else [seeds or 0]
+    given = (
+        list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else [0 if seeds is None else seeds]
+    )
     check_images(images, who=who)
-    given = check_seeds(given or [0], len(given or [0]), who=who)
+    if not given:
+        raise InputError(f"{who} needs at least one seed; got none")
+    given = check_seeds(given, len(given), who=who)
     if len(given) == 1:
         given = [given[0], given[0] + (images or 1) - 1]
         first, last = check_seeds(given, len(given), who=who)

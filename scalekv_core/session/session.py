@@ -154,4 +154,6 @@ def _plans_of(
     mine, theirs = (f"{g.layers} layers of {g.heads} heads of width {g.head_dim}" for g in (policy.geometry, geometry))
     if mine != theirs:
         raise SessionError(f"the plan is for {mine}; the model has {theirs}")
-    return Plans.beginning_with(policy, profiles=Profiles.of(profile or policy.profile), model=name)
+    return Plans.beginning_with(
+        policy, profiles=Profiles.of(policy.profile if profile is None else profile), model=name
+    )

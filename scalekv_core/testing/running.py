@@ -16,6 +16,7 @@ from scalekv_core.plugins.registry import Registry, shared_registry
 from scalekv_core.shapes.values import check_whole
 from scalekv_core.testing.faults import in_words
 from scalekv_core.testing.kinds import Check, check_named, checks_of
+from scalekv_core.testing.manners import restored_settings, settings
 from scalekv_core.testing.outcomes import Outcome, State, outcome_of, too_slow, unblocked
 from scalekv_core.testing.subjects import registered, test_model_for
 from scalekv_core.testing.testmodels import TestModel, find_test_model
@@ -107,7 +108,8 @@ def _made(
     found: list[Any] = []
 
     def act() -> None:
-        made = subject.make()
+        with restored_settings(settings()):
+            made = subject.make()
         model = subject.test_model
         if model is None and subject.kind == "adapter":
             model = find_test_model(registry or shared_registry(), made)
@@ -144,7 +146,8 @@ def try_check(
     trial, start = Trial(patience=min(shrinking, timeout), known=known), time.process_time()
 
     def act() -> None:
-        try_cases(one, subject, trial, examples=examples, quiet=True, seed=seed)
+        with restored_settings(settings()):  # what one check changes would hide it from the next
+            try_cases(one, subject, trial, examples=examples, quiet=True, seed=seed)
 
     mine = worker or Worker()
     error = mine.do(act, limit=timeout, steps=lambda: trial.steps)

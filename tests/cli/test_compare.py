@@ -123,6 +123,8 @@ def test_a_recommendation_names_what_fits(run) -> None:
         (("--vary", "window"), "--vary takes an option and its values"),
         (("--vary", "size=1,2"), "no policy of this study has an option 'size'"),
         (("--prompts", "none.txt"), "prompt file none.txt cannot be read: No such file or directory"),
+        (("--prompts", "vat=digits"), "prompts are named for model 'vat', which is not in this study: toy"),
+        (("--prompts", "toy="), "--prompts toy= names no prompts"),
         (("--engine", "warp"), "no engine is called 'warp'"),
         (("--weights", "vat=x"), "--weights 'vat=x' names model 'vat', which the study does not have"),
         (("--model", "second", "--weights", "x"), "--weights 'x': say whose, MODEL=PATH, since the study has 2 models"),

@@ -221,6 +221,8 @@ end = "first"
         [
             ('polcy = "windowed"', "unknown key 'polcy'; did you mean 'policy'?"),
             ("policy = 3", "policy is a name or a list of names; got 3"),
+            ("policy = []", "policy is a name or a list of names; got []"),
+            ('policy = ""', "policy is a name or a list of names; got ''"),
             ("budget = 10", "budget is a text such as '10%'; got 10"),
             ("options = 1", "options is a table"),
             ("selector = 1", "a part is a name or a table"),

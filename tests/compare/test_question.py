@@ -178,6 +178,14 @@ def test_a_file_says_what_the_options_say(tmp_path: Path) -> None:
         ("modles = 1", "no key is called 'modles'; did you mean 'models'"),
         ("vary = 3", r"\[vary\] must be a table"),
         ("policies = [[1]]", "wanted a text or a list of texts"),
+        *((f'{key} = ""', f"{key} is empty, which names nothing") for key in ("dtype", "aspect", "size", "models")),
+        ("metrics = []", "metrics is empty, which names nothing"),
+        ("seeds = []", "seeds is empty, which names nothing"),
+        ('budgets = ["10%", " "]', "budgets is empty, which names nothing"),
+        ('[prompts]\ntoy = ""', "prompts is empty, which names nothing"),
+        ("[vary]\nwindow = []", "vary is empty, which names nothing"),
+        ("dtype = 0", "dtype is a text; got 0"),
+        ('device = ""', "no key is called 'device'"),
     ],
 )
 def test_a_file_that_is_not_understood_is_refused(tmp_path: Path, text: str, message: str) -> None:

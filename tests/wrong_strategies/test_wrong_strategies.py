@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 from _pytest.mark import ParameterSet
 
 from scalekv_core.testing.kinds import check_named, kind_of
-from scalekv_core.testing.running import try_check
+from scalekv_core.testing.running import try_all, try_check
 from scalekv_core.testing.worker import Worker
 from tests.wrong_strategies.table import WRONG, Wrong, subject_of
 
@@ -51,3 +52,13 @@ def test_a_wrong_strategy_fails_its_check(wrong: Wrong, worker: Worker) -> None:
     assert outcome.is_wrong, f"{wrong.name} ({wrong.fault}) is not caught by {wrong.check}"
     assert outcome.reason
     assert wrong.check in outcome.replay
+
+
+def test_what_one_check_changes_does_not_hide_it_from_the_next() -> None:
+    """A setting that a model changes in an early check is found by the check that is about it, and put back."""
+    (wrong,) = (one for one in WRONG if one.name == "SetsThePrecision")
+    before = torch.get_float32_matmul_precision()
+    outcomes = {outcome.check: outcome for outcome in try_all(subject_of(wrong), examples=1)}
+
+    assert outcomes["is_quiet"].is_wrong
+    assert before == torch.get_float32_matmul_precision()

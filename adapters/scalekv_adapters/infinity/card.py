@@ -71,7 +71,8 @@ class InfinityCard(ModelCard):
 
     def drawn_on(self, aspect: str | None, size: str | None) -> Canvas:
         """The canvas of this aspect ratio and size; InputError if there is none."""
-        return Canvas(aspect or self.canvas.aspect, size or self.canvas.pixels)
+        own = self.canvas
+        return Canvas(own.aspect if aspect is None else aspect, own.pixels if size is None else size)
 
     def rows_of(self, sampling: Sampling) -> int:
         return rows_of(sampling)

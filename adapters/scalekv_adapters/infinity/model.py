@@ -47,7 +47,8 @@ class InfinityImageModel(FamilyModel):
     def set_shape(self, *, aspect: str | None = None, size: str | None = None) -> None:
         canvas = self.infinity.canvas
         try:
-            self.infinity.canvas = Canvas(aspect or canvas.aspect, size or canvas.pixels)
+            wanted = canvas.aspect if aspect is None else aspect, canvas.pixels if size is None else size
+            self.infinity.canvas = Canvas(*wanted)
         except InputError as error:
             raise InputError(f"model {self.name!r} generates no such images: {error}") from error
         self.aspect, self.size = self.infinity.canvas.aspect, self.infinity.canvas.pixels
