@@ -11,6 +11,7 @@ from textwrap import wrap
 from rich import box
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -39,6 +40,11 @@ def complain(message: str) -> None:
 def say(line: str = "") -> None:
     """One line on stdout, wrapped where a terminal needs it."""
     out.print(Text(line))
+
+
+def say_below(line: str) -> None:
+    """One line on stdout that belongs to the heading above it: two columns in, also where it is wrapped."""
+    out.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
 
 
 def heading(line: str) -> None:

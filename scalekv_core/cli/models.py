@@ -25,11 +25,11 @@ def models() -> None:
         try:
             card = model_card(name)
         except ScaleKVError as error:
-            console.say(f"  {error}")
+            console.say_below(str(error))
             continue
         shape, schedule = card.geometry, card.geometry.schedule
         dtype = str(shape.dtype).removeprefix("torch.")
-        console.say(f"  {card.summary}")
+        console.say_below(card.summary)
         rows = [
             ("maps", f"{schedule}: {schedule.total} tokens, of which {schedule.last_history} enter the last scale"),
             ("layers", f"{shape.layers}, each with {shape.heads} heads of width {shape.head_dim}"),
