@@ -19,9 +19,10 @@ NOT_OURS = {"click", "pyparsing"}
 NOT_TESTED = {
     *("mkdocs", "mkdocs-jupyter", "mkdocs-material", "mkdocstrings", "mlxtend", "mypy", "ruff", "twine"),
     *("ipykernel", "nbclient", "nbformat"),
-    *("flip-evaluator", "gradio", "pyarrow", "ray", "torch-fidelity"),
+    *("flip-evaluator", "gradio", "pyarrow", "ray", "selenium", "torch-fidelity"),
 }
-"""For the documentation and its notebooks, the recipes, formats, types, releases, and large extras: no other test needs them."""
+"""For the documentation and its notebooks, the recipes, formats, types, releases, and large extras, whose lowest versions are tried by
+hand when they change (CONTRIBUTING.md): `make lowest` skips their tests."""
 
 
 def declared() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import re
@@ -81,7 +82,26 @@ def registry() -> Registry:
 
 
 @pytest.fixture(scope="module")
-def address(registry: Registry) -> Iterator[str]:
+def loops() -> Iterator[list[asyncio.AbstractEventLoop]]:
+    """Closes the event loops that gradio makes for its locks and forgets: their sockets would be warned of in a later test."""
+    made: list[asyncio.AbstractEventLoop] = []
+    original = asyncio.new_event_loop
+
+    def new_event_loop() -> asyncio.AbstractEventLoop:
+        made.append(original())
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "new_event_loop", new_event_loop)
+        yield made
+    asyncio.set_event_loop(None)
+    for loop in made:
+        if not loop.is_running():
+            loop.close()
+
+
+@pytest.fixture(scope="module")
+def address(registry: Registry, loops: object) -> Iterator[str]:
     """The address of the running page."""
     from scalekv_core.app.server import listening
 

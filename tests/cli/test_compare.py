@@ -101,6 +101,21 @@ def test_a_study_is_exported(run) -> None:
     assert {"agreement", "forced-kl"} == {row["metric"] for row in rows}
 
 
+def test_a_study_is_exported_as_parquet(run) -> None:
+    """The same lines as JSON, in columns of numbers and text."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="extra 'parquet'")
+    run(*ASKED)
+    run("compare", "--out", "study", "--export", "all.jsonl")
+    ran = run("compare", "--out", "study", "--export", "all.parquet")
+
+    assert 0 == ran.code, ran.complaint
+    table = parquet.read_table("all.parquet")
+    assert [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()] == table.to_pylist()
+    assert {"seed": "int64", "value": "double", "prompt": "string"} == {
+        name: str(table.schema.field(name).type) for name in ("seed", "value", "prompt")
+    }
+
+
 def test_a_recommendation_names_what_fits(run) -> None:
     """It names the best setting and the second; if none fits, one line says so."""
     run(*ASKED)
