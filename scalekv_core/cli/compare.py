@@ -104,7 +104,9 @@ class Run:
     ] = None
 
 
-Retry = Annotated[bool, args.option(STORE, "--retry", help="Runs the cells that failed again.")]
+Retry = Annotated[
+    bool, args.option(STORE, "--retry", help="Runs the cells that failed, or of which a metric did, again.")
+]
 From = Annotated[
     list[Path] | None,
     args.option(

@@ -14,14 +14,17 @@ from scalekv_core.cli.compare import Run
 from scalekv_core.cli.installed import the_registry
 from scalekv_core.cli.study_tables import tell_plan, tell_results, tell_time
 from scalekv_core.compare import merge
+from scalekv_core.compare.checking import check_question
 from scalekv_core.compare.compact import located
 from scalekv_core.compare.engines import Engine
 from scalekv_core.compare.export import export as write
 from scalekv_core.compare.pace import Watch, paces
 from scalekv_core.compare.question import Question
 from scalekv_core.compare.ray_engine import RayEngine
+from scalekv_core.compare.state import begun, cells_left
 from scalekv_core.compare.store import Store
-from scalekv_core.compare.study import Study, begun, cells_left, check_question, plan_study
+from scalekv_core.compare.study import Study
+from scalekv_core.compare.study_plan import plan_study
 from scalekv_core.compare.worker import Loading
 from scalekv_core.errors import InputError, unknown_name
 from scalekv_core.models.requests import read_device
@@ -49,7 +52,7 @@ def run(question: Question, how: Run, *, plan_only: bool, retry: bool = False) -
     study = Study.begin(plan, how.out, models, loading=loading, registry=registry, engine=engine, command=command)
     if retry:
         study.retry()
-    models.clear()  # a worker loads its own
+    models.clear()  # the engine holds the one that it needs first
     try:
         follow(study)
     except KeyboardInterrupt:

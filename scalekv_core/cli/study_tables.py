@@ -12,12 +12,15 @@ import numpy as np
 from scalekv_core.cli import console
 from scalekv_core.cli.figures import number, percent
 from scalekv_core.cli.installed import the_registry
+from scalekv_core.compare.checking import unmeasured
 from scalekv_core.compare.compact import located
 from scalekv_core.compare.pace import expected, paces
 from scalekv_core.compare.ranking import Interval, Ranked
-from scalekv_core.compare.results import Results, Row, needed, recommend, results_of
+from scalekv_core.compare.recommendation import needed, recommend
+from scalekv_core.compare.results import Results, Row, results_of
+from scalekv_core.compare.state import cells_left, failures, metric_gaps
 from scalekv_core.compare.store import Store
-from scalekv_core.compare.study import StudyPlan, cells_left, failures, unmeasured
+from scalekv_core.compare.study_plan import StudyPlan
 from scalekv_core.errors import unknown_name
 from scalekv_core.planning.budget import read_bytes
 from scalekv_core.shapes.geometry import format_bytes, plural
@@ -66,8 +69,13 @@ def tell_results(store: Store, folder: Path) -> None:
     failed = failures(store)
     for label, reason, images in failed:
         console.complain(f"{label!r} has no figures for {plural(images, 'image')}: {reason}")
-    if failed:
-        number = sum(images for *_, images in failed)
+    gaps = metric_gaps(store)
+    for metric, reason, settings, images, _ in gaps:
+        console.complain(
+            f"metric {metric!r} has no figure of {plural(images, 'image')} under {plural(settings, 'setting')}: {reason}"
+        )
+    if failed or any(erred for *_, erred in gaps):
+        number = store.cells - sum(store.cells_by_setting(failed=False).values())
         console.complain(f"{plural(number, 'cell')} failed; the same command with --retry runs them again")
     console.say(f"study: {folder}; scalekv report {folder} writes it as a page")
 

@@ -13,6 +13,8 @@ from scalekv_core.compare.pictures import as_images
 
 WHOLE = -1
 """The scale of a figure that is of the whole image."""
+NOT_A_NUMBER = "not a number"
+"""The note of a figure that was computed, in contrast to one whose metric raised, begins so."""
 
 
 @frozen(kw_only=True)
@@ -34,7 +36,7 @@ class Figure:
     @property
     def stored(self) -> tuple[float | None, str | None]:
         """(value, note): SQLite has no not-a-number, so that null stands for it and the note says why."""
-        return (None, self.note or "not a number") if math.isnan(self.value) else (self.value, None)
+        return (None, self.note or NOT_A_NUMBER) if math.isnan(self.value) else (self.value, None)
 
 
 @frozen(eq=False, kw_only=True)

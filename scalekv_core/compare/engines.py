@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 
 from scalekv_core.compare.tasks import Task
-from scalekv_core.compare.worker import Finished, Loading, Worker
+from scalekv_core.compare.worker import Finished, Held, Loading, Worker
 from scalekv_core.plugins.registry import Registry
 
 
@@ -29,18 +29,20 @@ class Engine(Protocol):
         ...
 
 
-@frozen
+@frozen(eq=False)
 class InProcess:
     """One task after the other, in this process.
 
     Attributes:
         registry: where names are looked up; None takes the installed plugins.
+        held: the model that is loaded.
     """
 
     registry: Registry | None = None
+    held: Held = field(factory=Held)
 
     def run(self, tasks: Iterable[Task], loading: Loading, wanted: Callable[[Task], bool]) -> Iterator[Finished]:
-        worker = Worker(loading, self.registry)
+        worker = Worker(loading, self.registry, self.held)
         for task in tasks:
             if wanted(task):
                 yield worker.run(task)

@@ -7,8 +7,8 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from scalekv_core.compare.differences import differences
 from scalekv_core.compare.planning import PlannedSetting
-from scalekv_core.compare.question import differences
 from scalekv_core.errors import InputError
 
 if TYPE_CHECKING:

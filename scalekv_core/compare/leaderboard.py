@@ -9,9 +9,9 @@ from typing import Any
 from attrs import evolve, frozen
 
 from scalekv_core.compare.compact import located
+from scalekv_core.compare.differences import differences
 from scalekv_core.compare.growth import fixed
 from scalekv_core.compare.prompts import prompts_named
-from scalekv_core.compare.question import differences
 from scalekv_core.compare.question_file import QuestionFile
 from scalekv_core.compare.results import Results, results_of
 from scalekv_core.compare.store import Store

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from scalekv_core.compare.cells import WHOLE, Figure, reason_of
+from scalekv_core.compare.cells import NOT_A_NUMBER, WHOLE, Figure, reason_of
 from scalekv_core.compare.question import Question
 from scalekv_core.errors import InputError, MissingExtra, ScaleKVError, first_line
 from scalekv_core.models.metric import Pair, PairMetric
@@ -62,7 +62,7 @@ def _measured(name: str, metric: PairMetric, pair: Pair) -> list[list[Figure]]:
 
 def _whole(name: str, value: float, by_scale: list[float]) -> Figure:
     first = next((k for k, v in enumerate(by_scale) if math.isnan(v)), None)
-    note = None if first is None else f"not a number, first at scale {first}"
+    note = None if first is None else f"{NOT_A_NUMBER}, first at scale {first}"
     return Figure(metric=name, scale=WHOLE, value=float(value), note=note)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from scalekv_core.compare import database, growth
 from scalekv_core.compare.compact import MEANS
-from scalekv_core.compare.picture_files import IMAGES
+from scalekv_core.compare.picture_files import IMAGES, copy_picture
 from scalekv_core.compare.store import UNMODIFIED, Store, make_folder
 from scalekv_core.errors import InputError
 
@@ -32,8 +31,7 @@ def take(folder: Path, others: Sequence[Store]) -> int:
     with database.named(folder):
         store = Store(folder, database.writable(folder / database.FILE))
         for file in _pictures(others):
-            if not (folder / IMAGES / file.name).exists():
-                shutil.copyfile(file, folder / IMAGES / file.name)
+            copy_picture(file, folder)
         with database.transaction(store.db):
             if database.is_empty(store.db):
                 store.begin(first.question, first.environment, first.command)

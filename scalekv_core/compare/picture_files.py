@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from scalekv_core.compare.database import FILE, StudyError
@@ -19,17 +21,27 @@ def keep_picture(folder: Path, png: bytes) -> str:
         StudyError: it cannot be written.
     """
     name = f"{hashlib.sha256(png).hexdigest()[:32]}.png"
-    file = folder / IMAGES / name
-    if not file.exists():
-        aside = file.with_suffix(f".{os.getpid()}.part")
-        try:
-            aside.write_bytes(png)
-            aside.replace(file)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                aside.unlink()
-            raise StudyError(
-                f"image {file} cannot be written: {error.strerror}; what was finished before is in {folder / FILE}, and "
-                "the same command goes on from there"
-            ) from error
+    _aside(folder, name, lambda aside: aside.write_bytes(png))
     return name
+
+
+def copy_picture(file: Path, folder: Path) -> None:
+    """Takes a picture of another study, as :func:`keep_picture`."""
+    _aside(folder, file.name, lambda aside: shutil.copyfile(file, aside))
+
+
+def _aside(folder: Path, name: str, write: Callable[[Path], object]) -> None:
+    file = folder / IMAGES / name
+    if file.exists():
+        return
+    aside = file.with_suffix(f".{os.getpid()}.part")
+    try:
+        write(aside)
+        aside.replace(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise StudyError(
+            f"image {file} cannot be written: {error.strerror}; what was finished before is in {folder / FILE}, and "
+            "the same command goes on from there"
+        ) from error

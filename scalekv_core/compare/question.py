@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -190,19 +191,9 @@ def has_option(policy: Policy, option: str) -> bool:
     return any(name in options_of(strategy) for owner, strategy in parts if not dot or owner == part)
 
 
-def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The differences of two records of a question or an environment, a line each.
-
-    >>> differences({"seeds": [0], "batch": 1}, {"seeds": [0, 1], "batch": 1})
-    ['seeds: [0] here, [0, 1] there']
-    """
-    names = sorted({*mine, *theirs})
-    return [f"{n}: {mine.get(n)!r} here, {theirs.get(n)!r} there" for n in names if mine.get(n) != theirs.get(n)]
-
-
 def _check_each_once(what: str, values: Sequence[Any]) -> None:
     if not values:
         raise InputError(f"a study needs at least one {what}; got none")
-    twice = next((value for value in values if list(values).count(value) > 1), None)
-    if twice is not None:
-        raise InputError(f"{what} {twice!r} is named twice in this study; name each once")
+    twice = [value for value, times in Counter(values).items() if times > 1]
+    if twice:
+        raise InputError(f"{what} {shortened(twice[0])} is named twice in this study; name each once")

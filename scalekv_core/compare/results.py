@@ -15,10 +15,9 @@ from scalekv_core.compare.cells import WHOLE
 from scalekv_core.compare.picture_files import IMAGES
 from scalekv_core.compare.ranking import Floats, Interval, Pool, Ranked, Resamples, difference, interval, mean, ranking
 from scalekv_core.compare.store import UNMODIFIED, Store
-from scalekv_core.errors import InputError, UnknownName
+from scalekv_core.errors import UnknownName
 from scalekv_core.models.metric import Metric, PairMetric
 from scalekv_core.plugins.registry import Registry
-from scalekv_core.shapes.geometry import format_bytes
 
 
 @frozen(eq=False, kw_only=True)
@@ -87,6 +86,7 @@ class Results:
         rows: the settings, in the order in which they were asked for.
         baseline: pictures of the unmodified images.
         metrics: {name: metric}; None where its plugin is not installed here.
+        batch: images that were generated at once.
     """
 
     model: str
@@ -94,6 +94,7 @@ class Results:
     rows: Sequence[Row]
     baseline: Sequence[Path | None]
     metrics: Mapping[str, Metric | None]
+    batch: int = 1
 
     @property
     def resamples(self) -> Resamples:
@@ -151,7 +152,9 @@ def _of_model(store: Store, model: str, metrics: Mapping[str, Metric | None]) ->
     columns = "id, label, policy, budget, codec, options, planned_bytes, unmodified_bytes, refused"
     settings = store.rows(f"SELECT {columns} FROM setting WHERE model = ? ORDER BY id", (model,))
     rows = [_row(store, setting, place) for setting in settings]
-    return Results(model=model, images=images, rows=rows, baseline=baseline, metrics=metrics)
+    return Results(
+        model=model, images=images, rows=rows, baseline=baseline, metrics=metrics, batch=store.question["batch"]
+    )
 
 
 def _row(store: Store, setting: Sequence[Any], place: Mapping[tuple[str, int], int]) -> Row:
@@ -231,47 +234,3 @@ def _scales(store: Store, setting: int) -> dict[str, list[float]]:
     for metric, value in rows:
         found.setdefault(metric, []).append(float("nan") if value is None else float(value))
     return found
-
-
-@frozen(kw_only=True)
-class Recommendation:
-    """A setting that fits, with the price of half the memory.
-
-    Attributes:
-        best, second: by fidelity, of those that fit; ``second`` None if only one does.
-        half: the best that fits into half the memory; None if none does.
-    """
-
-    best: Row
-    second: Row | None
-    half: Row | None
-
-
-def recommend(results: Results, memory: int, metric: str) -> Recommendation:
-    """The setting with the best figure whose cache (the measured peak, or what it holds) fits.
-
-    Args:
-        results: of one model.
-        memory: bytes for the cache of a batch.
-        metric: what is called best.
-
-    Raises:
-        InputError: nothing was measured, or nothing fits; the least is named.
-    """
-    order = [results.row(one.key) for one in results.ranked(metric) if not np.isnan(one.figure.value)]
-    if not order:
-        raise InputError(f"the study has no figure of {metric!r} for model {results.model!r}")
-    fitting = [row for row in order if needed(row) <= memory]
-    if not fitting:
-        least = min(order, key=needed)
-        raise InputError(
-            f"no setting of this study fits into {format_bytes(memory)}; the smallest is {least.label!r} with "
-            f"{format_bytes(needed(least))}"
-        )
-    half = next((row for row in order if needed(row) <= memory // 2), None)
-    return Recommendation(best=fitting[0], second=fitting[1] if len(fitting) > 1 else None, half=half)
-
-
-def needed(row: Row) -> int:
-    """Bytes that the cache of a setting takes at one moment."""
-    return row.peak_bytes or row.resident_bytes or row.planned_bytes or 0

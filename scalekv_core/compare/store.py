@@ -19,7 +19,7 @@ from typing import Any
 from attrs import field, frozen
 
 from scalekv_core.compare import claims, database, growth
-from scalekv_core.compare.cells import WHOLE, Cell, Figure
+from scalekv_core.compare.cells import NOT_A_NUMBER, WHOLE, Cell, Figure
 from scalekv_core.compare.picture_files import IMAGES, keep_picture
 from scalekv_core.compare.planning import PlannedSetting
 from scalekv_core.compare.question import Question
@@ -28,6 +28,10 @@ from scalekv_core.errors import InputError
 UNMODIFIED = "unmodified"
 """Key of the setting that stands for the unmodified model."""
 
+ERRED = f"(f.scale = {WHOLE} AND f.value IS NULL AND f.note NOT LIKE '{NOT_A_NUMBER}%')"
+"""Of a figure f, in SQL: its metric raised. Another try may succeed, unlike where the model itself computes no number."""
+
+_FAILED = f"(c.failed IS NOT NULL OR EXISTS (SELECT 1 FROM figure f WHERE f.cell = c.id AND {ERRED}))"
 _STARTED = int(time.time())
 """With its number it names a process: numbers are used again."""
 
@@ -122,14 +126,16 @@ class Store:
             return self.db.execute(sql, values).fetchall()
 
     def add_setting(self, planned: PlannedSetting) -> None:
-        """Records a setting with its planned bytes, or why it cannot be measured."""
+        """Records a setting with its planned bytes, or why it cannot be measured; what was refused before may be planned now."""
         setting, footprint = planned.setting, planned.footprint
         row = (setting.key, setting.model, setting.label, setting.policy, setting.budget, setting.codec)
         options = json.dumps(dict(setting.options), sort_keys=True)
         sizes = (None, None) if footprint is None else (footprint.most_planned, footprint.unmodified)
         self.db.execute(
             "INSERT INTO setting (key, model, label, policy, budget, codec, options, planned_bytes, unmodified_bytes, refused)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET planned_bytes = excluded.planned_bytes,"
+            " unmodified_bytes = excluded.unmodified_bytes, refused = NULL"
+            " WHERE refused IS NOT NULL AND excluded.refused IS NULL",
             (*row, options, *sizes, planned.refused),
         )
 
@@ -141,20 +147,21 @@ class Store:
         return sum(self.cells_by_setting().values())
 
     def cells_by_setting(self, *, failed: bool = True) -> dict[str, int]:
-        """{key of a setting: how many of its cells are finished}, with or without those that failed."""
+        """{key of a setting: how many of its cells are finished}, with or without those that failed or of which a metric did."""
         rows = self.rows(
             "SELECT s.key, COUNT(*) FROM cell c JOIN setting s ON s.id = c.setting WHERE s.key != ?"
-            " AND (? OR c.failed IS NULL) GROUP BY s.key",
+            f" AND (? OR NOT {_FAILED}) GROUP BY s.key",
             (UNMODIFIED, failed),
         )
         return {str(key): int(number) for key, number in rows}
 
     def forget_failed(self) -> int:
-        """Deletes the cells that failed, so that their tasks are run again; how many of settings there were."""
+        """Deletes the cells that failed or of which a metric did, so that their tasks run again; how many of settings there were."""
         before = self.cells
         with database.named(self.folder), database.transaction(self.db):
-            self.db.execute("DELETE FROM figure WHERE cell IN (SELECT id FROM cell WHERE failed IS NOT NULL)")
-            self.db.execute("DELETE FROM cell WHERE failed IS NOT NULL")
+            failed = self.db.execute(f"SELECT c.id FROM cell c WHERE {_FAILED}").fetchall()
+            self.db.executemany("DELETE FROM figure WHERE cell = ?", failed)
+            self.db.executemany("DELETE FROM cell WHERE id = ?", failed)
         return before - self.cells
 
     def finished(self, key: str, images: Sequence[tuple[str, int]], model: str) -> bool:

@@ -53,12 +53,31 @@ class Loading:
         return loaded
 
 
+class Held:
+    """The model that was needed last, so that it is loaded once, and two are never in memory.
+
+    Args:
+        model: one that is loaded already, with the settings of the study.
+    """
+
+    def __init__(self, model: ImageModel | None = None) -> None:
+        self._model = model
+
+    def model(self, name: str, loading: Loading, registry: Registry) -> ImageModel:
+        """The model of this name; raises what :meth:`Loading.model` raises."""
+        if self._model is None or self._model.name != name:
+            self._model = None  # before the next one is loaded
+            self._model = loading.model(name, registry)
+        return self._model
+
+
 class Worker:
     """Runs tasks with one model at a time, loaded when a task needs it and kept until one needs another."""
 
-    def __init__(self, loading: Loading, registry: Registry | None = None) -> None:
+    def __init__(self, loading: Loading, registry: Registry | None = None, held: Held | None = None) -> None:
         self._loading = loading
         self._registry = registry
+        self._held = held or Held()
         self._model: str | None = None
         self._runner: Runner | None = None
         self._batch: tuple[str, int] | None = None
@@ -79,7 +98,7 @@ class Worker:
             registry = self._registry or shared_registry()
             _check_plugins(self._loading.plugins, registry)
             metrics = pair_metrics(self._loading.question, registry)
-            model = self._loading.model(task.setting.model, registry)
+            model = self._held.model(task.setting.model, self._loading, registry)
             self._runner = Runner(model, self._loading.question, metrics, registry)
             self._model, self._batch = task.setting.model, None
             self._runner.warm_up(task)

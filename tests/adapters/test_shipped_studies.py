@@ -10,7 +10,8 @@ from scalekv_core import load_model
 from scalekv_core.compare.compact import located
 from scalekv_core.compare.environment import fingerprint
 from scalekv_core.compare.leaderboard import check_protocol, submissions
-from scalekv_core.compare.results import needed, recommend, results_of
+from scalekv_core.compare.recommendation import needed, recommend
+from scalekv_core.compare.results import results_of
 from scalekv_core.compare.store import Store
 from scalekv_core.plugins.registry import Registry
 

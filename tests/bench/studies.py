@@ -32,7 +32,8 @@ from scalekv_core.compare.page.contents import page_of
 from scalekv_core.compare.page.write import write_page
 from scalekv_core.compare.question import Question
 from scalekv_core.compare.ray_engine import RayEngine
-from scalekv_core.compare.study import Study, plan_study
+from scalekv_core.compare.study import Study
+from scalekv_core.compare.study_plan import plan_study
 from scalekv_core.compare.tasks import Task
 from scalekv_core.compare.worker import Finished, Loading, Worker
 from scalekv_core.plugins.registry import shared_registry

@@ -15,7 +15,8 @@ import scalekv_policies
 from scalekv_core import hookimpl
 from scalekv_core.compare import plugin
 from scalekv_core.compare.question import Question
-from scalekv_core.compare.study import Study, plan_study
+from scalekv_core.compare.study import Study
+from scalekv_core.compare.study_plan import plan_study
 from scalekv_core.compare.worker import Loading
 from scalekv_core.models.metric import Metric, Pair, PairMetric
 from scalekv_core.plugins.registry import Registry

@@ -15,13 +15,13 @@ from scalekv_core import Generation, Registry, save_clip
 from scalekv_core.compare import metrics as fidelity
 from scalekv_core.compare import plugin
 from scalekv_core.compare.cells import as_png
+from scalekv_core.compare.checking import check_question
 from scalekv_core.compare.clips import frames_beside, frames_in_rows, write_frames
 from scalekv_core.compare.further_metrics import MultiScaleSSIM
 from scalekv_core.compare.pair_metrics import PSNR, SSIM
 from scalekv_core.compare.pictures import as_images
 from scalekv_core.compare.prompt_metrics import _images
 from scalekv_core.compare.question import Question
-from scalekv_core.compare.study import check_question
 from scalekv_core.errors import InputError, MissingExtra
 from scalekv_core.models.frames import as_clips
 from scalekv_core.models.metric import Pair, SetMetric

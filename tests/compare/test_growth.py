@@ -11,9 +11,10 @@ import pytest
 from scalekv_core.compare import runner
 from scalekv_core.compare.compact import write_compact
 from scalekv_core.compare.merge import take
+from scalekv_core.compare.pair_metrics import PSNR
 from scalekv_core.compare.results import results_of
+from scalekv_core.compare.state import cells_left, failures, metric_gaps
 from scalekv_core.compare.store import Store
-from scalekv_core.compare.study import cells_left, failures
 from scalekv_core.errors import InputError
 from scalekv_core.planning.planner import Planned
 from scalekv_core.plugins.registry import Registry
@@ -59,7 +60,8 @@ def test_further_values_of_a_varied_option_and_codecs_are_added(study_in: StudyI
 
     assert 6 == more.missing()
     with pytest.raises(
-        InputError, match=r"vary: \{\} here, .*; setting 'snapkv 50% dense window=4': not asked for here"
+        InputError,
+        match=r"vary \(window\): none here, \['4', '8'\] there; setting 'snapkv 50% dense window=4': not asked for here",
     ):
         study_in(tmp_path, asked(**some, codecs=("dense", "int8")))
 
@@ -79,7 +81,7 @@ def test_all_else_must_be_equal(study_in: StudyIn, tmp_path: Path, other: dict[s
     """Further settings do not excuse other images or other metrics."""
     finished(study_in, tmp_path, **SMALL)
 
-    with pytest.raises(InputError, match=f"differs in {next(iter(other))}: "):
+    with pytest.raises(InputError, match=rf"differs in {next(iter(other))}( \(toy\))?: "):
         study_in(tmp_path, asked(**other))
     assert ["uniform 50%"] == list(Store.open(tmp_path).labels.values())
 
@@ -208,3 +210,23 @@ def test_cells_that_failed_run_again_when_asked_to(
     assert 1 == len(list(study.run()))
     assert [] == failures(study.store)
     assert 6 == study.store.cells
+
+
+def test_a_figure_whose_metric_raised_is_computed_again_when_asked_to(
+    study_in: StudyIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the model has no number for stays: another try computes the same."""
+    question = asked(**SMALL, seeds=(0, 1), metrics=("brightness", "psnr"))
+    with monkeypatch.context() as patch:
+        patch.setattr(PSNR, "measure", lambda *_: 1 / 0)
+        list(study_in(tmp_path, question).run())
+    study = study_in(tmp_path, question)
+
+    assert [] == list(study.run())
+    assert [
+        ("psnr", "ZeroDivisionError: division by zero", 1, 4, True), ("brightness", "not a number", 1, 2, False),
+    ] == metric_gaps(study.store)  # fmt: skip
+    assert {"toy": 4} == cells_left(study.plan, study.store, retry=True)
+    assert 4 == study.retry() == len(list(study.run()))
+    assert [("brightness", "not a number", 1, 2, False)] == metric_gaps(study.store)
+    assert 0 == study.retry()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from scalekv_core.compare.pace import Watch, expected, paces
+from scalekv_core.compare.state import begun, cells_left
 from scalekv_core.compare.store import Store
-from scalekv_core.compare.study import begun, cells_left
 from scalekv_core.errors import InputError
 from scalekv_core.plugins.registry import Registry
 from tests.compare.conftest import StudyIn, asked

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from scalekv_core.compare.differences import differences
 from scalekv_core.compare.prompts import named_sets, prompts_named, read_prompts
-from scalekv_core.compare.question import Question, Setting, differences, read_policy
+from scalekv_core.compare.question import Question, Setting, read_policy
 from scalekv_core.compare.question_file import QuestionFile
 from scalekv_core.errors import InputError, UnknownName
 from scalekv_core.models.sampling import Sampling
@@ -90,6 +91,41 @@ def test_the_same_question_has_the_same_fingerprint() -> None:
 def test_differences_are_named() -> None:
     """By key, with both values."""
     assert ["seeds: [0] here, [0, 1] there"] == differences(asked().as_dict(), asked(seeds=(0, 1)).as_dict())
+
+
+def test_long_lists_differ_in_one_short_line() -> None:
+    """How many each has, and the first that differs, whether it differs in the middle or one list goes on."""
+    many = tuple(f"a prompt of some length, number {n}" for n in range(1000))
+    other = (*many[:700], "a" * 5000, *many[701:])
+    mine, theirs, fewer = (asked(prompts={"toy": prompts}).as_dict() for prompts in (many, other, many[:10]))
+
+    (line,) = differences(mine, theirs)
+    assert line.startswith("prompts (toy): 1000 here, 1000 there; the first that differs is number 701: 'a prompt of")
+    assert len(line) < 400
+    (line,) = differences(fewer, mine)
+    assert line.endswith(
+        "10 here, 1000 there; the first that differs is number 11: none here, 'a prompt of some length, number 10' there"
+    )
+
+
+class Noted(str):
+    """A text that counts how often texts are compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Noted.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_many_prompts_are_not_compared_each_with_each() -> None:
+    """A file may have a hundred thousand."""
+    many = [Noted(n) for n in range(2000)]
+    with pytest.raises(InputError, match="'7' is named twice"):
+        asked(prompts={"toy": (*many, Noted(7))})
+    assert Noted.compared < 10_000
 
 
 def test_sampling_is_replaced_by_field() -> None:
