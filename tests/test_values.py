@@ -127,6 +127,8 @@ def test_a_fraction_is_no_whole_number(place: str) -> None:
         lambda: Sampling(greedy="no"),  # type: ignore[arg-type]
         lambda: Batch(model="toy", card=CARD, guidance=3.0),  # type: ignore[arg-type]
         lambda: ScaleSchedule([(1, 1), (2, 2)], prefix=1),  # type: ignore[arg-type]
+        lambda: begin(compress(model(), "uniform", check=1)),  # type: ignore[arg-type]
+        lambda: load_model("var-tiny", allow_nonfinite="no"),  # type: ignore[arg-type]
     ],
 )
 def test_only_true_and_false_say_yes_or_no(provoke: Callable[[], object]) -> None:
@@ -150,6 +152,13 @@ def test_what_is_falsy_was_said() -> None:
         Batch(model="infinity-2b", card=shared_registry().make("model", "infinity-2b"), aspect="").geometry  # noqa: B018
     with pytest.raises(ProfileError, match="needs an attention profile"):
         begin(compress(load_model("var-tiny"), "scalekv", profile=[]))
+
+
+@pytest.mark.parametrize("weights", ["", 3, ["var.pth"]])
+def test_weights_are_a_path(weights: Any) -> None:
+    """An empty text would be the current directory."""
+    with pytest.raises(InputError, match="load_model needs weights to be a path of a file or folder; got"):
+        load_model("var-d16", weights=weights)
 
 
 @frozen

@@ -6,14 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalekv_core.errors import BudgetError
-from scalekv_core.shapes.geometry import CacheGeometry
+from scalekv_core.shapes.geometry import CacheGeometry, plural
 
 
 def refuse_less_than_one_each(geometry: CacheGeometry, slots: int) -> None:
     """Raises BudgetError if a head of a layer would get no token although there is a history to hold."""
     if slots < geometry.slots_per_token and geometry.schedule.last_history:
         raise BudgetError(
-            f"the budget buys {slots} tokens for {geometry.layers} layers x {geometry.heads} heads; give at least 1 token each"
+            f"the budget buys {plural(slots, 'token')} for {plural(geometry.layers, 'layer')} x {plural(geometry.heads, 'head')}; "
+            "give at least 1 token each"
         )
 
 

@@ -32,6 +32,7 @@ from scalekv_core.plugins.adapters import OwnedAdapter
 from scalekv_core.plugins.loading import Loader, installed_plugins
 from scalekv_core.plugins.offers import TYPES, Offer, Owner, Problem
 from scalekv_core.plugins.wrappers import refuse_wrapper
+from scalekv_core.shapes.values import check_flag
 
 
 @frozen(eq=False)
@@ -191,7 +192,7 @@ def shared_registry() -> Registry:
 def load_model(
     name: str,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = torch.float32,
     allow_nonfinite: bool = False,
@@ -208,10 +209,12 @@ def load_model(
 
     Raises:
         UnknownName: no model or dtype has that name.
-        InputError: there is no such device.
+        InputError: there is no such device, or weights is no path.
         CheckpointError: its weights are missing, truncated, of another model, or not finite.
     """
     card: ModelCard = (registry or shared_registry()).make("model", name)
+    check_flag(allow_nonfinite, "load_model", "allow_nonfinite")
+    file = _path(weights)
     options = {"allow_nonfinite": True} if allow_nonfinite else {}  # cards that ship their weights need not know it
     if options and not _takes(card.load, *options):
         raise InputError(
@@ -220,13 +223,22 @@ def load_model(
         )
     place, number = str(read_device(device)), read_dtype(dtype)
     try:
-        return card.load(weights=weights, device=place, dtype=number, **options)
+        return card.load(weights=file, device=place, dtype=number, **options)
     except OSError as error:  # a folder that may not be entered, a disk that fails
         if isinstance(error, ScaleKVError):
             raise
         raise CheckpointError(
             f"model {name!r}: {error.filename or weights} cannot be read ({error.strerror})"
         ) from error
+
+
+def _path(weights: Any) -> Path | None:
+    """The path of weights; InputError if it is none, or an empty text, which would be the current directory."""
+    if weights is None or isinstance(weights, Path):
+        return weights
+    if not isinstance(weights, (str, os.PathLike)) or not os.fspath(weights):
+        raise InputError(f"load_model needs weights to be a path of a file or folder; got {shortened(weights)}")
+    return Path(weights)
 
 
 def _takes(function: Callable[..., object], name: str) -> bool:

@@ -16,6 +16,7 @@ from scalekv_core.planning.profiles import GivenProfiles
 from scalekv_core.plugins.registry import Registry, shared_registry
 from scalekv_core.session.attaching import attached, unwrapped
 from scalekv_core.session.session import Session
+from scalekv_core.shapes.values import check_flag
 
 
 @contextlib.contextmanager
@@ -53,6 +54,8 @@ def compress(
         InputError: at the first map of an image, its cache is larger than what is free.
         UnknownName, InputError, BudgetError, ProfileError: what was asked cannot be done.
     """
+    for option, value in (("check", check), ("measure_peak", measure_peak)):
+        check_flag(value, "compress", option)
     module, name, own_profile = unwrapped(model)
     registry = registry or shared_registry()
     if not isinstance(policy, Planned):

@@ -17,10 +17,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from scalekv_adapters.hart.checkpoint import load_hart, load_tokenizer
 from scalekv_adapters.infinity.checkpoint import load_bsq_vae, load_infinity
+from scalekv_adapters.infinitystar.checkpoint import load_infinitystar
+from scalekv_adapters.infinitystar.tokenizer_checkpoint import load_video_tokenizer
 from scalekv_adapters.var.checkpoint import load_var, load_vqvae
 from scalekv_core.errors import CheckpointError
 from scalekv_core.memory.meter import StorageTracker
+from tests.adapters.hart.conftest import SIDES as HART_SIDES
+from tests.adapters.hart.conftest import tiny_hart, tiny_tokenizer
+from tests.adapters.hart.test_checkpoint import FLAGS, TOLD
+from tests.adapters.infinitystar.golden import golden_star
+from tests.adapters.infinitystar.tokenizer_data import golden_state
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -54,11 +62,37 @@ def bsq_vae() -> dict[str, Tensor]:
     return _under("infinity/like2b_vae.safetensors", "sd.")
 
 
+def hart() -> dict[str, Tensor]:
+    return {**tiny_hart("plain").state_dict(), "lvl_1L": torch.zeros(1, 102, dtype=torch.int64)}
+
+
+def hart_tokenizer() -> dict[str, Tensor]:
+    return {f"vae.{name}": x for name, x in tiny_tokenizer().state_dict().items()}
+
+
+def load_hart_with_config(path: Path) -> Any:
+    config = path.with_name("config.json")
+    config.write_text(json.dumps({**TOLD, **FLAGS["plain"]}), encoding="utf-8")
+    return load_hart(path, config)
+
+
+def infinitystar() -> dict[str, Tensor]:
+    return dict(golden_star().state_dict())
+
+
+def video_tokenizer() -> dict[str, Tensor]:
+    return golden_state()
+
+
 MODELS: dict[Callable[[], dict[str, Tensor]], Callable[[Path], Any]] = {
     var: load_var,
     vqvae: functools.partial(load_vqvae, patch_sides=SIDES),
     infinity: load_infinity,
     bsq_vae: load_bsq_vae,
+    hart: load_hart_with_config,
+    hart_tokenizer: functools.partial(load_tokenizer, patch_sides=HART_SIDES),
+    video_tokenizer: load_video_tokenizer,
+    infinitystar: load_infinitystar,
 }
 
 
