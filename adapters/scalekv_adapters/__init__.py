@@ -17,6 +17,7 @@ from scalekv_adapters.infinity.tiny.card import TinyInfinityCard
 from scalekv_adapters.infinitystar.adapter import InfinityStarAdapter
 from scalekv_adapters.infinitystar.card import NAME as INFINITYSTAR
 from scalekv_adapters.infinitystar.card import InfinityStarCard
+from scalekv_adapters.infinitystar.official import OfficialInfinityStarAdapter
 from scalekv_adapters.judge import Judge
 from scalekv_adapters.var.adapter import VARAdapter
 from scalekv_adapters.var.card import PublishedVARCard
@@ -37,6 +38,7 @@ def scalekv_model_adapters() -> Mapping[str, Callable[[], ModelAdapter]]:
         "infinity": InfinityAdapter,
         "infinity-official": OfficialInfinityAdapter,
         "infinitystar": InfinityStarAdapter,
+        "infinitystar-official": OfficialInfinityStarAdapter,
         "var": VARAdapter,
         "var-official": OfficialVARAdapter,
     }

@@ -16,6 +16,7 @@ from tests.adapters.infinity.official_standin import StandInInfinity
 from tests.adapters.interrupting import interrupted, steps_of
 from tests.adapters.small import small_infinity, small_var
 from tests.adapters.var.official_standin import StandInVAR
+from tests.conformance.small_models import small_official_star, small_star
 
 
 class Source:
@@ -30,6 +31,8 @@ KINDS = {
     "var-official": lambda: StandInVAR(small_var()),
     "infinity": small_infinity,
     "infinity-official": lambda: StandInInfinity(small_infinity()),
+    "infinitystar": small_star,
+    "infinitystar-official": small_official_star,
 }
 
 

@@ -28,6 +28,7 @@ from scalekv_adapters.vqvae import VQVAE, VQVAEConfig
 from scalekv_core.testing import TestModel
 from tests.adapters.hart.official_standin import StandInHART
 from tests.adapters.infinity.official_standin import StandInInfinity
+from tests.adapters.infinitystar.official_standin import StandInInfinityStar
 from tests.adapters.var.official_standin import StandInVAR
 
 SIDES = (1, 2, 3, 4)
@@ -210,12 +211,26 @@ def force_star(model: InfinityStar, rows: int, seed: int, scales: int) -> list[T
     return draw_star(model, rows, seed, [~x for x in bits[:count]])
 
 
+def small_official_star() -> nn.Module:
+    """The same weights in the structure of the official object."""
+    return StandInInfinityStar(small_star()).eval().requires_grad_(False)
+
+
+def draw_official_star(model: nn.Module, rows: int, seed: int) -> list[Tensor]:
+    """Clips and logits of one batch by the official method."""
+    features = torch.randn(1, 2, TEXT_CHANNELS, generator=torch.Generator().manual_seed(seed))
+    choosing = Choosing(guidance=Guidance((2.0,) * PASSES), temperatures=(1.0,) * PASSES)
+    clips = model.ar_infer_infinity_elegant(Text(features.expand(rows, -1, -1)), PYRAMIDS, choosing)
+    return [clips, *(logits for logits, _ in model.passed)]
+
+
 SMALL_MODELS = {
     "adapter.hart": TestModel(load=small_hart, draw=draw_hart, force=force_hart),
     "adapter.hart-official": TestModel(load=small_official_hart, draw=draw_official_hart),
     "adapter.infinity": TestModel(load=small_infinity, draw=draw_infinity, force=force_infinity),
     "adapter.infinity-official": TestModel(load=small_official_infinity, draw=draw_official_infinity),
     "adapter.infinitystar": TestModel(load=small_star, draw=draw_star, force=force_star),
+    "adapter.infinitystar-official": TestModel(load=small_official_star, draw=draw_official_star),
     "adapter.var": TestModel(load=small_var, draw=draw_ours, force=force_ours),
     "adapter.var-official": TestModel(load=small_official_var, draw=draw_official),
 }

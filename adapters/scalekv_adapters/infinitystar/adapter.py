@@ -15,6 +15,7 @@ class InfinityStarAdapter(NewCacheAdapter):
     """InfinityStar as loaded by scalekv: swaps the instance's ``new_cache``."""
 
     model = InfinityStar
+    schedule_varies = True
 
     def geometry(self, model: nn.Module) -> CacheGeometry:
         """The shape of the model's cache: its pyramids behind the text that it expects, one row, the dtype of its weights."""

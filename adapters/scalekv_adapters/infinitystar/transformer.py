@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
         """Queries (B, g H, n, D), keys and values (B, H, n, D) of x (B, n, C), as attention reads them."""
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q_proj, self.k_proj, self.v_proj))
         q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)
-        return rotation.turn(q), rotation.turn(k), v.transpose(1, 2)
+        return rotation.turn(q).to(v.dtype), rotation.turn(k).to(v.dtype), v.transpose(1, 2)
 
     def forward(self, x: Tensor, rotation: Rotation, cache: AttentionCache, *, store: bool) -> Tensor:
         q, k, v = self.qkv(x, rotation)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 from scalekv_core.contracts.adapter import ModelAdapter
@@ -65,12 +66,13 @@ def check_knows_its_models(make: Make, test_model: TestModel) -> None:
 
 
 def check_geometry_is_true(make: Make, test_model: TestModel, case: GenerationCase) -> None:
-    """Schedule, layers, heads, width and dtype are those that attention really comes with."""
+    """Schedule (unless callers choose it), layers, heads, width and dtype are those that attention really comes with."""
     adapter, loaded, module = start(make, test_model)
-    geometry, watch = adapter.geometry(module), Watch()
+    watch = Watch()
     with watched(adapter, module, watch):
         test_model.generated(loaded, case.rows, case.seed)
     assert watch.calls, "no image asked for a cache"
+    geometry = _as_generated(adapter, adapter.geometry(module), watch)
     assert geometry.schedule == watch.schedules[0], (
         f"it says maps {geometry.schedule}; the image has {watch.schedules[0]}"
     )
@@ -89,7 +91,12 @@ def check_every_map_reaches_the_cache(make: Make, test_model: TestModel, case: G
     watch = Watch()
     with watched(adapter, module, watch):
         test_model.generated(loaded, case.rows, case.seed)
-    _assert_whole(watch, adapter.geometry(module))
+    _assert_whole(watch, _as_generated(adapter, adapter.geometry(module), watch))
+
+
+def _as_generated(adapter: ModelAdapter, geometry: CacheGeometry, watch: Watch) -> CacheGeometry:
+    """What the adapter says of a model; where callers choose the maps of each image, with those of the first one."""
+    return evolve(geometry, schedule=watch.schedules[0]) if adapter.schedule_varies and watch.schedules else geometry
 
 
 def _assert_whole(watch: Watch, geometry: CacheGeometry) -> None:
@@ -110,13 +117,13 @@ def check_forced_tokens_go_through_the_cache(make: Make, test_model: TestModel, 
     if test_model.force is None:
         raise NeverApplies("its test model has no force, which generates from given tokens")
     adapter, loaded, module = start(make, test_model)
-    geometry, last = adapter.geometry(module), len(adapter.geometry(module).schedule)
+    last = len(adapter.geometry(module).schedule)
     for scales in sorted({1, 1 + case.stop % last, last}):
         expected, watch = test_model.forced(loaded, case.rows, case.seed, scales), Watch()
         with watched(adapter, module, watch):
             actual = test_model.forced(loaded, case.rows, case.seed, scales)
         assert all_same(expected, actual), f"with the tokens of {scales} of {last} scales given it is another image"
-        _assert_whole(watch, geometry)
+        _assert_whole(watch, _as_generated(adapter, adapter.geometry(module), watch))
 
 
 def check_closes_its_caches(make: Make, test_model: TestModel, case: GenerationCase) -> None:
@@ -195,6 +202,7 @@ def check_the_model_stores_nothing(make: Make, test_model: TestModel, case: Gene
     at_rest = stored_bytes(module)
     with watched(adapter, module, watch := Watch(before=lambda: stored.append(stored_bytes(module) - at_rest))):
         test_model.generated(loaded, case.rows, case.seed)
+        geometry = _as_generated(adapter, geometry, watch)
         watch.before = _AtTheLastScale(watch, geometry)
         test_model.generated(loaded, case.rows, case.seed)
     assert stored, "no image asked for a cache"

@@ -11,7 +11,7 @@ from scalekv_adapters.infinitystar.guidance import Choosing, Guidance
 from scalekv_adapters.infinitystar.pyramids import Pyramids
 from scalekv_adapters.infinitystar.text import Text
 from scalekv_core import calibrate, compress, shared_registry
-from tests.adapters.drawing import every_policy, everything_in, policy_and_budget, same
+from tests.adapters.drawing import same
 from tests.adapters.infinitystar.golden import CASES, case_of, new_star
 
 LONG = "long"
@@ -68,19 +68,6 @@ def profile():
     return calibration.profile()
 
 
-@every_policy
-def test_every_policy_draws_a_clip(model, profile, name: str, budget: str) -> None:
-    """Each holds what was planned, and drops what it must."""
-    policy, budget = policy_and_budget(name, budget)
-    if name == "heatkv":
-        budget = "100%"  # it holds the first maps of all, which leaves nothing to drop here
-    with compress(model, policy, budget, check=True, profile=profile) as session:
-        drawn(model, LONG)
-    (image,) = session.report().images
-    assert image.as_planned
-    assert image.dropped == (policy.allocator.spends_all and name != "heatkv")
-
-
 def test_a_profile_serves_texts_of_any_length(model, profile) -> None:
     """It was measured with two text tokens, here there are five."""
     case, whole = long_case(), case_of("ns_cfg").text
@@ -103,15 +90,6 @@ def test_a_smaller_cache_changes_the_clip(model, name: str) -> None:
     kept = [each for each in seen if each is not None and each.shape[2]]
     assert kept
     assert all(torch.equal(each[..., :count], text.expand(*each.shape[:2], count)) for each in kept)
-
-
-def test_detaching_restores_everything(model) -> None:
-    """No attribute more, less or other than before."""
-    before = everything_in(model)
-    with compress(model, "uniform", "50%"):
-        drawn(model, LONG)
-        assert before != everything_in(model)
-    assert before == everything_in(model)
 
 
 def test_the_adapter_knows_its_own() -> None:
