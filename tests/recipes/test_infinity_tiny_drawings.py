@@ -20,8 +20,8 @@ from scalekv_adapters.infinity.tiny.captions import (
     Thing,
     parse,
 )
-from scalekv_adapters.infinity.tiny.judge import find, holds, judge
-from scalekv_adapters.infinity.tiny.outlines import GROUND
+from scalekv_adapters.infinity.tiny.judge import holds, judge
+from scalekv_adapters.shapes import GROUND, find
 from scalekv_core.errors import InputError, UnknownName
 
 SIZES = ((64, 64), (80, 60), (60, 80), (88, 44), (36, 108))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recipes.infinity_tiny.random_captions import random_caption
 from scalekv_adapters.infinity.tiny.captions import COLOURS, RELATIONS, Caption
-from scalekv_adapters.infinity.tiny.outlines import GROUND, silhouette
+from scalekv_adapters.shapes import GROUND, silhouette
 
 __all__ = ["SHARES", "Placed", "compose", "drawings", "render"]
 

@@ -7,14 +7,15 @@ Every stage can be killed and called again with the same options. Run in the ord
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import attrs
 import torch
 import typer
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from recipes.infinity_tiny.drawings import drawings
 from recipes.infinity_tiny.measure import draw, held_by_task, questions
@@ -28,6 +29,7 @@ from recipes.infinity_tiny.objectives import (
     vae_loss,
 )
 from recipes.infinity_tiny.start import start_weights
+from recipes.muon import by_muon
 from recipes.sheet import sheet
 from recipes.shipping import write_shipped
 from recipes.training import LoopOptions, averaged, rounded, train
@@ -37,7 +39,6 @@ from scalekv_adapters.infinity.tiny.judge import judge
 from scalekv_adapters.infinity.tiny.network import SIZES, SQUARE, TEXT_DEPTH, VAE_SIZES, TinyInfinity
 from scalekv_adapters.infinity.vae import BSQVAE
 from scalekv_adapters.shipped import read_shipped
-from scalekv_core.errors import MissingExtra
 from scalekv_core.models.sampling import Sampling
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -76,25 +77,7 @@ def train_infinity(
     train(model, loss, options, path, stop_at=stop_at, optimizers=muon_and_adamw)
 
 
-def muon_and_adamw(model: nn.Module, options: LoopOptions) -> Sequence[torch.optim.Optimizer]:
-    """Muon for the matrices between hidden layers, AdamW at half the learning rate for everything else.
-
-    Raises:
-        MissingExtra: this PyTorch has no Muon.
-    """
-    if not hasattr(torch.optim, "Muon"):
-        raise MissingExtra(f"training infinity-tiny needs PyTorch 2.9 or newer, for Muon; this is {torch.__version__}")
-    hidden = {
-        name: weight
-        for name, weight in model.named_parameters()
-        if weight.dim() == 2 and any(part in name for part in ("block_chunks", "neighbours", "text_proj"))
-    }
-    rest = [weight for name, weight in model.named_parameters() if name not in hidden]
-    muon = torch.optim.Muon(
-        hidden.values(), lr=options.peak, weight_decay=options.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    group: dict[str, Any] = {"params": rest, "share": 0.5}
-    return muon, torch.optim.AdamW([group], lr=options.peak, betas=(0.9, 0.98), weight_decay=0.0)
+muon_and_adamw = partial(by_muon, hidden=("block_chunks", "neighbours", "text_proj"))
 
 
 def frozen_vae(out: Path) -> BSQVAE:

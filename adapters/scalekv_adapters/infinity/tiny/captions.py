@@ -10,19 +10,11 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
+from scalekv_adapters.shapes import COLOURS, SHAPES
 from scalekv_core.errors import InputError, shortened
 
 __all__ = ["COLOURS", "NUMBERS", "RELATIONS", "SHAPES", "TASKS", "WORDS", "Caption", "Thing", "parse"]
 
-COLOURS: Mapping[str, tuple[float, float, float]] = {
-    "red": (0.90, 0.10, 0.10),
-    "green": (0.10, 0.65, 0.15),
-    "blue": (0.15, 0.25, 0.95),
-    "yellow": (0.95, 0.80, 0.05),
-}
-"""Name of a colour to red, green and blue in [0, 1]."""
-
-SHAPES = ("circle", "square", "triangle")
 RELATIONS: Mapping[str, tuple[int, int]] = {"left of": (1, 0), "right of": (-1, 0), "above": (0, 1), "below": (0, -1)}
 """How one thing lies to another: the direction (right, down) from the first to the second."""
 
