@@ -76,7 +76,8 @@ class Contender(ABC):
 
 @frozen(eq=False, kw_only=True)
 class Unmodified(Contender):
-    """The model's own cache: concatenates everything, the last map too, with keys as the model stores them."""
+    """The model's own cache: concatenates everything, the last map too, with keys as the model stores them, and copies grouped
+    heads to all query heads before attention."""
 
     @classmethod
     def of(cls, geometry: CacheGeometry, *, every_layer: bool = False) -> Unmodified:
@@ -87,7 +88,10 @@ class Unmodified(Contender):
 
     def new_cache(self, clock: Clock) -> BenchCache:
         return ConcatCache(
-            self.geometry.schedule, key_dtype=self.geometry.unmodified_key_dtype or self.geometry.dtype, clock=clock
+            self.geometry.schedule,
+            key_dtype=self.geometry.unmodified_key_dtype or self.geometry.dtype,
+            repeats=True,
+            clock=clock,
         )
 
 

@@ -31,6 +31,8 @@ class ConcatCache:
         schedule: of the image; without one every map attends to all earlier ones.
         key_dtype: dtype in which keys are stored, by default that of the model's keys. Attention reads them in the
             dtype of the queries.
+        repeats: with grouped heads, copy keys and values to every query head before attention, as published code does; by
+            default the queries of a group stand under their key head.
         clock: measures the stages "read" and "attention".
 
     Attributes:
@@ -51,13 +53,14 @@ class ConcatCache:
         schedule: ScaleSchedule | None = None,
         *,
         key_dtype: torch.dtype | None = None,
+        repeats: bool = False,
         clock: Clock | None = None,
     ) -> None:
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         self._reads = None if schedule is None or schedule.reads is None else schedule
         self._held: dict[int, dict[int, int]] = {}  # tokens of each map, by layer
-        self._key_dtype = key_dtype
+        self._key_dtype, self._repeats = key_dtype, repeats
         self._clock = clock or NoClock()
         self._scales: Counter[int] = Counter()
 
@@ -80,6 +83,8 @@ class ConcatCache:
                 visible = self._visible(layer, scale, q.shape[2], store=store)
                 k, v = take_runs(k, visible), take_runs(v, visible)
         with self._clock.stage(scale, "attention"):
+            if self._repeats and (group := q.shape[1] // k.shape[1]) > 1:
+                k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
             grouped = ops.side_by_side(q, k.shape[1])
             out = F.scaled_dot_product_attention(grouped, k.to(q.dtype), v, scale=softmax_scale)
             return ops.apart(out, q.shape[1])

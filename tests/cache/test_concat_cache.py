@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from scalekv_core.cache.clock import Clock
 from scalekv_core.cache.concat_cache import ConcatCache
+from scalekv_core.memory.meter import StorageTracker
 
 
 def maps(*tokens: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
@@ -52,3 +53,18 @@ def test_the_clock_is_told_scale_and_stage_and_close_forgets() -> None:
     assert 0 == cache.resident_bytes()
     cache.attend(0, first, first, first, softmax_scale=1.0)
     assert 3.0 == clock.seconds[0, "read"]
+
+
+def test_keys_of_grouped_heads_may_be_repeated_as_published_code_does() -> None:
+    """Attention is the same; what is stored is not repeated, and what attention reads is, for as long as it lasts."""
+    (kv, more), q = maps(4, 5), torch.randn(2, 6, 5, 8, generator=torch.Generator().manual_seed(1))
+    outs, peaks = [], []
+    for repeats in (False, True):
+        cache = ConcatCache(repeats=repeats)
+        cache.attend(0, kv.repeat(1, 2, 1, 1), kv, kv, softmax_scale=1.0)
+        with StorageTracker() as tracker:
+            outs.append(cache.attend(0, q, more, more, softmax_scale=1.0))
+        peaks.append(tracker.peak)
+        assert 2 * (kv.nbytes + more.nbytes) == cache.resident_bytes()
+    torch.testing.assert_close(*outs, rtol=0, atol=1e-6)
+    assert peaks[1] - peaks[0] > kv.nbytes + more.nbytes
