@@ -19,6 +19,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
+from scalekv_core.cli import interrupts
+
 OUTPUT_ERRORS = {errno.ENOSPC, errno.EIO, errno.EPIPE, errno.EBADF}
 
 
@@ -42,21 +44,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 @contextlib.contextmanager
 def _noticing_interrupts() -> Iterator[None]:
     """Ctrl-C in the middle of an import can come out as any other error, since the module is left half loaded."""
-    happened = False
-
-    def interrupt(*_: object) -> None:
-        nonlocal happened
-        happened = True
-        raise KeyboardInterrupt
-
+    interrupts.forget()
     if threading.current_thread() is not threading.main_thread():  # only that one may set what a signal does
         yield
         return
-    former = signal.signal(signal.SIGINT, interrupt)
+    former = signal.signal(signal.SIGINT, interrupts.notice)
     try:
         yield
     except Exception as error:
-        if happened:
+        if interrupts.noticed():
             raise KeyboardInterrupt from error
         raise
     finally:

@@ -12,7 +12,7 @@ import typer
 
 from scalekv_core.cli import arguments as args
 from scalekv_core.cli import bench_options as options
-from scalekv_core.cli import console
+from scalekv_core.cli import console, interrupts
 
 if TYPE_CHECKING:
     from scalekv_core.bench import Bench, BenchResult
@@ -115,7 +115,7 @@ def measure(running: Bench) -> BenchResult:
         try:
             return running.run(tell)
         except KeyboardInterrupt:
-            pass
+            interrupts.forget()
     console.complain("interrupted; these are the figures so far")
     return running.result()
 

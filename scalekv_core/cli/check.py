@@ -126,7 +126,7 @@ def print_outcomes(outcomes: list[Outcome]) -> None:
 
 def print_fault(outcomes: list[Outcome]) -> None:
     """What is wrong, the smallest case, the command that checks it again, and the other checks that fail for that reason."""
-    shown = min(outcomes, key=lambda outcome: len(outcome.case))
+    shown = min(outcomes, key=lambda outcome: (not outcome.case, len(outcome.case)))
     others = [outcome.check for outcome in outcomes if outcome is not shown]
     console.heading(f"{WORDS[shown.state]} {shown.check}")
     which = "smallest case" if shown.state == "failed" else "case"

@@ -15,6 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from scalekv_core.cli.interrupts import stop_if_noticed
 from scalekv_core.errors import ScaleKVError
 
 out = Console(highlight=False)
@@ -122,7 +123,8 @@ def naming(kept: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def busy(doing: str) -> Iterator[None]:
-    """Shows on a terminal that something is going on, and nothing elsewhere."""
+    """Shows on a terminal that something is going on, and nothing elsewhere; KeyboardInterrupt if Ctrl-C got lost before."""
+    stop_if_noticed()
     if not err.is_terminal:
         yield
         return

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from scalekv_core.cli.interrupts import stop_if_noticed
 from scalekv_core.errors import InputError, ScaleKVError
 
 BLOCK = 4096
@@ -82,6 +83,7 @@ def written_together(directory: Path, *, listed_in: str | None = None) -> Iterat
     done = False
     try:
         yield stage
+        stop_if_noticed()
         _publish(stage, directory, stale=_listed(directory, listed_in))
         done = True
     except OSError as error:

@@ -84,6 +84,15 @@ def test_whatever_it_does_the_table_goes_on(run, wrong, name: str, said: str) ->
     assert "claims_are_known" in ran.out
 
 
+def test_one_fault_is_told_once_with_a_case(run, wrong) -> None:
+    """A selector that raises fails most checks for one reason: it is shown under the one with the smallest case."""
+    ran = run("check", "raises", "--examples", 1)
+
+    assert 1 == ran.out.count("check it again:")
+    assert 1 == ran.out.count("smallest case")
+    assert "stays_on_the_device" in ran.out.split("and also")[1]
+
+
 def test_one_that_hangs_is_stopped(run, wrong) -> None:
     """A check that hangs is stopped and reported with its case."""
     ran = run("check", "endless", "--check", "fills_its_capacity", "--timeout", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from scalekv_core.cli import console, main
+from scalekv_core.cli.writing import written_together
 from scalekv_core.testing import toy
 
 
@@ -90,6 +92,28 @@ def test_an_interrupted_import_is_an_interruption(monkeypatch: pytest.MonkeyPatc
         main(["policies"])
 
     assert 130 == ended.value.code
+
+
+def test_an_interrupt_that_somebody_swallows_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before work begins and before files are written: a library may keep the exception while it is imported."""
+    reached: list[str] = []
+
+    def swallowing(*_: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), written_together(tmp_path / "out") as stage:
+            (stage / "picture.png").touch()
+        reached.append("files")
+        with console.busy("generating"):
+            reached.append("work")
+
+    monkeypatch.setattr("scalekv_core.cli.application.make_app", swallowing)
+    with pytest.raises(SystemExit) as ended:
+        main(["policies"])
+
+    assert (130, ["files"], []) == (ended.value.code, reached, list(tmp_path.iterdir()))
 
 
 @pytest.mark.parametrize("given", ["a\nb", "a\x1b[2Jb", "a\r\tb", "a\u2028b"])

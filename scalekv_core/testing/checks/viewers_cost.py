@@ -36,6 +36,7 @@ def check_stays_on_the_device(make: Make, case: ViewCase) -> None:
     except NotApplicable:
         raise
     except Exception as error:
+        answer(make(), case, view_of(make(), case))  # what fails everywhere is no matter of devices
         raise AssertionError(
             "on tensors without values (device meta) it fails: it asks what a tensor holds, which makes the host wait, "
             f"or makes tensors on another device ({type(error).__name__}: {error})"
