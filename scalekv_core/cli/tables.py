@@ -8,7 +8,7 @@ from scalekv_core.cli import console
 from scalekv_core.cli.figures import decibel, number, percent
 from scalekv_core.cli.generating import Generated
 from scalekv_core.compare.metrics import Fidelity
-from scalekv_core.shapes.geometry import format_bytes
+from scalekv_core.shapes.geometry import format_bytes, plural
 
 SAME, FORCED, KL = "same tokens", "same, forced", "KL, forced"
 LEGEND = (
@@ -48,14 +48,23 @@ def print_fidelity(generated: Generated) -> None:
     images = "identical images" if fidelity.identical else f"PSNR {decibel(fidelity.psnr)}"
     console.say(f"{images}, SSIM {number(fidelity.ssim) or 'not defined for images so small'}")
     made = console.table("scale", "map", SAME, FORCED, KL)
-    maps = str(generated.image.planned.geometry.schedule).split(" ")
-    silent = len(maps) - len(fidelity.agreement)  # a text in front generates nothing
-    for scale, name in enumerate(maps[silent:]):
+    schedule = generated.image.planned.geometry.schedule.without_prefix
+    names = names_of_steps(str(schedule).split(" "), [tokens.shape[1] for tokens in generated.generation.tokens])
+    for scale, name in enumerate(names):
         forced, kl = (None if v is None else v[scale] for v in (fidelity.forced_agreement, fidelity.kl))
         console.row(made, scale, name, percent(fidelity.agreement[scale]), percent(forced), number(kl))
     console.row(made, "all", "", *_over_scales(fidelity))
     console.show(made)
     _print_legend([fidelity])
+
+
+def names_of_steps(maps: Sequence[str], lengths: Sequence[int]) -> list[str]:
+    """What each step generates: a map, or, where a model passes some maps several times, how many tokens.
+
+    >>> names_of_steps(["1x1", "2x2"], [1, 4]), names_of_steps(["1x1", "2x2"], [1, 4, 4])
+    (['1x1', '2x2'], ['1 token', '4 tokens', '4 tokens'])
+    """
+    return list(maps) if len(maps) == len(lengths) else [plural(length, "token") for length in lengths]
 
 
 def print_comparison(generated: Sequence[Generated]) -> None:
