@@ -38,15 +38,16 @@ class RayEngine:
     def check(self) -> None:
         """Raises MissingExtra if Ray is not installed, InputError if nothing answers at the address."""
         _ray()
-        host, _, port = self.address.removeprefix("ray://").rpartition(":")
-        if not host:
-            if self.address not in ("local", "auto"):
-                raise InputError(f"a Ray cluster is 'local', 'auto' or HOST:PORT; got {self.address!r}")
+        if self.address == "local":
             return
+        address = _running_here() if self.address == "auto" else self.address
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if not host:
+            raise InputError(f"a Ray cluster is 'local', 'auto' or HOST:PORT; got {address!r}")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
         except (OSError, ValueError, OverflowError) as error:  # Ray itself would go on trying for minutes
-            raise InputError(f"no Ray cluster answers at {self.address!r} ({_first_line(error)})") from error
+            raise InputError(f"no Ray cluster answers at {address!r} ({_first_line(error)})") from error
 
     def run(self, tasks: Iterable[Task], loading: Loading, wanted: Callable[[Task], bool]) -> Iterator[Finished]:
         self.check()
@@ -141,6 +142,23 @@ def _ray() -> Any:
     return ray
 
 
+def _running_here() -> str:
+    """The address that Ray takes for "auto": of the environment, of a process, or of a file that a cluster leaves behind when it is
+    killed.
+
+    Raises:
+        InputError: there is none.
+    """
+    from ray._private.services import get_ray_address_from_environment
+
+    try:
+        return str(get_ray_address_from_environment("auto", None))
+    except ConnectionError as error:
+        raise InputError(
+            "no Ray cluster runs on this machine; start one with ray start --head, or give --address HOST:PORT"
+        ) from error
+
+
 def _connect(ray: Any, address: str) -> None:
     try:
         ray.init(
@@ -152,7 +170,8 @@ def _connect(ray: Any, address: str) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        raise InputError(f"no Ray cluster answers at {address!r} ({_first_line(error)})") from error
+        hint = "" if ":" not in address else "; where it needs a token, set RAY_AUTH_MODE=token"
+        raise InputError(f"no Ray cluster answers at {address!r} ({_first_line(error)}){hint}") from error
 
 
 def _cannot(error: Exception) -> InputError:

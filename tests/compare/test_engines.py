@@ -130,6 +130,7 @@ def cells_of(folder: Path) -> int:
 
 
 @pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ray's own log files, up to 2.40
 def test_a_worker_without_the_plugin_of_a_model_is_one_line(study_in: StudyIn, tmp_path: Path) -> None:
     """The toy model is known to this process only."""
     pytest.importorskip("ray", reason="extra 'ray'")
@@ -138,6 +139,26 @@ def test_a_worker_without_the_plugin_of_a_model_is_one_line(study_in: StudyIn, t
     with pytest.raises(InputError, match="a worker cannot run the study: no model is called 'toy'"):
         list(study.run())
     assert 0 == study.store.cells
+
+
+def test_a_cluster_that_has_ended_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "auto" takes the address of the environment, or of a file that a killed cluster leaves: Ray would wait for it for minutes."""
+    pytest.importorskip("ray", reason="extra 'ray'")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+
+    with pytest.raises(InputError, match=r"no Ray cluster answers at '127\.0\.0\.1:1' \(.*refused\)"):
+        RayEngine(address="auto").check()
+
+
+def test_no_cluster_on_this_machine_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what starts one."""
+    services = pytest.importorskip("ray._private.services", reason="extra 'ray'")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "find_gcs_addresses", set)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
+
+    with pytest.raises(InputError, match="no Ray cluster runs on this machine; start one with ray start --head"):
+        RayEngine(address="auto").check()
 
 
 @pytest.mark.parametrize(
