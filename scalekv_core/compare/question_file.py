@@ -106,6 +106,8 @@ def _read(key: str, value: Any) -> Any:
     if key in ("vary", "prompts", "sampling"):
         if not isinstance(value, Mapping):
             raise ValueError(f"[{key}] must be a table; got {value!r}")
+        if key == "prompts" and (wrong := [v for v in value.values() if not isinstance(v, str)]):
+            raise ValueError(f"[prompts] names a set or a file for each model; got {wrong[0]!r}")
         return {name: _texts(v) for name, v in value.items()} if key == "vary" else dict(value)
     if key == "seeds":
         return tuple(value) if isinstance(value, list) else (value,)

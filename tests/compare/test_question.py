@@ -221,6 +221,7 @@ def test_a_file_says_what_the_options_say(tmp_path: Path) -> None:
         ('[prompts]\ntoy = ""', "prompts is empty, which names nothing"),
         ("[vary]\nwindow = []", "vary is empty, which names nothing"),
         ("dtype = 0", "dtype is a text; got 0"),
+        ("[prompts]\ntoy = 3", r"\[prompts\] names a set or a file for each model; got 3"),
         ('device = ""', "no key is called 'device'"),
     ],
 )
