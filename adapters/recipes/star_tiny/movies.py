@@ -13,7 +13,7 @@ from scalekv_adapters.shapes import GROUND, silhouette
 
 __all__ = ["RADII", "Moving", "film", "movies", "wandering"]
 
-RADII = (11.0, 15.0)
+RADII = (13.0, 17.0)
 """From which to which radius, in pixels."""
 
 SPEEDS = (1.2, 1.5)

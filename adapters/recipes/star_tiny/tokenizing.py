@@ -4,6 +4,7 @@ the first maps carry the layout and a wrong bit spoils little."""
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from attrs import evolve, frozen
 from torch import Tensor
 
@@ -32,8 +33,11 @@ class TokenizerLoss:
     """Share of clips that are decoded from all passes; the others from a random number of them."""
     first: int = 4
     """The fewest passes of a pyramid that are ever decoded."""
-    ground: float = 0.25
-    """Weight of a pixel of the ground, where one of a shape counts 1: most pixels are ground."""
+    ground: float = 0.05
+    """Weight of a pixel of the ground, where one of a shape or near it counts 1: most pixels are ground, and what is hard is the
+    outline."""
+    near: int = 4
+    """Pixels around a shape that count as much as the shape."""
 
 
 def practice(pixels: int, source: torch.Generator) -> Tensor:
@@ -64,10 +68,16 @@ def tokenizer_loss(tokenizer: VideoTokenizer, clips: Tensor, how: TokenizerLoss,
     depth = torch.where(torch.rand(count, generator=source) < how.full, last, depth)
     chosen = sums[depth, torch.arange(count)]
     drawn = tokenizer.decode_features(features + (chosen - features).detach(), at_once=latents)
-    ground = (clips.amax(1, keepdim=True) < -0.7).float()
-    weight = 1 - (1 - how.ground) * ground
     error = drawn - clips
-    return ((error.abs() + error.square()) * weight).mean() + how.commitment * commitment
+    weight = _weights(clips, how)
+    return ((error.abs() + error.square()) * weight).mean() / weight.mean() + how.commitment * commitment
+
+
+def _weights(clips: Tensor, how: TokenizerLoss) -> Tensor:
+    """(B, 1, F, H, W) of the pixels of clips (B, 3, F, H, W) in [-1, 1]."""
+    thing = (clips.amax(1, keepdim=True) >= -0.7).float()
+    around = F.max_pool3d(thing, (1, 2 * how.near + 1, 2 * how.near + 1), stride=1, padding=(0, how.near, how.near))
+    return how.ground + (1 - how.ground) * around
 
 
 @torch.no_grad()
