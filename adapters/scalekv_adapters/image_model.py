@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from scalekv_adapters.generation import ImageBatch, Step, generate
+from scalekv_core.cache.tracing import untraced
 from scalekv_core.models.image_model import Generation, ImageModel
 from scalekv_core.models.requests import Seeds
 from scalekv_core.models.sampling import Sampling
 from scalekv_core.models.steps import OnScale, ScaleStep
-from scalekv_core.session.tracing import untraced
 
 
 class FamilyModel(ImageModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import threading
 import time
@@ -99,12 +100,14 @@ class Loaded:
         place: where it comes from and runs.
         lock: is held by who generates.
         offload: moves the parts of the model, if they take turns on the device.
+        compiled: whether its layers are compiled.
     """
 
     model: ImageModel
     place: Place
     lock: threading.RLock = field(factory=threading.RLock, repr=False)
     offload: Offload | None = None
+    compiled: bool = False
 
     @contextlib.contextmanager
     def reserved(self, *, aspect: str | None, size: str | None) -> Iterator[ImageModel]:
@@ -114,7 +117,8 @@ class Loaded:
             before = {"aspect": model.aspect, "size": model.size}
             model.set_shape(aspect=aspect, size=size)
             try:
-                yield model
+                with one_graph_for_all_layers() if self.compiled else contextlib.nullcontext():
+                    yield model
             finally:
                 model.set_shape(**before)
 
@@ -144,6 +148,7 @@ class Loaded:
         with self.lock:
             for block in self.model.blocks:
                 block.compile(**options)
+            self.compiled = True
 
     def take_turns(self) -> None:
         """From now on, the parts of the model take turns on the device."""
@@ -160,6 +165,20 @@ class Loaded:
         elif self.place.device.type == "mps":
             torch.mps.synchronize()
         return time.perf_counter()
+
+
+def one_graph_for_all_layers() -> contextlib.AbstractContextManager[None]:
+    """While it lasts, torch.compile takes the index of a layer for a number like any other, not for a constant.
+
+    Otherwise every layer is compiled for itself, and those behind the eighth, its limit, are not compiled at all. PyTorch 2.4
+    has no such setting.
+    """
+    config: Any = importlib.import_module("torch._dynamo.config")  # only now, since it takes seconds
+    name = "allow_unspec_int_on_nn_module"
+    patched: contextlib.AbstractContextManager[None] = (
+        config.patch({name: True}) if hasattr(config, name) else contextlib.nullcontext()
+    )
+    return patched
 
 
 def changed_sampling(own: Sampling, changes: Mapping[str, Any]) -> Sampling:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scalekv_core.cache.kv_cache import KVCache
+from scalekv_core.cache.tracing import exclude_from_graphs
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.errors import SessionError
 from scalekv_core.memory.free import check_free_memory, free_memory
@@ -17,7 +18,6 @@ from scalekv_core.memory.meter import PeakMeter
 from scalekv_core.planning.footprint import layer_bytes
 from scalekv_core.planning.planner import Planned
 from scalekv_core.session.report import ImageReport
-from scalekv_core.session.tracing import untraced
 from scalekv_core.shapes.geometry import CacheGeometry, format_bytes, plural
 from scalekv_core.shapes.schedule import ScaleSchedule
 
@@ -53,7 +53,7 @@ class ImageCache:
         self._planned: Planned | None = None
         self._peak: PeakMeter | None = None
         self._over = False
-        self.attend = untraced(self.attend)  # type: ignore[method-assign]
+        exclude_from_graphs(self, "attend")
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True

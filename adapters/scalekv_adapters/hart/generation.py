@@ -18,12 +18,12 @@ from scalekv_adapters.sampling import choose, filter_logits
 from scalekv_adapters.teacher_forcing import MaskedAttention, future_mask
 from scalekv_adapters.vqvae import VQVAE
 from scalekv_core.cache.concat_cache import ConcatCache
+from scalekv_core.cache.tracing import untraced
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError
 from scalekv_core.models.image_model import Generation
 from scalekv_core.models.requests import Seeds
 from scalekv_core.models.sampling import Sampling
-from scalekv_core.session.tracing import untraced
 from scalekv_core.shapes.schedule import ScaleSchedule
 
 FEWER_FROM = 7

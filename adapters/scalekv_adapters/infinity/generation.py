@@ -21,11 +21,11 @@ from scalekv_adapters.infinity.transformer import InfinityTransformer
 from scalekv_adapters.infinity.vae import BSQVAE
 from scalekv_adapters.inputs import check_forced_bits, check_same_device
 from scalekv_core.cache.concat_cache import ConcatCache
+from scalekv_core.cache.tracing import untraced
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError
 from scalekv_core.models.image_model import Generation
 from scalekv_core.models.requests import Seeds
-from scalekv_core.session.tracing import untraced
 from scalekv_core.shapes.schedule import ScaleSchedule
 
 

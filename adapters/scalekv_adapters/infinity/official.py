@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from scalekv_adapters.infinity.rotation import Rotation
 from scalekv_adapters.infinity.templates import PIXELS, Canvas
 from scalekv_adapters.official import ATTRIBUTES, OfficialAdapter, OfficialImages, normalised, projected
+from scalekv_core.cache.tracing import untraced
 from scalekv_core.contracts.adapter import CacheSource
-from scalekv_core.session.tracing import untraced
 from scalekv_core.shapes.schedule import ScaleSchedule
 
 

@@ -19,9 +19,9 @@ from scalekv_adapters.infinitystar.rotation import Rotation
 from scalekv_adapters.infinitystar.templates import published
 from scalekv_adapters.official import OfficialAdapter, OfficialImages
 from scalekv_core.cache.concat_cache import ConcatCache
+from scalekv_core.cache.tracing import untraced
 from scalekv_core.contracts.adapter import CacheSource
 from scalekv_core.errors import SessionError
-from scalekv_core.session.tracing import untraced
 from scalekv_core.shapes.geometry import CacheGeometry
 from scalekv_core.shapes.schedule import Map, ScaleSchedule
 

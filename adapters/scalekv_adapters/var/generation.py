@@ -16,12 +16,12 @@ from scalekv_adapters.var.inputs import check_labels, check_pair
 from scalekv_adapters.var.transformer import VARTransformer
 from scalekv_adapters.vqvae import VQVAE
 from scalekv_core.cache.concat_cache import ConcatCache
+from scalekv_core.cache.tracing import untraced
 from scalekv_core.contracts.adapter import AttentionCache
 from scalekv_core.errors import InputError
 from scalekv_core.models.image_model import Generation
 from scalekv_core.models.requests import Seeds
 from scalekv_core.models.sampling import Sampling
-from scalekv_core.session.tracing import untraced
 from scalekv_core.shapes.schedule import ScaleSchedule
 
 
