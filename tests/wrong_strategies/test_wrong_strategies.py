@@ -40,14 +40,17 @@ def params() -> list[ParameterSet]:
 def test_a_wrong_strategy_fails_its_check(wrong: Wrong, worker: Worker) -> None:
     """The check finds it in the few examples of the quick profile, with a reason and a case to replay."""
     subject = subject_of(wrong)
-    outcome = try_check(
-        check_named(subject.kind, wrong.check),
-        subject,
-        examples=EXAMPLES.get(subject.kind, 20),
-        timeout=1.0 if wrong.name == "Endless" else 60.0,
-        worker=worker,
-        shrinking=0,
-    )
+    for _ in range(6 if wrong.check == "another_process_agrees" else 1):  # a hash is now and then the same by chance
+        outcome = try_check(
+            check_named(subject.kind, wrong.check),
+            subject,
+            examples=EXAMPLES.get(subject.kind, 20),
+            timeout=1.0 if wrong.name == "Endless" else 60.0,
+            worker=worker,
+            shrinking=0,
+        )
+        if outcome.is_wrong:
+            break
 
     assert outcome.is_wrong, f"{wrong.name} ({wrong.fault}) is not caught by {wrong.check}"
     assert outcome.reason

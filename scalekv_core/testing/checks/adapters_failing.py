@@ -23,10 +23,12 @@ def generate_until_it_stops(test_model: TestModel, loaded: Any, case: Generation
     raise AssertionError("an exception in the middle of an image does not reach the caller")
 
 
-def middle(adapter: ModelAdapter, module: nn.Module, case: GenerationCase) -> int:
-    """The call at which this case stops; it always happens."""
-    geometry = adapter.geometry(module)
-    return case.stop % (geometry.layers * len(geometry.schedule))
+def middle(adapter: ModelAdapter, module: nn.Module, test_model: TestModel, loaded: Any, case: GenerationCase) -> int:
+    """The call of attention at which this case stops, among those of an image that does not fail: callers may choose its maps."""
+    watch = Watch()
+    with watched(adapter, module, watch):
+        test_model.generated(loaded, case.rows, case.seed)
+    return case.stop % max(1, sum(map(len, watch.calls)))
 
 
 def check_closes_after_a_failure(make: Make, test_model: TestModel, case: GenerationCase) -> None:
@@ -36,9 +38,10 @@ def check_closes_after_a_failure(make: Make, test_model: TestModel, case: Genera
     too, holds its keys and values until it generates again. But two caches at once may be too much for the device.
     """
     adapter, loaded, module = start(make, test_model)
+    stop = middle(adapter, module, test_model, loaded, case)
     for failure in FAILURES:
         for then in ("the next image", "detaching"):
-            watch = Watch(stop=middle(adapter, module, case), failure=failure)
+            watch = Watch(stop=stop, failure=failure)
             with watched(adapter, module, watch):
                 generate_until_it_stops(test_model, loaded, case)
                 if then == "the next image":
@@ -60,8 +63,9 @@ def check_restores_after_an_exception(make: Make, test_model: TestModel, case: G
     """Also when an image fails in the middle: nothing is left in the model, and nothing holds the image's cache."""
     adapter, loaded, module = start(make, test_model)
     expected, before = test_model.generated(loaded, case.rows, case.seed), Inside.of(test_model, loaded, module, case)
+    stop = middle(adapter, module, test_model, loaded, case)
     for failure in FAILURES:
-        watch = Watch(stop=middle(adapter, module, case), failure=failure)
+        watch = Watch(stop=stop, failure=failure)
         with watched(adapter, module, watch):
             generate_until_it_stops(test_model, loaded, case)
         changed, how = before.changes(module), f"after {_in_words(failure)} in the middle of an image and detaching"
@@ -74,8 +78,9 @@ def check_goes_on_after_an_exception(make: Make, test_model: TestModel, case: Ge
     """The image after one that failed starts from nothing, while the adapter is still attached."""
     adapter, loaded, module = start(make, test_model)
     expected = test_model.generated(loaded, case.rows, case.seed)
+    stop = middle(adapter, module, test_model, loaded, case)
     for failure in FAILURES:
-        watch = Watch(stop=middle(adapter, module, case), failure=failure)
+        watch = Watch(stop=stop, failure=failure)
         with watched(adapter, module, watch):
             generate_until_it_stops(test_model, loaded, case)
             begun, how = len(watch.calls), f"after {_in_words(failure)} the next image"

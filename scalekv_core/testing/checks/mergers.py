@@ -68,10 +68,11 @@ def check_folded_values_lie_between(make: Make, case: ViewCase) -> None:
     if int(target.max()) >= case.keep or int(target.min()) < -1:
         raise Blocked("targets_exist", "a token goes to one that is not kept")
     weight = (weights(merger, view) or [counts_of(view)])[0]
+    terms = 8 + view.k.shape[2]  # a sum is rounded once for each token that it adds
     for name, x in (("key", view.k), ("value", view.v)):
         folded, _ = ops.fold(x, weight, counts_of(view), target, case.keep)
         low, high = _range_of_folded(x.float(), target, case.keep)
-        slack = 8 * torch.maximum(rounding(low.to(x.dtype)), rounding(high.to(x.dtype)))
+        slack = terms * torch.maximum(rounding(low.to(x.dtype)), rounding(high.to(x.dtype)))
         off = torch.maximum(low - folded.float(), folded.float() - high) - slack
         worst = float(off.nan_to_num(torch.inf).max())
         assert worst <= 0, f"a folded {name} is not between those that were folded into it, but {worst:.3g} beside"
