@@ -17,7 +17,6 @@ from torch import Tensor
 
 from scalekv_core import ops
 from scalekv_core.cache.clock import Clock, NoClock
-from scalekv_core.cache.tracing import exclude_from_graphs
 from scalekv_core.contracts.steps import joined
 from scalekv_core.contracts.view import take_runs
 from scalekv_core.shapes.schedule import ScaleSchedule
@@ -64,7 +63,6 @@ class ConcatCache:
         self._key_dtype, self._repeats = key_dtype, repeats
         self._clock = clock or NoClock()
         self._scales: Counter[int] = Counter()
-        exclude_from_graphs(self, "attend")
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True

@@ -1,11 +1,10 @@
-"""What torch.compile must not trace: planning on the host, and what a cache does with Python's lists and numbers."""
+"""What torch.compile must not trace: planning on the host is no work of the device."""
 
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -21,17 +20,3 @@ def untraced(function: Function) -> Function:
         return function
     disabled: Function = torch.compiler.disable(function)
     return disabled
-
-
-def exclude_from_graphs(owner: object, method: str) -> None:
-    """Puts the same method, :func:`untraced`, into one object, which does not hold itself by it and so is freed as before."""
-    if "torch._dynamo" not in sys.modules:
-        return
-    weak = weakref.WeakMethod(getattr(owner, method))
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        bound = weak()
-        assert bound is not None
-        return bound(*args, **kwargs)
-
-    setattr(owner, method, untraced(call))

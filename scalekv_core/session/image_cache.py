@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scalekv_core.cache.kv_cache import KVCache
-from scalekv_core.cache.tracing import exclude_from_graphs
+from scalekv_core.cache.tracing import untraced
 from scalekv_core.contracts.policy import Policy
 from scalekv_core.errors import SessionError
 from scalekv_core.memory.free import check_free_memory, free_memory
@@ -53,7 +53,7 @@ class ImageCache:
         self._planned: Planned | None = None
         self._peak: PeakMeter | None = None
         self._over = False
-        exclude_from_graphs(self, "attend")
+        self.attend = untraced(self.attend)  # type: ignore[method-assign]
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, store: bool = True
