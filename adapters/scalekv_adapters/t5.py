@@ -22,7 +22,11 @@ from scalekv_core.errors import CheckpointError, InputError, NonFiniteError, fir
 
 LONGEST_PROMPT = 512
 """Text tokens that T5 was trained with, and that the published models read."""
-SOURCE = "https://huggingface.co/google/flan-t5-xl"
+T5_REPOSITORY = "google/flan-t5-xl"
+T5_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "spiece.model", "model*.safetensors*")
+SOURCE = f"https://huggingface.co/{T5_REPOSITORY}"
+T5_WEIGHTS = 1_223_527_424
+"""Parameters of the encoder of flan-t5-xl, which reads the prompts of the published models."""
 _SAMPLE = 2**16  # bytes of a weights file that tell it from another, at each of _SAMPLES places
 _SAMPLES = 16
 _COMPUTING = threading.Lock()

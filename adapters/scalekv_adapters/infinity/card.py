@@ -23,6 +23,7 @@ from scalekv_adapters.infinity.random_weights import random_infinity
 from scalekv_adapters.infinity.templates import ASPECTS, PIXELS, Canvas
 from scalekv_adapters.infinity.vae import BSQVAEConfig
 from scalekv_adapters.random_text import RandomText
+from scalekv_adapters.t5 import T5_WEIGHTS
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.sampling import Sampling
@@ -42,8 +43,6 @@ VAES = {
     "infinity-8b": "infinity-vae-d56-f8-14-patchify",
 }
 """{model: the published VAE that it was trained with}."""
-T5_WEIGHTS = 1_223_527_424
-"""Parameters of the encoder of flan-t5-xl, which reads the prompts of the published models."""
 
 
 PROFILES = "profile*.safetensors"

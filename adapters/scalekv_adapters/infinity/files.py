@@ -11,15 +11,13 @@ from scalekv_adapters.hub import fetched
 from scalekv_adapters.infinity.checkpoint import load_bsq_vae, load_infinity
 from scalekv_adapters.infinity.config import InfinityConfig
 from scalekv_adapters.infinity.generation import Infinity
-from scalekv_adapters.t5 import T5Encoder
+from scalekv_adapters.t5 import T5_FILES, T5_REPOSITORY, T5Encoder
 from scalekv_core.errors import CheckpointError
 from scalekv_core.models.weights import beside
 from scalekv_core.models.weights.shards import shards_of
 
 REPOSITORY = "FoundationVision/Infinity"
-T5_REPOSITORY = "google/flan-t5-xl"
 T5_FOLDERS = ("flan-t5-xl", "flan-t5-xl-official")
-T5_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "spiece.model", "model*.safetensors*")
 
 
 @frozen(kw_only=True)

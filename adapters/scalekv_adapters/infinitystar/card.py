@@ -29,7 +29,7 @@ from scalekv_adapters.infinitystar.templates import RATIOS, SETTINGS
 from scalekv_adapters.infinitystar.tokenizer_checkpoint import load_video_tokenizer
 from scalekv_adapters.infinitystar.tokenizer_config import VideoTokenizerConfig
 from scalekv_adapters.random_text import RandomText
-from scalekv_adapters.t5 import T5Encoder
+from scalekv_adapters.t5 import T5_WEIGHTS, T5Encoder
 from scalekv_core.contracts.profile import AttentionProfile
 from scalekv_core.models.card import ModelCard
 from scalekv_core.models.sampling import Sampling
@@ -38,8 +38,6 @@ from scalekv_core.models.weights import WeightsFormat
 from scalekv_core.shapes.geometry import CacheGeometry
 
 NAME = "infinitystar-8b"
-T5_WEIGHTS = 1_223_527_424
-"""Parameters of the encoder of flan-t5-xl, which reads the prompts."""
 PROFILES = "profile*.safetensors"
 FPS = 16.0
 

@@ -8,17 +8,16 @@ from attrs import frozen
 
 from scalekv_adapters.hub import fetched
 from scalekv_adapters.infinitystar.templates import SIZES
+from scalekv_adapters.t5 import T5_FILES, T5_REPOSITORY
 from scalekv_core.errors import CheckpointError
 from scalekv_core.models.weights import beside
 from scalekv_core.models.weights.shards import shards_of
 
 REPOSITORY = "FoundationVision/InfinityStar"
-T5_REPOSITORY = "google/flan-t5-xl"
 TRANSFORMERS = {size: f"infinitystar_8b_{size}_weights" for size in SIZES}
 """{size: the folder of shards that was trained for it}."""
 TOKENIZER = "infinitystar_videovae.pth"
 T5_FOLDERS = ("flan-t5-xl", "flan-t5-xl-official", "text_encoder/flan-t5-xl", "text_encoder/flan-t5-xl-official")
-T5_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "spiece.model", "model*.safetensors*")
 FOLDER = (
     f"a folder with {TRANSFORMERS['480p']}/ or {TRANSFORMERS['720p']}/, {TOKENIZER} (from "
     f"https://huggingface.co/{REPOSITORY}) and {T5_FOLDERS[0]}/ (from https://huggingface.co/{T5_REPOSITORY})"
